@@ -22,32 +22,36 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ._memory import (
-    Compact,
     Flag,
+    Halves,
     NewPair,
-    Pairs,
+    Rows,
     Scalar,
     Square,
     Vector,
-    combine,
-    empty_pairs,
-    forget,
+    combine_rows,
+    empty_rows,
     multiply,
+    multiply_rows,
+    new_scale,
     newest_slot,
     put,
     write_pair,
 )
 
+Compact = Float[Array, " two_m"]
 CompactMatrix = Float[Array, "two_m two_m"]
 Mask = Bool[Array, " n"]
 
 
 class BoundedMemory(NamedTuple):
-    """The pairs, S'Y and S'S, all by slot."""
+    """The pairs by slot, and what B is made of."""
 
-    pairs: Pairs
-    sy: Square
-    ss: Square
+    rows: Rows
+    theta: Scalar
+    newest: Int[Array, ""]  # the slot of the newest pair
+    sy: Square  # s_i'y_j; the diagonal is zero where a slot is empty
+    ss: Square  # s_i's_j
 
 
 class CauchyPoint(NamedTuple):
@@ -73,70 +77,68 @@ class Walk(NamedTuple):
 def empty_memory(size: int, maxcor: int, dtype: jnp.dtype) -> BoundedMemory:
     """A memory that makes B the identity."""
     zeros = jnp.zeros((maxcor, maxcor), dtype)
-    return BoundedMemory(empty_pairs(size, maxcor, dtype), zeros, zeros)
+    return BoundedMemory(
+        empty_rows(size, maxcor, dtype), jnp.ones((), dtype), jnp.zeros((), jnp.int32), zeros, zeros
+    )
 
 
-def update_memory(memory: BoundedMemory, new: NewPair, drop: Flag) -> BoundedMemory:
-    """With the new pair if it is to be kept; emptied where `drop`."""
-    slot = newest_slot(memory.pairs, new)
-    pairs, products = write_pair(memory.pairs, new)
-    ss_new, ys_new = jnp.split(multiply(pairs.rows, new.s), 2)
-    sy_new, _ = jnp.split(products, 2)
-    sy = put(memory.sy, slot, row=ys_new, column=sy_new)
-    ss = put(memory.ss, slot, row=ss_new, column=ss_new)
-    return _forget(BoundedMemory(pairs, sy, ss), drop)
+def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:
+    """With the new pair if it is to be kept; emptied if the others are to be dropped."""
+    here = newest_slot(new, memory.sy.shape[0])
+    rows = write_pair(memory.rows, new)
+    sy_new, yy_new = multiply_rows(rows, new.y)
+    ss_new, ys_new = multiply_rows(rows, new.s)
+    sy = put(memory.sy, here, ys_new, jnp.where(here, new.curvature, sy_new))
+    ss = put(memory.ss, here, ss_new, ss_new)
+    return BoundedMemory(
+        rows=rows,
+        theta=new_scale(memory.theta, new, here, yy_new),
+        newest=jnp.where(new.keep, new.slot, memory.newest),
+        sy=jnp.where(new.drop, 0, sy),
+        ss=jnp.where(new.drop, 0, ss),
+    )
 
 
-def find_target(memory: BoundedMemory, x: Vector, grad: Vector, box: Any) -> tuple[BoundedMemory, Vector]:
-    """Where the full step leads, in the box whatever the rounding; without memory where that would ascend."""
-
-    def again(attempt: tuple[Vector, Int[Array, ""]]) -> Flag:
-        target, tries = attempt
-        ascends = ~(jnp.dot(target - x, grad) < 0)
-        return (tries == 0) | ((tries == 1) & ascends)
-
-    def aim(attempt: tuple[Vector, Int[Array, ""]]) -> tuple[Vector, Int[Array, ""]]:
-        _, tries = attempt
-        return _minimize_model(_forget(memory, tries > 0), x, grad, box.lower, box.upper), tries + 1
-
-    target, tries = lax.while_loop(again, aim, (x, jnp.zeros((), jnp.int32)))
-    return _forget(memory, tries > 1), target
-
-
-def _forget(memory: BoundedMemory, drop: Flag) -> BoundedMemory:
-    return BoundedMemory(forget(memory.pairs, drop), jnp.where(drop, 0, memory.sy), jnp.where(drop, 0, memory.ss))
-
-
-def _minimize_model(memory: BoundedMemory, x: Vector, grad: Vector, lower: Vector, upper: Vector) -> Vector:
-    """The Cauchy point, and from there the minimum over what is free; from x itself if no bound is met."""
+def find_target(memory: BoundedMemory, x: Vector, grad: Vector, box: Any) -> Vector:
+    """Where the full step leads: the Cauchy point, and from there the minimum over what is free."""
     middle = _middle_matrix(memory)
-    cauchy = find_cauchy_point(memory, middle, x, grad, lower, upper)
-    target = _subspace_minimum(memory, middle, cauchy, x, grad, lower, upper)
-    return jnp.where((memory.pairs.count > 0) & jnp.any(cauchy.free), target, cauchy.x)
+    cauchy = find_cauchy_point(memory, middle, x, grad, box.lower, box.upper)
+    target = _subspace_minimum(memory, middle, cauchy, x, grad, box.lower, box.upper)
+    return jnp.where(jnp.any(_filled(memory)) & jnp.any(cauchy.free), target, cauchy.x)
 
 
-def _scale(pairs: Pairs) -> Compact:
-    """What turns the memory's rows into those of W'."""
-    ones = jnp.ones_like(pairs.curvature)
-    return jnp.concatenate([pairs.theta * ones, ones])
+def _times_w(memory: BoundedMemory, vector: Vector) -> Compact:
+    """W'v."""
+    of_s, of_y = multiply_rows(memory.rows, vector)
+    return jnp.concatenate([memory.theta * of_s, of_y])
 
 
-def _newer(pairs: Pairs) -> Bool[Array, "m m"]:
+def _w_times(memory: BoundedMemory, weights: Compact) -> Vector:
+    """W w."""
+    of_s, of_y = jnp.split(weights, 2)
+    return combine_rows(memory.theta * of_s, of_y, memory.rows)
+
+
+def _filled(memory: BoundedMemory) -> Bool[Array, " m"]:
+    """Which slots hold a pair."""
+    return jnp.diagonal(memory.sy) > 0
+
+
+def _newer(memory: BoundedMemory) -> Bool[Array, "m m"]:
     """Whether the row's pair is newer than the column's."""
-    slots = pairs.curvature.size
-    age = (pairs.count - 1 - jnp.arange(slots)) % slots
+    slots = memory.sy.shape[0]
+    age = (memory.newest - jnp.arange(slots)) % slots
     return age[:, None] < age[None, :]
 
 
 def _middle_matrix(memory: BoundedMemory) -> CompactMatrix:
     """M, by the Cholesky factor of theta S'S + L D^-1 L' as in section 3 of BLNZ; zero for empty slots."""
-    pairs = memory.pairs
-    filled = pairs.curvature > 0
-    inverse_d = jnp.where(filled, 1 / pairs.curvature, 0)
-    below = jnp.where(_newer(pairs), memory.sy, 0)
+    filled = _filled(memory)
+    inverse_d = jnp.where(filled, 1 / jnp.diagonal(memory.sy), 0)
+    below = jnp.where(_newer(memory), memory.sy, 0)
     weighed = below * inverse_d
     unit = jnp.diag(jnp.where(filled, 0, 1).astype(weighed.dtype))
-    factor = jnp.linalg.cholesky(pairs.theta * memory.ss + _matmul(weighed, below.T) + unit)
+    factor = jnp.linalg.cholesky(memory.theta * memory.ss + _matmul(weighed, below.T) + unit)
     inverse = jsl.cho_solve((factor, True), jnp.diag(filled.astype(weighed.dtype)))
     corner = _matmul(inverse, weighed)
     last = _matmul(weighed.T, corner) - jnp.diag(inverse_d)
@@ -160,7 +162,7 @@ def find_cauchy_point(
     heading = jnp.where(blocked, 0, -grad)
     room = jnp.where(grad < 0, upper - x, x - lower)
     times = jnp.where(heading != 0, room / jnp.abs(grad), jnp.inf)  # (4.1)
-    walk = _walk_path(memory.pairs, middle, heading, room, times)
+    walk = _walk_path(memory, middle, heading, room, times)
     moving = ~walk.stopped & (heading != 0)
     rest = jnp.maximum(-walk.slope / walk.curve, 0)
     rest = jnp.where(jnp.any(moving), rest, 0)
@@ -172,13 +174,13 @@ def find_cauchy_point(
     )
 
 
-def _walk_path(pairs: Pairs, middle: CompactMatrix, heading: Vector, room: Vector, times: Vector) -> Walk:
+def _walk_path(memory: BoundedMemory, middle: CompactMatrix, heading: Vector, room: Vector, times: Vector) -> Walk:
     """Pass every breakpoint that lies before the minimum of its segment."""
     order = jnp.argsort(times)
-    compact = _scale(pairs) * multiply(pairs.rows, heading)
+    compact = _times_w(memory, heading)
     slope = -jnp.sum(heading * heading)
-    curve = -pairs.theta * slope - multiply(middle, compact) @ compact
-    floor = -jnp.finfo(curve.dtype).eps * pairs.theta * slope
+    curve = -memory.theta * slope - multiply(middle, compact) @ compact
+    floor = -jnp.finfo(curve.dtype).eps * memory.theta * slope
     start = Walk(
         jnp.zeros((), jnp.int32),
         jnp.zeros_like(slope),
@@ -200,12 +202,13 @@ def _walk_path(pairs: Pairs, middle: CompactMatrix, heading: Vector, room: Vecto
         index = order[jnp.minimum(walk.passed, order.size - 1)]
         step = heading[index]
         gap = jnp.sign(step) * room[index]  # z_b in (4.9)
-        row = _scale(pairs) * pairs.rows[:, index]
+        column = memory.rows[:, index]
+        row = jnp.concatenate([memory.theta * column[0::2], column[1::2]])
         duration = ahead(walk) - walk.time
         offset = walk.offset + duration * walk.heading
         middle_row = multiply(middle, row)
-        slope = walk.slope + duration * walk.curve + step**2 - pairs.theta * step * gap + step * (middle_row @ offset)
-        curve = walk.curve - pairs.theta * step**2 + 2 * step * (middle_row @ walk.heading)
+        slope = walk.slope + duration * walk.curve + step**2 - memory.theta * step * gap + step * (middle_row @ offset)
+        curve = walk.curve - memory.theta * step**2 + 2 * step * (middle_row @ walk.heading)
         curve = jnp.maximum(curve - step**2 * (middle_row @ row), floor)  # (4.9) and (4.10)
         heads = walk.heading - step * row
         stopped = walk.stopped.at[index].set(True)
@@ -224,11 +227,11 @@ def _subspace_minimum(
     upper: Vector,
 ) -> Vector:
     """The direct primal method of section 5.1 of BLNZ, then the projection of MN or the way back to the box."""
-    pairs, theta, scale = memory.pairs, memory.pairs.theta, _scale(memory.pairs)
-    reduced = combine(scale * multiply(middle, cauchy.offset), pairs.rows)
-    reduced = jnp.where(cauchy.free, reduced - theta * (cauchy.x - x) - grad, 0)  # minus (5.4)
-    inner = jnp.linalg.solve(_subspace_matrix(memory, cauchy.free), scale * multiply(pairs.rows, reduced))
-    newton = (reduced + combine(scale * inner, pairs.rows) / theta) / theta  # (5.11)
+    theta = memory.theta
+    reduced = _w_times(memory, multiply(middle, cauchy.offset)) - theta * (cauchy.x - x) - grad
+    reduced = jnp.where(cauchy.free, reduced, 0)  # minus (5.4)
+    inner = jnp.linalg.solve(_subspace_matrix(memory, cauchy.free), _times_w(memory, reduced))
+    newton = (reduced + _w_times(memory, inner) / theta) / theta  # (5.11)
     newton = jnp.where(cauchy.free, newton, 0)
     projected = jnp.clip(cauchy.x + newton, lower, upper)
     # (5.8): as far along the Newton step as the box allows
@@ -246,19 +249,18 @@ def _subspace_matrix(memory: BoundedMemory, free: Mask) -> CompactMatrix:
 
     Pair by pair, so that no masked copy of the memory is made.
     """
-    pairs, theta = memory.pairs, memory.pairs.theta
-    slots = pairs.curvature.size
+    rows, theta = memory.rows, memory.theta
 
-    def products(slot: Int[Array, ""]) -> tuple[Compact, Compact, Compact]:
-        s, y = pairs.rows[slot], pairs.rows[slots + slot]
+    def products(slot: Int[Array, ""]) -> tuple[Halves, Halves, Halves]:
+        s, y = rows[2 * slot], rows[2 * slot + 1]
         held_s, free_y, held_y = jnp.where(free, 0, s), jnp.where(free, y, 0), jnp.where(free, 0, y)
-        return multiply(pairs.rows, held_s), multiply(pairs.rows, free_y), multiply(pairs.rows, held_y)
+        return multiply_rows(rows, held_s), multiply_rows(rows, free_y), multiply_rows(rows, held_y)
 
-    held_s, free_y, held_y = (block.T for block in lax.map(products, jnp.arange(slots)))
-    filled = pairs.curvature > 0
-    corner = jnp.where(_newer(pairs), held_y[:slots], -free_y[:slots])
+    filled = _filled(memory)
+    (ss_held, _), (sy_free, yy_free), (sy_held, _) = lax.map(products, jnp.arange(filled.size))
+    corner = jnp.where(_newer(memory), sy_held.T, -sy_free.T)
     both = filled[:, None] & filled[None, :]
-    blocks = (theta * held_s[:slots], corner, -free_y[slots:] / theta - jnp.diag(pairs.curvature))
+    blocks = (theta * ss_held, corner, -yy_free / theta - jnp.diag(jnp.diagonal(memory.sy)))
     first, corner, last = (jnp.where(both, block, 0) for block in blocks)
     unit = jnp.diag(jnp.where(filled, 0, 1).astype(theta.dtype))
     return jnp.block([[first + unit, corner], [corner.T, last - unit]])

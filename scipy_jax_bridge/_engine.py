@@ -20,8 +20,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from . import _bounded, _free
-from ._kernel import Packed, blank, compute, write_row
-from ._linesearch import LARGEST_STEP, Search, judge, next_trial, retreat, start_search
+from ._kernel import Packed, choose, pack, write_rows
+from ._linesearch import LARGEST_STEP, Search, judge, next_trial, open_search, retreat, start_search
 from ._memory import Flag, NewPair, Scalar, Vector, multiply
 from ._status import RUNNING, Status
 
@@ -36,6 +36,7 @@ class Limits(NamedTuple):
     maxiter: Int[Array, ""]
     maxfun: Int[Array, ""]
     maxls: Int[Array, ""]
+    maxcor: int
 
 
 class Box(NamedTuple):
@@ -43,6 +44,19 @@ class Box(NamedTuple):
 
     lower: Vector
     upper: Vector
+
+
+class Progress(NamedTuple):
+    """The numbers of a solve, but for those of its search."""
+
+    nit: Scalar
+    nfev: Scalar
+    status: Scalar
+    grad_norm: Scalar  # at the current iterate
+    best_value: Scalar
+    pairs: Scalar  # in memory
+    slot: Scalar  # of the memory, for the next pair
+    square: Scalar  # of the length of the gradient at the start
 
 
 class State(NamedTuple):
@@ -54,15 +68,10 @@ class State(NamedTuple):
     target: Vector  # where the full step from x leads
     best_x: Vector
     best_grad: Vector
-    best_value: Scalar
     aux: Any
     best_aux: Any
     memory: Any
-    search: Packed  # a Search; its value_start is the value at x
-    grad_norm: Scalar
-    nit: Int[Array, ""]
-    nfev: Int[Array, ""]
-    status: Int[Array, ""]
+    numbers: Packed  # Search, whose value_start is the value at x, and Progress
     rows: Float[Array, "rows 3"]
 
 
@@ -70,12 +79,10 @@ class Facts(NamedTuple):
     """What is known once the trial is evaluated."""
 
     value: Scalar
-    slope: Scalar
+    slope: Scalar  # along the direction of the search; at the start, along the gradient itself
+    slope_start: Scalar  # where the search began
     grad_norm: Scalar
-    best_value: Scalar
-    pairs: Int[Array, ""]
-    nit: Int[Array, ""]
-    nfev: Int[Array, ""]
+    step_max: Scalar
 
 
 class Decision(NamedTuple):
@@ -83,28 +90,27 @@ class Decision(NamedTuple):
 
     moves: Flag  # it is the next iterate
     fails: Flag  # the search is over without one
+    aims: Flag  # either way a new direction is needed
     better: Flag  # the least value so far
     keep: Flag  # the step and the change of the gradient make a pair
     curvature: Scalar  # s'y of that pair
     step: Scalar  # how far along the direction it lies
-    value: Scalar  # the objective at the iterate from here on
-    status: Scalar
-
-
-class Launch(NamedTuple):
-    """How a search along a new direction starts."""
-
-    slope: Scalar
-    step: Scalar
-    step_max: Scalar
 
 
 def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) -> State:
     """The carry before anything is evaluated; `aux` is a placeholder of the right shape."""
-    dtype = x.dtype
-    zero, whole = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     x = x if box is None else jnp.clip(x, box.lower, box.upper)
-    zeros = jnp.zeros_like(x)
+    zeros, zero = jnp.zeros_like(x), jnp.zeros((), x.dtype)
+    progress = Progress(
+        nit=zero,
+        nfev=zero,
+        status=zero + RUNNING,
+        grad_norm=zero,
+        best_value=zero + jnp.inf,
+        pairs=zero,
+        slot=zero,
+        square=zero,
+    )
     return State(
         trial=x,
         x=x,
@@ -112,65 +118,63 @@ def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) ->
         target=x,
         best_x=x,
         best_grad=zeros,
-        best_value=jnp.full((), jnp.inf, dtype),
         aux=aux,
         best_aux=aux,
-        memory=_room(box).empty_memory(x.size, maxcor, dtype),
-        search=blank(dtype, Search),
-        grad_norm=zero,
-        nit=whole,
-        nfev=whole,
-        status=whole + RUNNING,
-        rows=jnp.full((rows, 3), jnp.nan, dtype),
+        memory=_room(box).empty_memory(x.size, maxcor, x.dtype),
+        numbers=pack(x.dtype, start_search(zero, zero), progress),
+        rows=jnp.full((rows, 3), jnp.nan, x.dtype),
     )
 
 
-def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Int[Array, ""]) -> State:
+def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Scalar) -> State:
     """Run until the solve has ended or `until` evaluations are made."""
+    packed_limits = pack(state.x.dtype, limits)
 
     def goes_on(state: State) -> Flag:
-        return (state.status == RUNNING) & (state.nfev < until)
+        _, progress = state.numbers.read()
+        return (progress.status == RUNNING) & (progress.nfev < until)
 
-    return lax.while_loop(goes_on, lambda state: turn(evaluate, state, limits, box), state)
+    return lax.while_loop(goes_on, lambda state: turn(evaluate, state, packed_limits, box), state)
 
 
-def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None) -> State:
+def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> State:
     """One evaluation and all that follows from it."""
     value, grad, aux = evaluate(state.trial)
-    grad_norm = jnp.max(jnp.abs(project(state.trial, grad, box)))
+    _, before = state.numbers.read()
+    starts = before.nfev == 0
     direction = state.target - state.x
-    slope = jnp.dot(grad, direction)
-    facts = Facts(value, slope, grad_norm, state.best_value, state.memory.pairs.count, state.nit, state.nfev)
-    verdict = lax.cond(state.nfev == 0, _judge_start, _judge_trial, state.search, facts, limits)
-    decision, _ = verdict.read()
-    moves, fails, better = decision.moves, decision.fails, decision.better
+    grad_norm = jnp.max(jnp.abs(project(state.trial, grad, box)))
+    slopes = multiply(jnp.stack([grad, state.grad]), jnp.where(starts, grad, direction))
+    reach = LARGEST_STEP if box is None else _reach(state.x, direction, before.nit, box)
+    facts = pack(value.dtype, Facts(value, slopes[0], slopes[1], grad_norm, reach))
+    verdict = choose(starts, _accept_start, _weigh_trial, OUTCOME, state.numbers, facts, limits)
+    search, progress, decision = verdict.read()
+    moves, better = decision.moves, decision.better
 
     x, base = jnp.where(moves, state.trial, state.x), jnp.where(moves, grad, state.grad)
-    new = NewPair(decision.step * direction, grad - state.grad, decision.curvature, decision.keep)
-    memory = _room(box).update_memory(state.memory, new, fails)
-    memory, target = _room(box).find_target(memory, x, base, box)
-    target = jnp.where(moves | fails, target, state.target)
-
-    nit = state.nit + (moves & (state.nfev > 0))
-    launch = _launch(x, base, target, nit, box)
-    search = compute(_search_on, (Search,), value.dtype, verdict, launch)
+    new = NewPair(
+        s=decision.step * direction,
+        y=grad - state.grad,
+        curvature=decision.curvature,
+        slot=before.slot.astype(jnp.int32),
+        keep=decision.keep,
+        drop=decision.fails,
+    )
+    memory = _room(box).update_memory(state.memory, new)
+    target = jnp.where(decision.aims, _room(box).find_target(memory, x, base, box), state.target)
+    step = search.step if box is None else _first_step(search.step, x, target, progress.nit, decision, box)
     return State(
-        trial=_take_step(x, target, search.values[0], box),
+        trial=_take_step(x, target, step, box),
         x=x,
         grad=base,
         target=target,
         best_x=jnp.where(better, state.trial, state.best_x),
         best_grad=jnp.where(better, grad, state.best_grad),
-        best_value=jnp.where(better, value, state.best_value),
         aux=_select(moves, aux, state.aux),
         best_aux=_select(better, aux, state.best_aux),
         memory=memory,
-        search=search,
-        grad_norm=jnp.where(moves, grad_norm, state.grad_norm),
-        nit=nit,
-        nfev=state.nfev + 1,
-        status=_stop(decision, launch),
-        rows=_record(state.rows, nit, moves, value, grad_norm, state.nfev + 1),
+        numbers=_keep_numbers(verdict, step, box),
+        rows=_record(state.rows, decision, progress, value, grad_norm),
     )
 
 
@@ -198,89 +202,113 @@ def _judge_trial(search: Packed, facts: Facts, limits: Limits) -> Packed:
     return compute(_weigh_trial, (Decision, Search), facts.value.dtype, search, facts, limits)
 
 
-def _accept_start(searches: tuple[Search], facts: Facts, limits: Limits) -> tuple[Decision, Search]:
+def _accept_start(
+    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
+) -> tuple[Search, Progress, Decision]:
     """The start is the first iterate; it is converged already, or there is nothing to start from."""
-    (search,) = searches
-    finite, never = _is_finite(facts), facts.value != facts.value
-    status = _limit_status(facts, limits, 0)
-    status = jnp.where(facts.grad_norm <= limits.gtol, Status.GTOL, status)
+    (_, progress), (fact,), (limit,) = numbers, facts, limits
+    finite, zero = _is_finite(fact), jnp.zeros_like(fact.value)
+    progress = progress._replace(nfev=zero + 1, grad_norm=fact.grad_norm, square=fact.slope)
+    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
     status = jnp.where(finite, status, Status.NONFINITE)
-    zero = jnp.zeros_like(facts.value)
-    decision = Decision(~never | never, never & ~never, finite, never & ~never, zero, zero, facts.value, status)
-    return decision, search
+    best = jnp.where(finite, fact.value, progress.best_value)
+    progress = progress._replace(status=status, best_value=best)
+    decision = Decision(zero + 1, zero, zero + 1, finite, zero, zero, zero)
+    return _new_search(fact.value, progress), progress, decision
 
 
-def _weigh_trial(searches: tuple[Search], facts: Facts, limits: Limits) -> tuple[Decision, Search]:
+def _weigh_trial(
+    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
+) -> tuple[Search, Progress, Decision]:
     """The stopping tests of section 6 of BLNZ and the curvature test (3.9), in L-BFGS-B's order."""
-    (search,) = searches
-    finite = _is_finite(facts)
-    tried = _select(finite, next_trial(search, facts.value, facts.slope), retreat(search))
+    (search, progress), (fact,), (limit,) = numbers, facts, limits
+    search = open_search(search, fact.slope_start, fact.step_max)
+    finite = _is_finite(fact)
+    tried = _select(finite, next_trial(search, fact.value, fact.slope), retreat(search))
     tried = tried._replace(evaluations=search.evaluations + 1)
-    verdict = judge(search, facts.value, facts.slope)
+    verdict = judge(search, fact.value, fact.slope)
     repeats = tried.step == search.step  # nothing better is left in the bracket
-    moves = finite & (verdict.accepted | verdict.stuck | repeats)
-    fails = ~moves & (tried.evaluations >= limits.maxls)
+    descends = search.slope_start < 0
+    moves = finite & descends & (verdict.accepted | verdict.stuck | repeats)
+    fails = ~moves & (~descends | (tried.evaluations >= limit.maxls))
+    better = finite & (fact.value < progress.best_value)
 
-    size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(facts.value)), 1)
-    flat = (limits.ftol > 0) & (search.value_start - facts.value <= limits.ftol * size)
-    curvature = (facts.slope - search.slope_start) * search.step
-    bent = curvature > -jnp.finfo(size.dtype).eps * search.slope_start * search.step
+    size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
+    flat = (limit.ftol > 0) & (search.value_start - fact.value <= limit.ftol * size)
+    curvature = (fact.slope - search.slope_start) * search.step
+    keep = moves & (curvature > -jnp.finfo(size.dtype).eps * search.slope_start * search.step)
+    empty = progress.pairs == 0
 
-    status = jnp.where(fails & (facts.pairs == 0), Status.LINESEARCH, _limit_status(facts, limits, moves))
+    progress = progress._replace(
+        nit=progress.nit + moves,
+        nfev=progress.nfev + 1,
+        grad_norm=jnp.where(moves, fact.grad_norm, progress.grad_norm),
+        best_value=jnp.where(better, fact.value, progress.best_value),
+        pairs=jnp.where(fails, 0, jnp.minimum(progress.pairs + keep, limit.maxcor)),
+        slot=jnp.where(progress.slot + keep < limit.maxcor, progress.slot + keep, 0),
+    )
+    status = jnp.where(fails & empty, Status.LINESEARCH, _limit_status(progress, limit))
     status = jnp.where(moves & flat, Status.FTOL, status)
-    status = jnp.where(moves & (facts.grad_norm <= limits.gtol), Status.GTOL, status)
-    better = finite & (facts.value < facts.best_value)
-    value = jnp.where(moves, facts.value, search.value_start)
-    return Decision(moves, fails, better, moves & bent, curvature, search.step, value, status), tried
+    status = jnp.where(moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
+    progress = progress._replace(status=status)
+    value = jnp.where(moves, fact.value, search.value_start)
+    following = _select(moves | fails, _new_search(value, progress), tried)
+    return following, progress, Decision(moves, fails, moves | fails, better, keep, curvature, search.step)
 
 
-def _is_finite(facts: Facts) -> Flag:
-    return jnp.isfinite(facts.value) & jnp.isfinite(facts.grad_norm)
+def _new_search(value: Scalar, progress: Progress) -> Search:
+    """A search from an iterate: a full step, but of unit length along the first gradient, section 5 of Zhu et al."""
+    unit = jnp.minimum(1 / jnp.sqrt(progress.square), LARGEST_STEP)
+    step = jnp.where(progress.nit == 0, unit, 1)
+    return start_search(value, step)
 
 
-def _limit_status(facts: Facts, limits: Limits, iterations: Any) -> Array:
-    """What the limits say, once this evaluation and this many more iterations are counted."""
-    status = jnp.where(facts.nfev + 1 >= limits.maxfun, Status.MAXFUN, RUNNING)
-    return jnp.where(facts.nit + iterations >= limits.maxiter, Status.MAXITER, status)
+def _is_finite(fact: Facts) -> Flag:
+    return jnp.isfinite(fact.value) & jnp.isfinite(fact.grad_norm)
 
 
-def _search_on(verdict: tuple[Decision, Search], launch: Launch) -> tuple[Search]:
-    """The search's next state: a new one from a new iterate, else the next trial of this one."""
-    decision, tried = verdict
-    begun = start_search(decision.value, launch.slope, launch.step, launch.step_max)
-    return (_select(decision.moves | decision.fails, begun, tried),)
+def _limit_status(progress: Progress, limit: Limits) -> Array:
+    """What the limits say, once this trial is counted."""
+    status = jnp.where(progress.nfev >= limit.maxfun, Status.MAXFUN, RUNNING)
+    return jnp.where(progress.nit >= limit.maxiter, Status.MAXITER, status)
 
 
-def _launch(x: Vector, grad: Vector, target: Vector, nit: Int[Array, ""], box: Box | None) -> Launch:
-    """The first trial is the full step, but of unit length in the first iteration, section 5 of Zhu et al."""
-    direction = target - x
-    slope, square = multiply(jnp.stack([grad, direction]), direction)
-    unit = 1 / jnp.sqrt(square)
-    if box is None:
-        step_max = jnp.full_like(slope, LARGEST_STEP)
-        return Launch(slope, jnp.where(nit == 0, jnp.minimum(unit, step_max), 1), step_max)
+def _reach(x: Vector, direction: Vector, nit: Scalar, box: Box) -> Scalar:
+    """How far the box lets the direction go; the full step is feasible, and all there is in the first iteration."""
     room = jnp.where(direction < 0, box.lower - x, box.upper - x)
     reach = jnp.min(jnp.where(direction != 0, room / direction, LARGEST_STEP), initial=LARGEST_STEP)
-    step_max = jnp.where(nit == 0, 1, jnp.maximum(reach, 1))  # the full step is feasible
+    return jnp.where(nit == 0, 1, jnp.maximum(reach, 1))
+
+
+def _first_step(step: Scalar, x: Vector, target: Vector, nit: Scalar, decision: Decision, box: Box) -> Scalar:
+    """In a box, unit length is along the way to the Cauchy point, and not kept to if every side is finite."""
+    direction = target - x
+    unit = jnp.minimum(1 / jnp.sqrt(jnp.sum(direction * direction)), 1)
     boxed = jnp.all(jnp.isfinite(box.lower) & jnp.isfinite(box.upper))
-    short = (nit == 0) & ~boxed
-    return Launch(slope, jnp.where(short, jnp.minimum(unit, 1), 1), step_max)
+    return jnp.where(decision.aims & (nit == 0), jnp.where(boxed, 1, unit), step)
 
 
 def _take_step(x: Vector, target: Vector, step: Scalar, box: Box | None) -> Vector:
     """x + step * (target - x); exactly the target after a full step, and inside the box whatever the rounding."""
     trial = x + step * (target - x)
     trial = trial if box is None else jnp.clip(trial, box.lower, box.upper)
-    return jnp.where(step == 1, target, trial)
+    return jnp.where(step == 1, target, jnp.where(step > 0, trial, x))
 
 
-def _stop(decision: Decision, launch: Launch) -> Int[Array, ""]:
-    """The decision's status, unless no descent is left to go on with."""
-    lost = (decision.status == RUNNING) & ~(launch.slope < 0)
-    return jnp.where(lost, Status.LINESEARCH, decision.status).astype(jnp.int32)
+def _keep_numbers(verdict: Packed, step: Scalar, box: Box | None) -> Packed:
+    """What the verdict says of the search and the progress, with the step that the box left."""
+    numbers = verdict.take(Search, Progress)
+    return numbers if box is None else Packed(numbers.values.at[0].set(step), numbers.kinds)
 
 
-def _record(rows: Array, nit: Array, moves: Flag, value: Scalar, grad_norm: Scalar, nfev: Array) -> Array:
-    """A row of the trace for a new iterate; where the room is used up, the last row is the newest."""
-    row = jnp.stack([value, grad_norm, nfev.astype(value.dtype)])
-    return write_row(rows, jnp.minimum(nit, rows.shape[0] - 1), row, moves)
+def _record(rows: Array, decision: Decision, progress: Progress, value: Scalar, grad_norm: Scalar) -> Array:
+    """A row of the trace for every trial, over the one before unless that was an iterate.
+
+    Where the room is used up, the last row is the newest.
+    """
+    place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
+    row = jnp.stack([value, grad_norm, progress.nfev])[None]
+    return write_rows(rows, jnp.minimum(place, rows.shape[0] - 1), row, jnp.ones((), bool))
+
+
+OUTCOME = (Search, Progress, Decision)

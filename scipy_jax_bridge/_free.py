@@ -17,17 +17,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-
 from ._memory import (
-    Flag,
     NewPair,
-    Pairs,
+    Rows,
+    Scalar,
     Square,
     Vector,
-    combine,
-    empty_pairs,
-    forget,
-    multiply,
+    combine_rows,
+    empty_rows,
+    multiply_rows,
+    multiply_small,
+    new_scale,
     newest_slot,
     put,
     write_pair,
@@ -35,40 +35,42 @@ from ._memory import (
 
 
 class FreeMemory(NamedTuple):
-    """The pairs, R^-1 and Y'Y, all by slot."""
+    """The pairs by slot, and what H is made of. The diagonal of R^-1 is that of D^-1, zero where a slot is empty."""
 
-    pairs: Pairs
+    rows: Rows
+    theta: Scalar
     r_inverse: Square
-    yy: Square
+    yy: Square  # y_i'y_j
 
 
 def empty_memory(size: int, maxcor: int, dtype: jnp.dtype) -> FreeMemory:
     """A memory that makes the step -g."""
     zeros = jnp.zeros((maxcor, maxcor), dtype)
-    return FreeMemory(empty_pairs(size, maxcor, dtype), zeros, zeros)
+    return FreeMemory(empty_rows(size, maxcor, dtype), jnp.ones((), dtype), zeros, zeros)
 
 
-def update_memory(memory: FreeMemory, new: NewPair, drop: Flag) -> FreeMemory:
-    """With the new pair if it is to be kept; emptied where `drop`."""
-    slot = newest_slot(memory.pairs, new)
-    pairs, products = write_pair(memory.pairs, new)
-    s_products, y_products = jnp.split(products, 2)
-    others = jnp.where(slot[:, None] | slot[None, :], 0, memory.r_inverse)
-    column = -multiply(others, s_products) / new.curvature
-    r_inverse = put(others, slot, column=jnp.where(slot, 1 / new.curvature, column))
-    yy = put(memory.yy, slot, row=y_products, column=y_products)
-    return FreeMemory(forget(pairs, drop), jnp.where(drop, 0, r_inverse), yy)
+def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:
+    """With the new pair if it is to be kept; emptied if the others are to be dropped."""
+    here = newest_slot(new, memory.yy.shape[0])
+    rows = write_pair(memory.rows, new)
+    s_products, y_products = multiply_rows(rows, new.y)
+    column = -multiply_small(memory.r_inverse, jnp.where(here, 0, s_products)) / new.curvature
+    column = jnp.where(here, 1 / new.curvature, column)
+    return FreeMemory(
+        rows=rows,
+        theta=new_scale(memory.theta, new, here, y_products),
+        r_inverse=jnp.where(new.drop, 0, put(memory.r_inverse, here, jnp.zeros_like(column), column)),
+        yy=put(memory.yy, here, y_products, y_products),
+    )
 
 
-def find_target(memory: FreeMemory, x: Vector, grad: Vector, box: None) -> tuple[FreeMemory, Vector]:
-    """x - H g, where the full step leads; x - g and an empty memory where that would ascend."""
-    pairs, r_inverse, yy = memory
-    gamma = 1 / pairs.theta
-    s_grad, y_grad = jnp.split(multiply(pairs.rows, grad), 2)
-    first = multiply(r_inverse, s_grad)
-    inner = pairs.curvature * first + gamma * (multiply(yy, first) - y_grad)
-    weights = jnp.concatenate([combine(inner, r_inverse), -gamma * first])
-    product = gamma * grad + combine(weights, pairs.rows)
-    ascends = ~(jnp.dot(product, grad) > 0)
-    target = x - jnp.where(ascends, grad, product)
-    return FreeMemory(forget(pairs, ascends), jnp.where(ascends, 0, r_inverse), yy), target
+def find_target(memory: FreeMemory, x: Vector, grad: Vector, box: None) -> Vector:
+    """x - H g, where the full step leads."""
+    rows, theta, r_inverse, yy = memory
+    inverse_d = jnp.sum(jnp.where(jnp.eye(r_inverse.shape[0], dtype=bool), r_inverse, 0), axis=1)
+    s_grad, y_grad = multiply_rows(rows, grad)
+    first = multiply_small(r_inverse, s_grad)
+    bent = jnp.where(inverse_d > 0, first / inverse_d, 0)  # D R^-1 S'g
+    inner = bent + (multiply_small(yy, first) - y_grad) / theta
+    second = jnp.sum(r_inverse * inner[:, None], axis=0)
+    return x - (grad / theta + combine_rows(second, -first / theta, rows))

@@ -14,92 +14,128 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float
 
 Flag = Bool[Array, ""]
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
+Rule = Callable[..., tuple[Record, ...]]
+VECTOR = 8
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Packed:
-    """Records in one array, a lane for each field."""
+    """Records in one array, a lane for each field; some lanes at the end may be left over."""
 
     values: Float[Array, " lanes"]
     kinds: tuple[type[Record], ...] = field(metadata={"static": True})
 
     def read(self) -> tuple[Any, ...]:
         """The records; a field annotated as `Flag` is true where its lane is not zero."""
-        lanes = iter(range(self.values.shape[0]))
-        return tuple(kind(*(self._lane(next(lanes), "Flag" in str(note)) for note in kind.__annotations__.values()))
-                     for kind in self.kinds)
+        lanes = iter(range(_count(self.kinds)))
+        notes = [(kind, kind.__annotations__.values()) for kind in self.kinds]
+        return tuple(kind(*(self._lane(next(lanes), note) for note in fields)) for kind, fields in notes)
 
-    def _lane(self, position: int, is_flag: bool) -> Array:
-        return self.values[position] != 0 if is_flag else self.values[position]
+    def take(self, *kinds: type[Record]) -> Packed:
+        """The first records alone."""
+        return Packed(self.values[: _count(kinds)], kinds)
+
+    def _lane(self, position: int, note: Any) -> Array:
+        return self.values[position] != 0 if "Flag" in str(note) else self.values[position]
 
 
-def blank(dtype: jnp.dtype, *kinds: type[Record]) -> Packed:
-    """Zeros in every field."""
-    return Packed(jnp.zeros(_count(kinds), dtype), kinds)
+def pack(dtype: jnp.dtype, *records: Record) -> Packed:
+    """These records in one array."""
+    fields = [jnp.asarray(each).astype(dtype) for record in records for each in record]
+    return Packed(jnp.stack(fields), tuple(type(record) for record in records))
 
 
-def compute(rule: Callable[..., Any], kinds: tuple[type[Record], ...], dtype: jnp.dtype, *operands: Any) -> Packed:
-    """`rule(*operands)`, a tuple of records of these kinds, packed.
+def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type[Record], ...], *operands: Packed) -> Packed:
+    """The records that `rule` makes of the operands where `first`, else those of `other`.
 
     Arguments:
-        rule: elementwise operations only, since every lane computes all of it and keeps its own field.
-        kinds: the named tuples that come out.
-        dtype: the floating type of the lanes; flags become 0 and 1.
-        operands: records, or `Packed` ones, which the rule gets as the tuple of records that they hold.
+        first: which rule holds.
+        rule: a function of tuples of records, one for each operand, to a tuple of records. Elementwise
+            operations only, since every lane computes all of it and keeps its own field.
+        other: the same.
+        kinds: the records that come out.
+        operands: what the rules read.
     """
-    lanes = _count(kinds)
-
-    def fields_of(operands: Any) -> list[Array]:
-        records = rule(*operands)
-        return [jnp.asarray(each).astype(dtype) for record in records for each in record]
+    dtype = operands[0].values.dtype
+    lanes = _width(kinds)
 
     @custom_vmap
-    def side_by_side(operands: Any) -> Array:
-        spread = jax.tree.map(lambda each: jnp.broadcast_to(each, (lanes,)), _unpack(operands))
-        lane = jnp.arange(lanes)
-        values = jnp.zeros(lanes, dtype)
-        for position, each in enumerate(fields_of(spread)):
-            values = jnp.where(lane == position, each, values)
-        return values
+    def single(first: Array, *arrays: Array) -> Array:
+        # All operands go into the branch as one table: as scalars there, the compiler would compute
+        # number by number and put them side by side only at the end.
+        joined = jnp.concatenate(arrays)
+        table = jnp.broadcast_to(joined[:, None], (joined.size, lanes))
+        return jax.lax.cond(first, branch(rule), branch(other), table)
 
-    @side_by_side.def_vmap
-    def one_by_one(size: int, batched: Any, operands: Any) -> tuple[Array, bool]:
-        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-        one = jax.vmap(lambda each: jnp.stack(fields_of(_unpack(each))), in_axes=(axes[0],), axis_size=size)
-        return one(operands), True
+    def branch(rule: Rule) -> Callable[[Array], Array]:
+        def run(table: Array) -> Array:
+            ends = np.cumsum([each.values.size for each in operands])[:-1]
+            return _side_by_side(rule(*read_all(jnp.split(table, ends))), lanes, dtype)
 
-    return Packed(side_by_side(operands), kinds)
+        return run
+
+    @single.def_vmap
+    def batch(size: int, batched: Any, first: Array, *arrays: Array) -> tuple[Array, bool]:
+        def one(first: Array, *arrays: Array) -> Array:
+            inputs = read_all(list(arrays))
+            return jnp.where(first, _one_by_one(rule(*inputs), lanes, dtype), _one_by_one(other(*inputs), lanes, dtype))
+
+        axes = [0 if is_batched else None for is_batched in batched]
+        return jax.vmap(one, in_axes=axes, axis_size=size)(first, *arrays), True
+
+    def read_all(arrays: list[Array]) -> list[tuple[Any, ...]]:
+        return [Packed(array, each.kinds).read() for array, each in zip(arrays, operands, strict=True)]
+
+    return Packed(single(first, *(each.values for each in operands)), kinds)
+
+
+def _side_by_side(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> Array:
+    lane = jnp.arange(lanes)
+    values = jnp.zeros(lanes, dtype)
+    for position, each in enumerate(each for record in records for each in record):
+        values = jnp.where(lane == position, jnp.asarray(each).astype(dtype), values)
+    return values
+
+
+def _one_by_one(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> Array:
+    values = pack(dtype, *records).values
+    return jnp.pad(values, (0, lanes - values.size))
 
 
 def _count(kinds: tuple[type[Record], ...]) -> int:
     return sum(len(kind.__annotations__) for kind in kinds)
 
 
-def _unpack(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(each.read() if isinstance(each, Packed) else each for each in operands)
+def _width(kinds: tuple[type[Record], ...]) -> int:
+    """As many lanes as fields, rounded up to what a vector unit takes at once."""
+    return -(-_count(kinds) // VECTOR) * VECTOR
 
 
 @custom_vmap
-def write_row(rows: Array, place: Array, row: Array, keep: Array) -> Array:
-    """`rows` with the row at `place` replaced if `keep`; in a loop, in place.
+def write_rows(rows: Array, place: Array, block: Array, keep: Array) -> Array:
+    """`rows` with the block of rows that begins at `place` replaced if `keep`; in a loop, in place.
 
-    Only that row is read and written. A batch writes all rows instead: faster than a scatter.
+    Only that block is read and written. A batch writes all rows instead: faster than a scatter.
     """
-    old = jax.lax.dynamic_slice_in_dim(rows, place, 1)
-    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(keep, row[None], old), place, 0)
+    old = jax.lax.dynamic_slice_in_dim(rows, place, block.shape[0])
+    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(keep, block, old), place, 0)
 
 
-@write_row.def_vmap
-def _write_rows(size: int, batched: list[bool], *operands: Array) -> tuple[Array, bool]:
-    rows, place, row, keep = (
+@write_rows.def_vmap
+def _write_rows_of_many(size: int, batched: list[bool], *operands: Array) -> tuple[Array, bool]:
+    rows, place, block, keep = (
         operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
         for operand, is_batched in zip(operands, batched, strict=True)
     )
-    here = (jnp.arange(rows.shape[1]) == place[:, None]) & keep[:, None]
-    return jnp.where(here[:, :, None], row[:, None, :], rows), True
+    height, length = block.shape[1], rows.shape[1]
+    repeated = jnp.tile(block, (1, -(-length // height), 1))[:, :length]  # a block begins at a multiple of its height
+    offset = jnp.arange(length) - place[:, None]
+    here = (offset >= 0) & (offset < height) & keep[:, None]
+    return jnp.where(here[:, :, None], repeated, rows), True

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ._kernel import Flag
 
@@ -45,7 +45,7 @@ class Search(NamedTuple):
     width_before: Scalar
     bracketed: Flag
     second_stage: Flag
-    evaluations: Int[Array, ""]
+    evaluations: Scalar
 
 
 class Verdict(NamedTuple):
@@ -55,27 +55,40 @@ class Verdict(NamedTuple):
     stuck: Flag
 
 
-def start_search(value: Scalar, slope: Scalar, step: Scalar, step_max: Scalar) -> Search:
-    """A search from phi(0) = `value`, phi'(0) = `slope`, whose first trial is `step`."""
+def start_search(value: Scalar, step: Scalar) -> Search:
+    """A search from phi(0) = `value`, whose first trial is `step`; `open_search` adds what is not known yet."""
     zero = jnp.zeros_like(value)
     return Search(
         step=step,
         value_start=value,
-        slope_start=slope,
+        slope_start=zero,
         step_best=zero,
         value_best=value,
-        slope_best=slope,
+        slope_best=zero,
         step_other=zero,
         value_other=value,
-        slope_other=slope,
+        slope_other=zero,
         step_low=zero,
         step_high=step + EXTRAPOLATE[1] * step,
-        step_max=step_max,
-        width=step_max,
-        width_before=2 * step_max,
+        step_max=zero,
+        width=zero,
+        width_before=zero,
         bracketed=jnp.zeros_like(value, bool),
         second_stage=jnp.zeros_like(value, bool),
-        evaluations=jnp.zeros_like(value, jnp.int32),
+        evaluations=zero,
+    )
+
+
+def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search:
+    """The search at its first trial, with phi'(0) and the longest step that may be tried."""
+    opens = search.evaluations == 0
+    return search._replace(
+        slope_start=slope_start,
+        slope_best=jnp.where(opens, slope_start, search.slope_best),
+        slope_other=jnp.where(opens, slope_start, search.slope_other),
+        step_max=jnp.where(opens, step_max, search.step_max),
+        width=jnp.where(opens, step_max, search.width),
+        width_before=jnp.where(opens, 2 * step_max, search.width_before),
     )
 
 

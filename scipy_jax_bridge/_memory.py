@@ -17,89 +17,72 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ._kernel import Flag, write_row
+from ._kernel import Flag, write_rows
 
 Scalar = Float[Array, ""]
 Vector = Float[Array, " n"]
 Square = Float[Array, "m m"]
-Compact = Float[Array, " two_m"]
-
-
-class Pairs(NamedTuple):
-    """At most m pairs, by slot, and the scale of B_0 = theta I."""
-
-    rows: Float[Array, "two_m n"]  # s_0 .. s_{m-1}, then y_0 .. y_{m-1}: one pass multiplies all
-    curvature: Float[Array, " m"]  # s_i'y_i, zero where a slot is empty
-    theta: Scalar  # y'y / s'y of the newest pair
-    count: Int[Array, ""]  # pairs ever written
+Rows = Float[Array, "two_m n"]
+Halves = tuple[Float[Array, " m"], Float[Array, " m"]]  # of S and of Y
 
 
 class NewPair(NamedTuple):
-    """A step, the change of the gradient over it, and s'y; `keep` tells whether it is worth remembering."""
+    """A step, the change of the gradient over it, and s'y, for a slot of the memory.
+
+    `keep` tells whether it is worth remembering, `drop` that all others are to be forgotten.
+    """
 
     s: Vector
     y: Vector
     curvature: Scalar
+    slot: Int[Array, ""]
     keep: Flag
+    drop: Flag
 
 
-def empty_pairs(size: int, maxcor: int, dtype: jnp.dtype) -> Pairs:
-    """No pairs yet, room for `maxcor` of vectors of length `size`."""
-    return Pairs(
-        rows=jnp.zeros((2 * maxcor, size), dtype),
-        curvature=jnp.zeros(maxcor, dtype),
-        theta=jnp.ones((), dtype),
-        count=jnp.zeros((), jnp.int32),
-    )
+def empty_rows(size: int, maxcor: int, dtype: jnp.dtype) -> Rows:
+    """Room for `maxcor` pairs of vectors of length `size`: s_0, y_0, s_1, y_1, .., so that one pass multiplies all."""
+    return jnp.zeros((2 * maxcor, size), dtype)
 
 
-def newest_slot(pairs: Pairs, new: NewPair) -> Bool[Array, " m"]:
+def write_pair(rows: Rows, new: NewPair) -> Rows:
+    """The rows with the new pair over the oldest one, in place."""
+    return write_rows(rows, 2 * new.slot, jnp.stack([new.s, new.y]), new.keep)
+
+
+def newest_slot(new: NewPair, slots: int) -> Bool[Array, " m"]:
     """Where `new` goes: true in one slot, in none if it is not kept."""
-    slots = pairs.curvature.size
-    return (jnp.arange(slots) == pairs.count % slots) & new.keep
+    return (jnp.arange(slots) == new.slot) & new.keep
 
 
-def write_pair(pairs: Pairs, new: NewPair) -> tuple[Pairs, Compact]:
-    """Over the oldest pair, in place; also the products of all rows with the new y."""
-    slots = pairs.curvature.size
-    place = pairs.count % slots
-    rows = write_row(pairs.rows, place, new.s, new.keep)
-    rows = write_row(rows, slots + place, new.y, new.keep)
-    products = multiply(rows, new.y)
-    here = newest_slot(pairs, new)
-    square = jnp.sum(jnp.where(here, products[slots:], 0))
-    written = Pairs(
-        rows=rows,
-        curvature=jnp.where(here, new.curvature, pairs.curvature),
-        theta=jnp.where(new.keep, square / new.curvature, pairs.theta),
-        count=pairs.count + new.keep,
-    )
-    return written, products
+def new_scale(theta: Scalar, new: NewPair, here: Bool[Array, " m"], y_products: Float[Array, " m"]) -> Scalar:
+    """theta of B_0 = theta I: y'y / s'y of the newest pair, (3.5) in Byrd et al. 1995; 1 without pairs."""
+    newest = jnp.sum(jnp.where(here, y_products, 0)) / new.curvature
+    return jnp.where(new.drop, 1, jnp.where(new.keep, newest, theta))
 
 
-def forget(pairs: Pairs, drop: Flag) -> Pairs:
-    """An empty memory where `drop`; the rows stay and are weighed by zeros until they are written over."""
-    return pairs._replace(
-        curvature=jnp.where(drop, 0, pairs.curvature),
-        theta=jnp.where(drop, 1, pairs.theta),
-        count=jnp.where(drop, 0, pairs.count),
-    )
+def multiply_rows(rows: Rows, vector: Vector) -> Halves:
+    """S'v and Y'v in one pass over the memory."""
+    products = multiply(rows, vector)
+    return products[0::2], products[1::2]
 
 
-def multiply(rows: Float[Array, "k n"], vector: Vector) -> Float[Array, " k"]:
-    """rows @ vector, in full precision: accelerators would multiply float32 in fewer bits."""
-    return jnp.dot(rows, vector, precision=lax.Precision.HIGHEST)
+def combine_rows(of_s: Float[Array, " m"], of_y: Float[Array, " m"], rows: Rows) -> Vector:
+    """S a + Y b in one pass over the memory."""
+    return multiply(jnp.stack([of_s, of_y], axis=1).reshape(-1), rows)
 
 
-def combine(weights: Float[Array, " k"], rows: Float[Array, "k n"]) -> Vector:
-    """The sum of the rows times their weights, in full precision."""
-    return jnp.dot(weights, rows, precision=lax.Precision.HIGHEST)
+def multiply(left: Array, right: Array) -> Array:
+    """left @ right, in full precision: accelerators would multiply float32 in fewer bits."""
+    return jnp.dot(left, right, precision=lax.Precision.HIGHEST)
 
 
-def put(matrix: Square, slot: Bool[Array, " m"], *, row: Array | None = None, column: Array | None = None) -> Square:
-    """`matrix` with the slot's row or column replaced."""
-    if row is not None:
-        matrix = jnp.where(slot[:, None], row[None, :], matrix)
-    if column is not None:
-        matrix = jnp.where(slot[None, :], column[:, None], matrix)
-    return matrix
+def multiply_small(matrix: Square, vector: Float[Array, " m"]) -> Float[Array, " m"]:
+    """matrix @ vector for a few rows: a sum joins its neighbors in one kernel, a product of matrices does not."""
+    return jnp.sum(matrix * vector, axis=1)
+
+
+def put(matrix: Square, slot: Bool[Array, " m"], row: Float[Array, " m"], column: Float[Array, " m"]) -> Square:
+    """`matrix` with the slot's row and then its column replaced."""
+    matrix = jnp.where(slot[:, None], row[None, :], matrix)
+    return jnp.where(slot[None, :], column[:, None], matrix)
