@@ -1,0 +1,139 @@
+"""Bounds: one value, or a prefix tree of params, spread over the flat vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._tree import Structure, leaf_paths, spread_prefix
+from ._types import is_traced
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Lower and upper bounds of params.
+
+    Arguments:
+        lower: None (no bound), a scalar for all leaves, or a prefix tree of params whose leaves are None,
+            scalars, or arrays that broadcast to the shape of their leaf. In the units of params. Default None.
+        upper: the same. Equal bounds hold a component where it is. Default None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> fun = lambda p: jnp.sum((p["w"] - 2.0) ** 2) + p["b"] ** 2
+        >>> result = sjb.minimize(fun, {"w": jnp.zeros(3), "b": 1.0}, bounds=sjb.Bounds({"w": 0.0, "b": None}, 1.0))
+        >>> result.params["w"].tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    lower: PyTree = None
+    upper: PyTree = None
+
+
+@dataclass(frozen=True)
+class FlatBounds:
+    """Bounds of the flat vector, infinite where there is none: float64 on the host, or tracers."""
+
+    lower: Any
+    upper: Any
+
+
+def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
+    """What the caller gave, as a Bounds; None if it bounds nothing.
+
+    Errors:
+        TypeError: it is neither a Bounds nor a pair.
+    """
+    if bounds is None:
+        return None
+    if not isinstance(bounds, Bounds):
+        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+            raise TypeError(
+                f"bounds must be sjb.Bounds(lower, upper) or a pair (lower, upper), not {type(bounds).__name__}. "
+                "SciPy's list of one pair a component is Bounds(lower_array, upper_array) here."
+            )
+        bounds = Bounds(*bounds)
+    empty = not jax.tree.leaves(bounds.lower) and not jax.tree.leaves(bounds.upper)
+    return None if empty else bounds
+
+
+def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> FlatBounds:
+    """The bounds of the free leaves as two flat vectors.
+
+    Errors:
+        ValueError: a side does not fit the tree or a leaf's shape, is NaN, or lower exceeds upper; with the path.
+    """
+    lower = _flatten_side(bounds.lower, -np.inf, "bounds.lower", params, structure)
+    upper = _flatten_side(bounds.upper, np.inf, "bounds.upper", params, structure)
+    if is_traced((lower, upper)):
+        return FlatBounds(jnp.concatenate(lower), jnp.concatenate(upper))
+    paths = _free_paths(params, structure)
+    for low, high, path in zip(lower, upper, paths, strict=True):
+        _check_order(low, high, path)
+    inside = [_round_inside(low, high, leaf.dtype) for low, high, leaf in zip(lower, upper, structure.free, strict=True)]
+    return FlatBounds(*(np.concatenate(side) for side in zip(*inside, strict=True)))
+
+
+def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: Structure) -> list[Any]:
+    """For each free leaf its bounds, ravelled."""
+    values = spread_prefix(side, params, name)
+    paths = leaf_paths(params)
+    flat = []
+    for leaf, value, path in zip(structure.leaves, values, paths, strict=True):
+        if leaf.kind == "free":
+            flat.append(_spread_value(default if value is None else value, leaf.shape, name, path))
+    return flat
+
+
+def _spread_value(value: Any, shape: tuple[int, ...], name: str, path: str) -> Any:
+    try:
+        if is_traced(value):
+            return jnp.ravel(jnp.broadcast_to(value, shape))
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} of {path} must be a real number or array, not {value!r}.")
+        return np.broadcast_to(array.astype(np.float64), shape).ravel()
+    except ValueError as error:
+        given = np.shape(value)
+        raise ValueError(f"{name} of {path} has shape {given}, which does not broadcast to {shape}.") from error
+
+
+def _check_order(lower: np.ndarray, upper: np.ndarray, path: str) -> None:
+    for side, name in ((lower, "lower"), (upper, "upper")):
+        if np.isnan(side).any():
+            raise ValueError(f"bounds.{name} of {path} is NaN at {_first(np.isnan(side))}. Use None or an infinity.")
+    if (lower > upper).any():
+        where = _first(lower > upper)
+        raise ValueError(
+            f"bounds of {path} leave nothing at component {where}: lower {lower[where]} is above upper {upper[where]}. "
+            "Swap them, or make them equal to hold the component."
+        )
+
+
+def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds as numbers of the leaf's own type, rounded into the box, so that no leaf leaves it by rounding."""
+    if np.dtype(dtype) == np.float64:
+        return lower, upper
+    low, high = lower.astype(dtype), upper.astype(dtype)
+    infinity = np.asarray(np.inf, dtype)
+    low = np.where(low.astype(np.float64) < lower, np.nextafter(low, infinity), low)
+    high = np.where(high.astype(np.float64) > upper, np.nextafter(high, -infinity), high)
+    crossed = low > high  # no number of this type lies between them: the nearest one holds
+    nearest = lower.astype(dtype)
+    low, high = np.where(crossed, nearest, low), np.where(crossed, nearest, high)
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def _free_paths(params: PyTree, structure: Structure) -> list[str]:
+    leaves = zip(leaf_paths(params), structure.leaves, strict=True)
+    return [path for path, leaf in leaves if leaf.kind == "free"]
+
+
+def _first(where: np.ndarray) -> int:
+    return int(np.argmax(where))

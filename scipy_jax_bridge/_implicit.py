@@ -1,0 +1,156 @@
+"""A solve inside a trace, and its derivative: implicit differentiation at the solution, never unrolling.
+
+At a minimizer x(a) the projected gradient vanishes. With F the components that no bound holds, H the Hessian of
+the objective and g its gradient, differentiating g_F(x(a), a) = 0 gives
+
+    H_FF dx_F = -(dg/da da)_F - H_FA dx_A,        dx_A = the change of the bounds that hold A,
+
+solved by conjugate gradients on Hessian-vector products. Source: A. V. Fiacco, "Introduction to Sensitivity and
+Stability Analysis in Nonlinear Programming", 1983, section 3.2; M. Blondel et al., "Efficient and modular implicit
+differentiation", NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.sparse.linalg import cg
+
+from ._backends import Backend
+from ._bounds import FlatBounds
+from ._cache import Programs
+from ._options import Options
+from ._problem import Problem
+from ._result import Outcome, Timing, Trace
+from ._types import is_traced
+from ._watch import Watch
+
+Inputs = tuple[list[Any], Any, Any]  # the start, the data with hoisted constants, the bounds
+
+
+class TracedCall(RuntimeError):
+    """The SciPy backend was called inside jit or vmap."""
+
+
+def solve_in_trace(backend: Backend, problem: Problem, options: Options) -> Outcome:
+    """Solve where something is traced: a derivative is being taken, a batch made, or a program compiled.
+
+    Errors:
+        TracedCall: the backend runs eagerly, and the values themselves are traced.
+    """
+    objective, hoisted = _hoist(problem)
+    bounds = None if problem.bounds is None else (problem.bounds.lower, problem.bounds.upper)
+    inputs = jax.tree.map(jnp.asarray, (problem.free, (problem.data, hoisted), bounds))
+
+    def evaluate(x: Any, extended: Any) -> tuple[Any, Any, Any]:
+        data, hoisted = extended
+        (value, aux), grad = jax.value_and_grad(objective, has_aux=True)(x, data, *hoisted)
+        return value, grad, aux
+
+    @jax.custom_jvp
+    def solve(inputs: Inputs) -> tuple[Any, ...]:
+        return _columns(_run(backend, problem, objective, options, inputs))
+
+    @solve.defjvp
+    def differentiate(primals: Any, tangents: Any) -> Any:
+        solution = solve(*primals)
+        return solution, _tangents(evaluate, solution, primals[0], tangents[0])
+
+    x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
+    timing = Timing(jnp.nan, jnp.nan, 0)
+    return Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), timing)
+
+
+def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
+    """The objective with the traced values it closes over made arguments, as custom derivatives need them."""
+    x = jnp.zeros(problem.plan.params.size, problem.plan.dtype)
+    objective, hoisted = jax.closure_convert(problem.value, x, problem.data)
+    return objective, list(hoisted)
+
+
+def _run(
+    backend: Backend, problem: Problem, objective: Callable[..., Any], options: Options, inputs: Inputs
+) -> Outcome:
+    """The solve itself, by values that are traced (optax) or known (scipy, while a derivative is taken)."""
+    free, (data, hoisted), bounds = inputs
+    box = None if bounds is None else FlatBounds(*bounds)
+    problem = replace(problem, free=free, data=data, bounds=box)
+    if hoisted:  # its programs serve this call alone
+        own = {each.name: getattr(problem, each.name) for each in fields(problem)}
+        own.update(fun=objective, plan=replace(problem.plan, programs=Programs()))
+        problem = _Converted(**own, hoisted=hoisted)
+    if backend.traceable:
+        return backend.trace(problem, options)
+    if is_traced(inputs):
+        raise TracedCall(
+            "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
+            "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
+        )
+    box = None if box is None else FlatBounds(np.asarray(box.lower), np.asarray(box.upper))
+    return backend.solve(replace(problem, bounds=box), options, Watch(options.timeout))
+
+
+@dataclass(frozen=True)
+class _Converted(Problem):
+    """A problem whose objective got the values that it closes over as arguments."""
+
+    hoisted: list[Any] = field(default_factory=list)
+
+    def value(self, x: Any, data: Any) -> tuple[Any, Any]:
+        return self.fun(x, data, *self.hoisted)
+
+
+def _columns(outcome: Outcome) -> tuple[Any, ...]:
+    """The outcome as arrays."""
+    parts = (outcome.x, outcome.value, outcome.grad, outcome.aux, outcome.nit, outcome.nfev, outcome.status)
+    return jax.tree.map(jnp.asarray, (*parts, *outcome.trace))
+
+
+def _tangents(evaluate: Callable[..., Any], solution: tuple[Any, ...], inputs: Inputs, tangents: Inputs) -> Any:
+    """How the solution moves with the inputs; counters and the trace do not."""
+    x, grad = solution[0], solution[2]
+    _, extended, bounds = inputs
+    _, d_extended, d_bounds = tangents
+    dx = _move_solution(lambda x, extended: evaluate(x, extended)[1], x, grad, extended, d_extended, bounds, d_bounds)
+    _, moved = jax.jvp(evaluate, (x, extended), (dx, d_extended))
+    return (dx, *moved, *jax.tree.map(_zero_tangent, solution[4:]))
+
+
+def _move_solution(
+    gradient: Callable[..., Any], x: Any, grad: Any, extended: Any, d_extended: Any, bounds: Any, d_bounds: Any
+) -> Any:
+    """dx, by conjugate gradients on the components that no bound holds."""
+    held, d_held = jnp.zeros(x.shape, bool), jnp.zeros_like(x)
+    if bounds is not None:
+        at_lower, at_upper = (x <= bounds[0]) & (grad >= 0), (x >= bounds[1]) & (grad <= 0)
+        held = at_lower | at_upper
+        d_lower, d_upper = (_real_tangent(d, x) for d in d_bounds)
+        d_held = jnp.where(at_lower, d_lower, jnp.where(at_upper, d_upper, 0))
+    _, d_grad = jax.jvp(gradient, (x, extended), (d_held, d_extended))
+
+    def hessian(v: Any) -> Any:
+        product = jax.jvp(lambda x: gradient(x, extended), (x,), (jnp.where(held, 0, v),))[1]
+        return jnp.where(held, v, product)
+
+    def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
+        rounding = jnp.finfo(b.dtype).eps
+        return cg(matvec, b, tol=float(10 * rounding), maxiter=20 * b.size)[0]
+
+    step = lax.custom_linear_solve(hessian, jnp.where(held, 0, -d_grad), solve, symmetric=True)
+    return step + d_held
+
+
+def _zero_tangent(value: Any) -> Any:
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return jnp.zeros_like(value)
+    return np.zeros(value.shape, jax.dtypes.float0)
+
+
+def _real_tangent(tangent: Any, like: Any) -> Any:
+    return jnp.zeros_like(like) if tangent.dtype == jax.dtypes.float0 else tangent.astype(like.dtype)

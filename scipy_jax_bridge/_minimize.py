@@ -1,0 +1,224 @@
+"""The door: one call, two backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ._backends import choose_backend
+from ._bounds import Bounds, read_bounds
+from ._implicit import solve_in_trace
+from ._options import Options, read_options
+from ._problem import Problem, prepare
+from ._result import Result, finish
+from ._types import Objective, Params, is_traced
+from ._watch import Progress, Watch
+
+
+class Minimizer:
+    """A solver for one objective, to be called again and again with new parameters and data.
+
+    Arguments:
+        fun, backend, method, bounds, fixed, has_aux, options, callback, progress, precision: as in `minimize`.
+
+    Errors:
+        TypeError, ValueError: an unknown backend, method or option (with the nearest name), a value that makes
+            no sense; at the call that is wrong, before anything is compiled.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> solve = sjb.Minimizer(lambda x, center: jnp.sum((x - center) ** 2), backend="optax")
+        >>> seconds = solve.compile(jnp.zeros(2), (jnp.ones(2),))
+        >>> solve.compile(jnp.zeros(2), (jnp.ones(2),))
+        0.0
+        >>> solve(jnp.zeros(2), (2 * jnp.ones(2),)).timing.compiles
+        0
+    """
+
+    def __init__(
+        self,
+        fun: Objective,
+        *,
+        backend: str = "scipy",
+        method: Any = None,
+        bounds: Bounds | tuple[PyTree, PyTree] | None = None,
+        fixed: PyTree = None,
+        has_aux: bool = False,
+        options: Options | Mapping[str, Any] | None = None,
+        callback: Callable[[Progress], Any] | None = None,
+        progress: bool = False,
+        precision: str | None = None,
+    ) -> None:
+        if not callable(fun):
+            raise TypeError(f"fun must be a function of params, not {type(fun).__name__}.")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function, not {type(callback).__name__}.")
+        if precision not in (None, "float64"):
+            raise ValueError(f"precision must be None or 'float64', not {precision!r}.")
+        self._fun, self._fixed, self._has_aux, self._precision = fun, fixed, has_aux, precision
+        self._backend = choose_backend(backend, method)
+        self._bounds = read_bounds(bounds)
+        self._backend.check_bounds(self._bounds)
+        self._options = read_options(options, self._backend.native, self._backend.method_name)
+        self._callback, self._progress = callback, progress
+
+    def compile(self, params: Params, args: Any = ()) -> float:
+        """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
+        with _scope(self._precision):
+            return self._backend.compile(self._prepare(params, args), self._options)[1]
+
+    def __call__(self, params: Params, args: Any = ()) -> Result:
+        """Minimize from `params`; as `minimize`."""
+        if self._is_traced(params, args):
+            return self._solve_in_trace(params, args)
+        with _scope(self._precision), self._watch() as watch:
+            problem = self._prepare(params, args)
+            outcome = self._backend.solve(problem, self._options, watch)
+            return finish(outcome, problem, self._backend.name, self._backend.method_name)
+
+    def _prepare(self, params: Params, args: Any) -> Problem:
+        if self._precision == "float64":
+            params, args = _widen((params, args))
+        return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
+
+    def _is_traced(self, params: Params, args: Any) -> bool:
+        bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
+        tolerances = (self._options.gtol, self._options.ftol)
+        return is_traced((params, args, bounds, tolerances)) or _closes_over_tracer(self._fun)
+
+    def _solve_in_trace(self, params: Params, args: Any) -> Result:
+        problem = self._prepare(params, args)
+        outcome = solve_in_trace(self._backend, problem, self._options)
+        return finish(outcome, problem, self._backend.name, self._backend.method_name)
+
+    @contextmanager
+    def _watch(self) -> Iterator[Watch]:
+        watch = Watch(self._options.timeout, self._callback)
+        if not self._progress:
+            yield watch
+            return
+        from ._progress import show_progress
+
+        with show_progress(watch, self._options):
+            yield watch
+
+
+def minimize(
+    fun: Objective,
+    params: Params,
+    args: Any = (),
+    *,
+    backend: str = "scipy",
+    method: Any = None,
+    bounds: Bounds | tuple[PyTree, PyTree] | None = None,
+    fixed: PyTree = None,
+    has_aux: bool = False,
+    options: Options | Mapping[str, Any] | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    progress: bool = False,
+    precision: str | None = None,
+) -> Result:
+    """Minimize a JAX function over a tree of parameters.
+
+    minimize over params:  fun(params, *args),  subject to  lower <= params <= upper.
+
+    Arguments:
+        fun: fun(params, *args) returns a real scalar, or (scalar, aux) with has_aux. Traced by JAX.
+        params: the start: any tree. Floating-point arrays and floats are optimized, everything else (integers,
+            booleans, strings, functions) rides along untouched. A start outside the bounds is clipped.
+        args: further arguments of fun, a tuple of trees; arrays and numbers are inputs of the compiled program,
+            so new data compile nothing; all else is static. Default ().
+        backend: "scipy" (SciPy drives, on the host) or "optax" (one loop, all on the device). Default "scipy".
+        method: scipy: the name of a method of scipy.optimize.minimize, None for L-BFGS-B. optax: an
+            optax.GradientTransformation, None for the all-device L-BFGS, with bounds L-BFGS-B. Default None.
+        bounds: Bounds(lower, upper) or the pair; each side None, a scalar or a prefix tree. Default None.
+        fixed: a prefix tree of booleans; True leaves stay at their start and leave the problem. Default None.
+        has_aux: whether fun returns (value, aux). Default False.
+        options: Options or a mapping of its fields, for SciPy together with the method's own. Default None.
+        callback: callback(progress) once an iteration (in the device loop: once a chunk, about ten times a
+            second); StopIteration ends the solve. Default None.
+        progress: whether to show a progress bar (needs tqdm). Default False.
+        precision: "float64" solves in double precision without the global flag; None in the leaves' own type,
+            at least float32. Default None.
+
+    Returns:
+        A Result: params, fun, jac, aux, nit, nfev, status, success, message, trace, timing.
+
+    Errors:
+        TypeError, ValueError: what was wrong with the call, where (the leaf's path), and the cure.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> def loss(params, x, y):
+        ...     return jnp.mean((params["slope"] * x + params["offset"] - y) ** 2)
+        >>> x = jnp.linspace(0.0, 1.0, 20)
+        >>> result = sjb.minimize(loss, {"slope": 0.0, "offset": 0.0}, (x, 2.0 * x + 1.0), backend="optax")
+        >>> round(float(result.params["slope"]), 3)
+        2.0
+    """
+    solve = Minimizer(
+        fun,
+        backend=backend,
+        method=method,
+        bounds=bounds,
+        fixed=fixed,
+        has_aux=has_aux,
+        options=options,
+        callback=callback,
+        progress=progress,
+        precision=precision,
+    )
+    return solve(params, args)
+
+
+@contextmanager
+def _scope(precision: str | None) -> Iterator[None]:
+    """Double precision inside, for this thread alone."""
+    if precision is None or jax.config.jax_enable_x64:
+        yield
+        return
+    if hasattr(jax, "enable_x64"):
+        with jax.enable_x64(True):
+            yield
+        return
+    from jax.experimental import enable_x64  # its home before it became public in JAX 0.8
+
+    with enable_x64():
+        yield
+
+
+def _widen(tree: Any) -> Any:
+    """The tree with its floating-point arrays in float64."""
+
+    def widen(leaf: Any) -> Any:
+        if isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jax.numpy.issubdtype(leaf.dtype, np.floating):
+            return leaf.astype(np.float64)
+        return leaf
+
+    return jax.tree.map(widen, tree)
+
+
+def _closes_over_tracer(fun: Any, depth: int = 3) -> bool:
+    """Whether a traced value hides in the function's closure, where its arguments do not show it."""
+    function = getattr(fun, "func", fun)
+    bound = (getattr(fun, "args", ()), getattr(fun, "keywords", None)) if function is not fun else ()
+    if is_traced(bound):
+        return True
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        if callable(content) and depth > 0:
+            if _closes_over_tracer(content, depth - 1):
+                return True
+        elif is_traced(content):
+            return True
+    return False

@@ -1,0 +1,166 @@
+"""A problem: the objective as a function of one flat vector, and the programs compiled from it.
+
+The parameters are split once. A `Plan` is what stays the same from call to call (structures, types, compiled
+programs) and knows no user function; a `Problem` is one call: a plan, the function, and the arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._bounds import Bounds, FlatBounds, flatten_bounds
+from ._cache import Programs, cache_of
+from ._tree import Structure, split_args, split_params, spread_prefix
+from ._types import FlatVector, Objective, Params
+
+Data = tuple[list[Any], list[Any]]  # the arrays that are not optimized: of params, of args
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a problem shares with every other of its structure.
+
+    Arguments:
+        params, args: the trees without their arrays.
+        dtype: of the flat vector: the widest of the free leaves and of the value, at least float32.
+        value_dtype: of the objective.
+        aux: shapes and types of the auxiliary output, None without one.
+        programs: what has been compiled.
+    """
+
+    params: Structure
+    args: Structure
+    dtype: Any
+    value_dtype: Any
+    aux: PyTree
+    programs: Programs = field(default_factory=Programs)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call's problem. `data` enters the compiled programs; nothing of it is baked in."""
+
+    fun: Objective
+    has_aux: bool
+    plan: Plan
+    free: list[Any]
+    riders: list[Any]  # the data of params as they were given
+    data: Data
+    bounds: FlatBounds | None
+
+    def value(self, x: FlatVector, data: Data) -> tuple[Any, Any]:
+        """The objective at the flat vector, in the vector's type, and the auxiliary output."""
+        params = self.plan.params.merge(self.plan.params.unravel(x), data[0])
+        output = self.fun(params, *self.plan.args.merge([], data[1]))
+        value, aux = output if self.has_aux else (output, None)
+        return jnp.asarray(value).astype(self.plan.dtype), aux
+
+    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Any, FlatVector, Any]:
+        """The objective, its gradient and the auxiliary output."""
+        (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(x, data)
+        return value, grad, aux
+
+    def compile(self, name: Hashable, make: Callable[[], Callable[..., Any]], *inputs: Any) -> tuple[Any, float]:
+        """The plan's program of this name, and the seconds spent on compiling it now."""
+        return self.plan.programs.get(name, make, inputs)
+
+
+def prepare(
+    fun: Objective,
+    params: Params,
+    args: Any,
+    *,
+    fixed: PyTree = None,
+    bounds: Bounds | None = None,
+    has_aux: bool = False,
+) -> Problem:
+    """The problem of one call; its plan is made once for a structure.
+
+    Errors:
+        TypeError, ValueError: what is wrong with the objective, the leaves, the bounds or the mask, and where.
+    """
+    args = args if isinstance(args, tuple) else (args,)
+    structure, free, riders = split_params(params, _read_fixed(fixed, params))
+    if structure.size == 0:
+        raise ValueError(
+            "there are no free parameters: params holds no floating-point values that are not fixed. "
+            "Turn integers into floats, and leave something out of `fixed`."
+        )
+    args_structure, arrays = split_args(args)
+    box = None if bounds is None else flatten_bounds(bounds, params, structure)
+    data = (_to_device(riders), _to_device(arrays))
+
+    def make() -> Plan:
+        return _make_plan(fun, has_aux, structure, args_structure, free, data)
+
+    key = (structure, args_structure, has_aux, _settings())
+    return Problem(fun, has_aux, cache_of(fun).get(key, make), free, riders, data, box)
+
+
+def _make_plan(
+    fun: Objective, has_aux: bool, structure: Structure, args: Structure, free: list[Any], data: Data
+) -> Plan:
+    """Prove that the objective is a real scalar, without evaluating it."""
+
+    def call(free: list[Any], data: Data) -> Any:
+        return fun(structure.merge(free, data[0]), *args.merge([], data[1]))
+
+    output = jax.eval_shape(call, [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in free], data)
+    if has_aux:
+        if not (isinstance(output, tuple) and len(output) == 2):
+            raise TypeError("with has_aux=True fun must return a pair (value, aux).")
+        output, aux = output
+    else:
+        aux = None
+    _check_value(output, has_aux)
+    dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
+    return Plan(structure, args, dtype, output.dtype, aux)
+
+
+def _check_value(output: Any, has_aux: bool) -> None:
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        cure = "" if has_aux or not isinstance(output, tuple) else " If the rest is auxiliary, pass has_aux=True."
+        raise TypeError(f"fun must return a real scalar, but it returned a {type(output).__name__}.{cure}")
+    if output.shape != ():
+        raise TypeError(
+            f"fun must return a scalar, but it returned an array of shape {output.shape}. "
+            "Sum or average it; a single element is squeezed with .squeeze()."
+        )
+    if not jnp.issubdtype(output.dtype, jnp.floating):
+        kind = "complex" if jnp.issubdtype(output.dtype, jnp.complexfloating) else "not a floating-point number"
+        raise TypeError(f"fun must return a real scalar, but its value is {kind} ({output.dtype}).")
+
+
+def _read_fixed(fixed: PyTree, params: Params) -> list[bool] | None:
+    """For each leaf of params whether it is held."""
+    if fixed is None:
+        return None
+    values = spread_prefix(fixed, params, "fixed")
+    for value in values:
+        if not (value is None or isinstance(value, (bool, np.bool_))):
+            raise TypeError(f"fixed must be a tree of True and False, but it holds {value!r}.")
+    return [bool(value) for value in values]
+
+
+def _to_device(arrays: list[Any]) -> list[Any]:
+    """NumPy arrays on the device, once a call and not once an evaluation."""
+    return [jax.device_put(each) if isinstance(each, (np.ndarray, np.generic)) else each for each in arrays]
+
+
+def _settings() -> Hashable:
+    """JAX's settings that change what a program computes."""
+    config = jax.config
+    return (
+        config.jax_enable_x64,
+        config.jax_default_matmul_precision,
+        config.jax_default_device,
+        config.jax_debug_nans,
+        config.jax_numpy_dtype_promotion,
+    )

@@ -1,0 +1,164 @@
+"""What SciPy is given to call, and the record that is written while it calls it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ._options import Options
+from ._problem import Problem
+from ._result import Trace
+from ._status import Status
+from ._types import HostVector
+from ._watch import Progress, Watch
+
+RECENT = 4  # evaluations remembered: a method's iterate is among its last few
+
+
+class Stop(Exception):
+    """Ends SciPy's loop from inside an evaluation or a callback."""
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+
+class Point(NamedTuple):
+    """An evaluation: where, the value, the gradient (None for a derivative-free method), the auxiliary output."""
+
+    x: HostVector
+    value: float
+    grad: HostVector | None
+    aux: Any
+
+
+class Record:
+    """The host callable, and all that is known of the solve.
+
+    Arguments:
+        problem: what is evaluated.
+        evaluate: its compiled program; one array in, one packed array out.
+        has_grad: whether the program returns a gradient.
+        tests: whether our own stopping tests apply; not where the method's are the same.
+        options: the limits.
+        watch: who may stop the solve.
+    """
+
+    def __init__(
+        self, problem: Problem, evaluate: Any, *, has_grad: bool, tests: bool, options: Options, watch: Watch
+    ) -> None:
+        self._program, self._data, self._bounds = evaluate, problem.data, problem.bounds
+        self._cast = None if problem.plan.dtype == np.float64 else problem.plan.dtype
+        self._has_grad, self._tests, self._options, self._watch = has_grad, tests, options, watch
+        self._structure, self._riders = problem.plan.params, problem.riders
+        self._recent: list[Point] = []
+        self._rows: list[tuple[float, float, int, float]] = []
+        self.iterate: Point | None = None
+        self.best: Point | None = None
+        self.first_trial: Point | None = None  # the first evaluation since the iterate
+        self.rounding = float(jax.numpy.finfo(problem.plan.dtype).eps)
+        self.nfev = 0
+
+    @property
+    def nit(self) -> int:
+        """Iterations so far."""
+        return max(len(self._rows) - 1, 0)
+
+    def evaluate(self, x: HostVector) -> Point:
+        """One evaluation at `x`, recorded."""
+        if self.nfev >= self._options.maxfun:
+            raise Stop(Status.MAXFUN)
+        status = self._watch.stop()
+        if status is not None and self.nfev > 0:
+            raise Stop(status)
+        x = np.array(x, dtype=np.float64)  # a copy: SciPy goes on writing into its own
+        packed, aux = self._program(x if self._cast is None else x.astype(self._cast), self._data)
+        packed = np.asarray(packed, dtype=np.float64)
+        point = Point(x, packed[0], packed[1:] if self._has_grad else None, aux)
+        self.nfev += 1
+        self._keep(point)
+        return point
+
+    def value(self, x: HostVector) -> float:
+        """For a derivative-free method."""
+        return self.evaluate(x).value
+
+    def value_and_grad(self, x: HostVector) -> tuple[float, HostVector]:
+        """For all others."""
+        point = self.evaluate(x)
+        return point.value, point.grad  # type: ignore[return-value]
+
+    def iteration(self, intermediate_result: Any) -> None:
+        """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
+        x = getattr(intermediate_result, "x", intermediate_result)
+        point = self.find(x)
+        if point is None:
+            value = float(getattr(intermediate_result, "fun", np.nan))
+            point = Point(np.array(x, dtype=np.float64), value, None, None)
+        before, self.iterate, self.first_trial = self.iterate, point, None
+        norm = self._write_row(point)
+        report = Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, lambda: self._tree(point.x))
+        status = self._watch.report(report) or self._test(before, point, norm)
+        if status is not None:
+            raise Stop(status)
+
+    def projected_norm(self, point: Point) -> float:
+        """max abs of the projected gradient; NaN where no gradient is known."""
+        grad = point.grad
+        if grad is None:
+            return np.nan
+        if self._bounds is not None:
+            lower, upper = self._bounds.lower, self._bounds.upper
+            grad = np.where(grad < 0, np.maximum(point.x - upper, grad), np.minimum(point.x - lower, grad))
+        return float(np.abs(grad).max())
+
+    def trace(self) -> Trace:
+        """The rows as columns."""
+        columns = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
+        fun, grad_norm, nfev, seconds = (np.array(column) for column in columns)
+        return Trace(fun, grad_norm, nfev.astype(int), seconds)
+
+    def _keep(self, point: Point) -> None:
+        self._recent = [*self._recent[1 - RECENT :], point]
+        finite = np.isfinite(point.value) and (point.grad is None or np.isfinite(point.grad).all())
+        if finite and (self.best is None or point.value < self.best.value):
+            self.best = point
+        if self.first_trial is None:
+            self.first_trial = point
+        if self.nfev == 1:
+            self._start(point)
+
+    def _start(self, point: Point) -> None:
+        self.iterate = point
+        norm = self._write_row(point)
+        if self._options.maxiter == 0:
+            raise Stop(Status.GTOL if norm <= self._options.gtol else Status.MAXITER)
+        if self._tests and norm <= self._options.gtol:
+            raise Stop(Status.GTOL)
+
+    def _write_row(self, point: Point) -> float:
+        norm = self.projected_norm(point)
+        self._rows.append((point.value, norm, self.nfev, self._watch.seconds))
+        return norm
+
+    def find(self, x: HostVector) -> Point | None:
+        """The evaluation at `x`, if it is recent: the iterate of a search is its last, of a trust region maybe not."""
+        candidates = reversed([*([self.iterate] if self.iterate else []), *self._recent])
+        return next((point for point in candidates if np.array_equal(point.x, x)), None)
+
+    def _test(self, before: Point | None, point: Point, norm: float) -> Status | None:
+        """The interface's stopping tests, for methods whose own are others."""
+        if not self._tests:
+            return None
+        options = self._options
+        if norm <= options.gtol:
+            return Status.GTOL
+        if before is not None and self._has_grad and options.ftol > 0:
+            size = max(abs(before.value), abs(point.value), 1.0)
+            if 0 < before.value - point.value <= options.ftol * size:
+                return Status.FTOL
+        return Status.MAXITER if self.nit >= options.maxiter else None
+
+    def _tree(self, x: HostVector) -> Any:
+        return self._structure.merge(jax.device_put(self._structure.unravel(x)), self._riders)

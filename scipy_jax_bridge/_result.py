@@ -1,0 +1,162 @@
+"""What a solve hands back, and the one place where it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._problem import Problem
+from ._status import Status
+from ._types import Params
+
+
+class Trace(NamedTuple):
+    """The record of a solve: one row an iteration, row 0 the start.
+
+    fun: the objective. grad_norm: max abs of the projected gradient. nfev: evaluations so far. seconds: since
+    the solve began; in a device loop, which has no clock, spread evenly over the evaluations of each chunk.
+    """
+
+    fun: Any
+    grad_norm: Any
+    nfev: Any
+    seconds: Any
+
+
+class Timing(NamedTuple):
+    """Seconds spent on compiling and on solving in this call, and the number of programs compiled in it."""
+
+    compile_s: Any
+    solve_s: Any
+    compiles: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a backend hands back: flat arrays and plain numbers.
+
+    `x`, `value`, `grad` and `aux` belong to the final point if the solve converged, else to the best one.
+    """
+
+    x: Any
+    value: Any
+    grad: Any
+    aux: Any
+    nit: Any
+    nfev: Any
+    status: Any
+    trace: Trace
+    timing: Timing
+    detail: str = ""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Result:
+    """The result of a solve: immutable, and a pytree.
+
+    Arguments:
+        params: the final point if the solve converged, otherwise the best finite point it saw. The same tree,
+            types and static leaves as given, inside the bounds.
+        fun: the objective there.
+        jac: its gradient there, with the tree of params; None in the place of every leaf that was not optimized,
+            and None altogether after a method that uses no derivatives.
+        aux: the auxiliary output there; None without has_aux.
+        nit: iterations; 0 when the start is converged.
+        nfev: objective evaluations, each with its gradient.
+        code: the status as a number; see `status`.
+        trace: one row an iteration.
+        timing: seconds of compiling and solving, programs compiled.
+        backend, method: who solved it.
+        detail: what the method itself said, if it said something.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(2))
+        >>> result.success, result.status.name
+        (True, 'GTOL')
+    """
+
+    params: Params
+    fun: Any
+    jac: PyTree
+    aux: PyTree
+    nit: Any
+    nfev: Any
+    code: Any
+    trace: Trace
+    timing: Timing
+    backend: str = field(metadata={"static": True})
+    method: str = field(metadata={"static": True})
+    detail: str = field(metadata={"static": True})
+
+    @property
+    def x(self) -> Params:
+        """The same as params, under SciPy's name."""
+        return self.params
+
+    @property
+    def status(self) -> Any:
+        """Why the solve ended: a Status, or an array of codes inside a trace and for a batch."""
+        if isinstance(self.code, jax.core.Tracer) or np.ndim(self.code) != 0:
+            return self.code
+        return Status(int(self.code))
+
+    @property
+    def success(self) -> Any:
+        """Whether the solve converged: status is GTOL or FTOL."""
+        status = self.status
+        return status.success if isinstance(status, Status) else status <= Status.FTOL
+
+    @property
+    def message(self) -> str:
+        """Why the solve ended, with the likely cause and the cure."""
+        status = self.status
+        if not isinstance(status, Status):
+            return "A batch of solves; see status."
+        return f"{status.sentence} {self.detail}".strip()
+
+    def __str__(self) -> str:
+        if not isinstance(self.status, Status):
+            return f"Result of {self.backend} ({self.method}), batched or traced"
+        norm = float(np.asarray(self.trace.grad_norm)[-1]) if np.size(self.trace.grad_norm) else np.nan
+        lines = [
+            f"{'converged' if self.success else 'not converged'} ({self.status.name}) by {self.backend}, {self.method}",
+            f"  fun       {float(self.fun):.12g}",
+            f"  grad_norm {norm:.3g}",
+            f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
+            f"  seconds   {float(self.timing.solve_s):.4g} solving, {float(self.timing.compile_s):.4g} compiling",
+            f"  {self.message}",
+        ]
+        return "\n".join(lines)
+
+
+def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
+    """The public result: the only place where flat vectors become trees again."""
+    structure, plan = problem.plan.params, problem.plan
+    arrays: list[Any] = [structure.unravel(outcome.x), [], outcome.value]
+    if outcome.grad is not None:
+        arrays[1] = structure.unravel(outcome.grad)
+    if isinstance(outcome.x, np.ndarray):
+        arrays = jax.device_put(arrays)
+    free, grads, value = arrays
+    return Result(
+        params=structure.merge(free, problem.riders),
+        fun=jnp.asarray(value, plan.value_dtype),
+        jac=structure.masked(grads) if outcome.grad is not None else None,
+        aux=outcome.aux,
+        nit=outcome.nit,
+        nfev=outcome.nfev,
+        code=outcome.status,
+        trace=outcome.trace,
+        timing=outcome.timing,
+        backend=backend,
+        method=method,
+        detail=outcome.detail,
+    )

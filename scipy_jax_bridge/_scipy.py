@@ -1,0 +1,191 @@
+"""The SciPy backend: SciPy drives on the host, one compiled program evaluates.
+
+The program takes one array and returns one packed array, value and gradient, so an evaluation costs one copy in
+and one out. All that is recorded is recorded as SciPy asks for it; nothing is evaluated for the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from ._methods import METHODS, Method
+from ._options import Options
+from ._problem import Data, Problem
+from ._record import Point, Record, Stop
+from ._result import Outcome, Timing
+from ._status import Status
+from ._threads import Solver
+from ._types import FlatVector, HostVector
+from ._watch import Watch
+
+NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
+
+
+def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict[str, Any], float, int]:
+    """The programs that the method needs: name -> program; the seconds spent now, and how many were compiled."""
+    needs = METHODS[method].derivatives
+    x = jax.ShapeDtypeStruct((problem.plan.params.size,), problem.plan.dtype)
+    wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {"packed": (_packed, (x,))}
+    if needs == "none":
+        wanted = {"bare": (_bare, (x,))}
+    elif needs == "product":
+        wanted["product"] = (_product, (x, x))
+    elif needs == "hessian":
+        wanted["hessian"] = (_hessian, (x,))
+    programs, seconds = {}, []
+    for name, (make, inputs) in wanted.items():
+        programs[name], spent = problem.compile(("scipy", name), lambda make=make: make(problem), *inputs, problem.data)
+        seconds.append(spent)
+    return programs, sum(seconds), sum(spent > 0 for spent in seconds)
+
+
+def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -> Outcome:
+    """Minimize with a method of `scipy.optimize.minimize`.
+
+    Arguments:
+        problem: what to minimize.
+        method: a key of METHODS.
+        options: the limits, and the method's own options.
+        watch: who may stop the solve.
+    """
+    programs, compile_s, compiles = compile_scipy(problem, method, options)
+    facts = METHODS[method]
+    evaluate = programs.get("packed") or programs["bare"]
+    record = Record(
+        problem,
+        evaluate,
+        has_grad=facts.derivatives != "none",
+        tests=not facts.own_stops,
+        options=options,
+        watch=watch,
+    )
+    with watch.solving():
+        status, detail = _drive(record, problem, facts, programs, options)
+        point = _final(record, status)
+        solve_s = watch.seconds
+    return Outcome(
+        x=point.x,
+        value=point.value,
+        grad=point.grad,
+        aux=point.aux,
+        nit=record.nit,
+        nfev=record.nfev,
+        status=int(status),
+        trace=record.trace(),
+        timing=Timing(compile_s, solve_s, compiles),
+        detail=detail,
+    )
+
+
+def _packed(problem: Problem) -> Callable[..., Any]:
+    def packed(x: FlatVector, data: Data) -> tuple[FlatVector, Any]:
+        value, grad, aux = problem.value_and_grad(x, data)
+        return jnp.concatenate([value[None], grad]), aux
+
+    return packed
+
+
+def _bare(problem: Problem) -> Callable[..., Any]:
+    def bare(x: FlatVector, data: Data) -> tuple[FlatVector, Any]:
+        value, aux = problem.value(x, data)
+        return value[None], aux
+
+    return bare
+
+
+def _product(problem: Problem) -> Callable[..., Any]:
+    def product(x: FlatVector, v: FlatVector, data: Data) -> FlatVector:
+        return jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1]
+
+    return product
+
+
+def _hessian(problem: Problem) -> Callable[..., Any]:
+    return lambda x, data: jax.jacfwd(lambda x: problem.value_and_grad(x, data)[1])(x)
+
+
+def _drive(
+    record: Record, problem: Problem, method: Method, programs: dict[str, Any], options: Options
+) -> tuple[Status, str]:
+    """Hand over to SciPy; why it ended, and what it said."""
+    x0 = np.concatenate([np.asarray(leaf, dtype=np.float64).ravel() for leaf in problem.free])
+    bounds = None
+    if problem.bounds is not None:
+        bounds = scipy.optimize.Bounds(problem.bounds.lower, problem.bounds.upper)  # type: ignore[arg-type]
+        x0 = np.clip(x0, problem.bounds.lower, problem.bounds.upper)
+    native = {name: getattr(options, ours) for ours, name in method.common.items()} | dict(options.native)
+    if method.own_stops:
+        native["maxfun"] = np.iinfo(np.int32).max  # the record keeps the limit, to the evaluation
+    if method.name == "Nelder-Mead":
+        native["maxfev"] = np.iinfo(np.int32).max
+    has_grad = method.derivatives != "none"
+    with Solver(problem.plan.params.size) as solver:
+        try:
+            found = scipy.optimize.minimize(
+                solver.outside(record.value_and_grad if has_grad else record.value),
+                x0,
+                jac=True if has_grad else None,
+                method=method.name,
+                bounds=bounds,
+                callback=record.iteration,
+                options=native,
+                **_second_derivatives(problem, programs, solver),
+            )
+        except Stop as stop:
+            return stop.status, ""
+    return _read_ending(record, method, options, found)
+
+
+def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: Solver) -> dict[str, Any]:
+    """hessp or hess, for a method that uses them."""
+    dtype, data = problem.plan.dtype, problem.data
+
+    def product(x: HostVector, v: HostVector) -> HostVector:
+        return np.asarray(programs["product"](x.astype(dtype), np.asarray(v).astype(dtype), data), dtype=np.float64)
+
+    def hessian(x: HostVector) -> Any:
+        return np.asarray(programs["hessian"](x.astype(dtype), data), dtype=np.float64)
+
+    if "product" in programs:
+        return {"hessp": solver.outside(product)}
+    return {"hess": solver.outside(hessian)} if "hessian" in programs else {}
+
+
+def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:
+    """A status from the numbers, never from SciPy's words, which change from version to version."""
+    said = f"SciPy's {method.name} said: {found.message}"
+    point = record.find(found.x)
+    if point is None:  # a method that ends at a point it has not just evaluated
+        point = record.evaluate(found.x)
+    record.iterate = point
+    if record.projected_norm(point) <= options.gtol:
+        return Status.GTOL, ""
+    if not np.isfinite(point.value):
+        return Status.NONFINITE, said
+    if found.success and not (method.own_stops and options.ftol == 0):
+        return Status.FTOL, "" if method.own_stops else said
+    if record.nit >= options.maxiter:
+        return Status.MAXITER, ""
+    return (Status.NOISE_FLOOR if _is_noise(record) else Status.LINESEARCH), said
+
+
+def _is_noise(record: Record) -> bool:
+    """Whether the last search began with a trial that rounding hides from the objective."""
+    iterate, trial = record.iterate, record.first_trial
+    if iterate is None or iterate.grad is None or trial is None:
+        return True
+    promised = abs(float(iterate.grad @ (trial.x - iterate.x)))
+    return promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value))
+
+
+def _final(record: Record, status: Status) -> Point:
+    """The final point of a converged solve, else the best one."""
+    point = record.iterate if status.success else record.best or record.iterate
+    assert point is not None, "SciPy evaluated nothing"
+    return point

@@ -1,0 +1,166 @@
+"""The loop of any Optax transformation: one `lax.while_loop`, the stopping rule of the interface.
+
+A transformation sees the tree of the free parameters, so labels, masks and per-leaf rules work as in Optax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ._kernel import Flag, write_rows
+from ._status import RUNNING, Status
+from ._types import FlatVector
+
+Scalar = Float[Array, ""]
+Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, Any]]
+
+
+class Translation(NamedTuple):
+    """From the flat vector to the tree that the transformation sees, and back."""
+
+    to_tree: Callable[[FlatVector], Any]
+    to_vector: Callable[[Any], FlatVector]
+
+
+class TransformState(NamedTuple):
+    """The carry: the point to evaluate next, and the last and best points evaluated."""
+
+    trial: FlatVector
+    x: FlatVector
+    value: Scalar
+    grad: FlatVector
+    aux: Any
+    best_x: FlatVector
+    best_value: Scalar
+    best_grad: FlatVector
+    best_aux: Any
+    inner: Any  # the transformation's own state
+    grad_norm: Scalar
+    nit: Int[Array, ""]
+    nfev: Int[Array, ""]
+    status: Int[Array, ""]
+    rows: Float[Array, "rows 3"]
+
+
+def start_transform(method: Any, translation: Translation, x: FlatVector, aux: Any, rows: int) -> TransformState:
+    """The carry before anything is evaluated; `aux` is a placeholder of the right shape."""
+    zeros, infinity, whole = jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype), jnp.zeros((), jnp.int32)
+    return TransformState(
+        trial=x,
+        x=x,
+        value=infinity,
+        grad=zeros,
+        aux=aux,
+        best_x=x,
+        best_value=infinity,
+        best_grad=zeros,
+        best_aux=aux,
+        inner=method.init(translation.to_tree(x)),
+        grad_norm=infinity,
+        nit=whole,
+        nfev=whole,
+        status=whole + RUNNING,
+        rows=jnp.full((rows, 3), jnp.nan, x.dtype),
+    )
+
+
+def advance_transform(
+    method: Any, translation: Translation, evaluate: Evaluate, state: TransformState, limits: Any, until: Scalar
+) -> TransformState:
+    """Run until the solve has ended or `until` evaluations are made."""
+    method = optax.with_extra_args_support(method)
+
+    def goes_on(state: TransformState) -> Flag:
+        return (state.status == RUNNING) & (state.nfev < until)
+
+    def turn(state: TransformState) -> TransformState:
+        value, grad, aux, fresh = _evaluate(translation, evaluate, state)
+        state = _judge(state, value, grad, aux, fresh, limits)
+        return _move(method, translation, evaluate, state)
+
+    return lax.while_loop(goes_on, turn, state)
+
+
+def _evaluate(
+    translation: Translation, evaluate: Evaluate, state: TransformState
+) -> tuple[Scalar, FlatVector, Any, Array]:
+    """At the trial point, and how many evaluations that took: none if a line search left value and gradient."""
+    left = optax.tree_utils.tree_get_all_with_path(state.inner, "grad")
+    if len(left) != 1 or jax.tree.leaves(state.aux):
+        return *evaluate(state.trial), jnp.ones((), jnp.int32)
+    known = optax.tree_utils.tree_get(state.inner, "value")
+    unknown = ~jnp.isfinite(known)
+
+    def recall(_: FlatVector) -> tuple[Scalar, FlatVector]:
+        return jnp.asarray(known, state.value.dtype), translation.to_vector(left[0][1])
+
+    value, grad = lax.cond(unknown, lambda x: evaluate(x)[:2], recall, state.trial)
+    return value, grad, state.aux, unknown.astype(jnp.int32)
+
+
+def _judge(
+    state: TransformState, value: Scalar, grad: FlatVector, aux: Any, fresh: Array, limits: Any
+) -> TransformState:
+    """Record the point and decide whether it ends the solve."""
+    grad_norm = jnp.max(jnp.abs(grad))
+    nfev = state.nfev + fresh
+    first = state.nfev == 0
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    better = finite & (value < state.best_value)
+    reduction = state.value - value
+    size = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
+    # Not every transformation descends; an increase is no convergence.
+    flat = ~first & (limits.ftol > 0) & (reduction >= 0) & (reduction <= limits.ftol * size)
+    stays = ~first & jnp.all(state.trial == state.x)
+    status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
+    status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
+    status = jnp.where(flat, Status.FTOL, status)
+    status = jnp.where(stays, Status.LINESEARCH, status)
+    status = jnp.where(grad_norm <= limits.gtol, Status.GTOL, status)
+    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+    row = jnp.stack([value, grad_norm, nfev.astype(value.dtype)])[None]
+    place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
+    best = (state.trial, value, grad, aux)
+    kept = (state.best_x, state.best_value, state.best_grad, state.best_aux)
+    best_x, best_value, best_grad, best_aux = jax.tree.map(lambda new, old: jnp.where(better, new, old), best, kept)
+    return state._replace(
+        x=state.trial,
+        value=value,
+        grad=grad,
+        aux=aux,
+        best_x=best_x,
+        best_value=best_value,
+        best_grad=best_grad,
+        best_aux=best_aux,
+        grad_norm=grad_norm,
+        nfev=nfev,
+        status=status,
+        rows=write_rows(state.rows, place, row, jnp.ones((), bool)),
+    )
+
+
+def _move(method: Any, translation: Translation, evaluate: Evaluate, state: TransformState) -> TransformState:
+    """The transformation's step, unless the solve has ended."""
+    tree, grad = translation.to_tree(state.x), translation.to_tree(state.grad)
+
+    def value_of(tree: Any) -> Scalar:
+        return evaluate(translation.to_vector(tree))[0]
+
+    updates, inner = method.update(grad, state.inner, tree, value=state.value, grad=grad, value_fn=value_of)
+    trial = translation.to_vector(optax.apply_updates(tree, updates))
+    steps = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
+    searched = sum((jnp.asarray(count, jnp.int32) for _, count in steps), jnp.zeros((), jnp.int32))
+    goes_on = state.status == RUNNING
+    return state._replace(
+        trial=jnp.where(goes_on, trial, state.trial),
+        inner=jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), inner, state.inner),
+        nit=state.nit + goes_on,
+        nfev=state.nfev + jnp.where(goes_on, searched, 0),
+    )

@@ -1,0 +1,187 @@
+"""Trees: which leaves are optimized, which ride along, and the way to the flat vector and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._types import FlatVector
+
+Kind = Literal["free", "data", "static"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What is fixed about a leaf once a program is compiled.
+
+    `free` leaves are optimized, `data` enters the program as it is, `static` values are part of it.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...] = ()
+    dtype: Any = None
+    tag: Hashable = None  # for arrays: weak type and placement; for static: the value
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A tree without its arrays; hashable, so that equal structures share a program."""
+
+    treedef: Any
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def free(self) -> list[Leaf]:
+        """The leaves that are optimized, in the order in which they lie in the flat vector."""
+        return [leaf for leaf in self.leaves if leaf.kind == "free"]
+
+    @property
+    def size(self) -> int:
+        """The length of the flat vector."""
+        return sum(leaf.size for leaf in self.free)
+
+    def ravel(self, free: Sequence[Any], dtype: Any) -> FlatVector:
+        """The free leaves as one vector."""
+        return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in free])
+
+    def unravel(self, x: Any) -> list[Any]:
+        """The free leaves, each in its own shape and type; views of `x` if that is a NumPy vector."""
+        ends = np.cumsum([leaf.size for leaf in self.free])
+        parts = [x[end - leaf.size : end] for end, leaf in zip(ends, self.free, strict=True)]
+        return [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, self.free, strict=True)]
+
+    def merge(self, free: Sequence[Any], data: Sequence[Any]) -> PyTree:
+        """The tree again, from its free leaves and its data."""
+        sources = {"free": iter(free), "data": iter(data)}
+        leaves = [_value(leaf.tag) if leaf.kind == "static" else next(sources[leaf.kind]) for leaf in self.leaves]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def masked(self, free: Sequence[Any]) -> PyTree:
+        """The tree of the free leaves alone, None in the place of all others."""
+        values = iter(free)
+        return jax.tree.unflatten(self.treedef, [next(values) if leaf.kind == "free" else None for leaf in self.leaves])
+
+
+def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure, list[Any], list[Any]]:
+    """The structure of `params`, its free leaves and its data.
+
+    Arguments:
+        params: floating-point arrays and Python floats are free, other arrays are data, all else is static.
+        held: for each leaf whether it stays at its start, as data; None holds nothing.
+
+    Errors:
+        TypeError: a complex leaf, named by its path.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    described = [_describe(leaf, static_numbers=True) for leaf in leaves]
+    for position, (value, leaf) in enumerate(described):
+        if leaf.kind == "static":
+            continue
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            path = leaf_paths(params)[position]
+            raise TypeError(f"{path} is complex. Optimize its real and imaginary parts as two real leaves instead.")
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not (held and held[position]):
+            described[position] = (value, Leaf("free", leaf.shape, leaf.dtype, leaf.tag[1]))  # type: ignore[index]
+    kinds = [(value, leaf.kind) for value, leaf in described]
+    free, data = ([value for value, kind in kinds if kind == wanted] for wanted in ("free", "data"))
+    return Structure(treedef, tuple(leaf for _, leaf in described)), free, data
+
+
+def split_args(args: tuple[Any, ...]) -> tuple[Structure, list[Any]]:
+    """The structure of `args` and its data: arrays and numbers; all other leaves are static."""
+    leaves, treedef = jax.tree.flatten(args)
+    described = [_describe(leaf, static_numbers=False) for leaf in leaves]
+    data = [value for value, leaf in described if leaf.kind == "data"]
+    return Structure(treedef, tuple(leaf for _, leaf in described)), data
+
+
+def leaf_paths(tree: PyTree, root: str = "params") -> list[str]:
+    """Where each leaf lies, such as params['weights'][0]."""
+    return [root + jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def spread_prefix(prefix: PyTree, tree: PyTree, name: str) -> list[Any]:
+    """For each leaf of `tree` the leaf of `prefix` at or above it.
+
+    Arguments:
+        prefix: a tree with the shape of an upper part of `tree`; None is a leaf.
+        tree: the whole tree.
+        name: what the prefix is called in errors.
+
+    Errors:
+        ValueError: a leaf of `tree` has nothing above it, or a leaf of `prefix` nothing below it.
+    """
+    above = jax.tree_util.tree_leaves_with_path(prefix, is_leaf=lambda node: node is None)
+    below = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    values: list[Any] = [_MISSING] * len(below)
+    for path, value in above:
+        places = [place for place, leaf in enumerate(below) if leaf[: len(path)] == path]
+        if not places and value is not None:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"{name}{where} has no counterpart params{where}. {_PREFIX_CURE}")
+        for place in places:
+            values[place] = value
+    for path, value in zip(below, values, strict=True):
+        if value is _MISSING:
+            raise ValueError(f"{name} says nothing of params{jax.tree_util.keystr(path)}. {_PREFIX_CURE}")
+    return values
+
+
+_MISSING = object()
+_PREFIX_CURE = (
+    "It must be one value for all, or have the tree of params or of an upper part of it; "
+    "inside, None leaves a part out, and arrays are NumPy or JAX arrays, not lists."
+)
+
+
+class _ByIdentity:
+    """A static value that cannot be hashed: equal only to itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.value is self.value
+
+
+def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
+    """A leaf as a program sees it. Numbers of `params` other than floats are settings, those of `args` are data."""
+    if isinstance(value, jax.Array):
+        return value, Leaf("data", value.shape, value.dtype, (value.weak_type, _placement(value)))
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcV":
+        dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+        return value, Leaf("data", value.shape, dtype, (False, None))
+    is_number = isinstance(value, (int, float, complex)) and not isinstance(value, bool)
+    if is_number and (isinstance(value, (float, complex)) or not static_numbers):
+        array = jnp.asarray(value)
+        return (array if static_numbers else value), Leaf("data", (), array.dtype, (True, None))
+    try:
+        hash(value)
+    except TypeError:
+        return value, Leaf("static", tag=_ByIdentity(value))
+    return value, Leaf("static", tag=(type(value), value))  # the type, since 1 == 1.0 == True
+
+
+def _placement(value: jax.Array) -> Hashable:
+    """Where an array lies, if it was put there on purpose: a program is compiled for it."""
+    if isinstance(value, jax.core.Tracer) or not getattr(value, "committed", True):
+        return None
+    return value.sharding
+
+
+def _value(tag: Any) -> Any:
+    return tag.value if isinstance(tag, _ByIdentity) else tag[1]
