@@ -9,21 +9,22 @@ import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 
 from ._compare import Comparison, compare
 from ._errors import unknown_name
+from ._options import Options
 from ._show import write_table
-from ._stories import tell
+from ._stories import more_rows, tell
 from .models import MODELS, Model, load
 
 BACKENDS = ("scipy", "optax")
 PICTURE = "comparison.png"
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
-OPTIONS: dict[str, dict[str, float]] = {"digits": {"gtol": 1e-6, "ftol": 0.0}}
+OPTIONS = {"digits": Options(gtol=1e-6, ftol=0.0)}
 """Options by the name of the model, where the defaults are too loose for what is said of its minimum."""
 
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"{error}\nThe model rosenbrock needs no data.", file=sys.stderr)
         return 1
-    options = OPTIONS.get(model.name, {})
+    options = OPTIONS.get(model.name, Options())
     if not wanted.json:
         print(_describe(model, options, wanted.repeats), end="\n\n", flush=True)
     comparison = compare(
@@ -58,16 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         repeats=wanted.repeats,
         options=options,
     )
-    story = tell(model, comparison, options, wanted.repeats)
-    rows = [*comparison.rows(), *story.rows]
+    converged = all(result.success for result in comparison.results.values())
+    rows = [*comparison.rows(), *more_rows(model, options, wanted.repeats)]
     if wanted.json:
         print(json.dumps([_without_nan(row) for row in rows], indent=2, allow_nan=False))
     else:
         print(write_table(rows, comparison.notes()))
-        print("", *story.lines, sep="\n")
+        print("", *tell(model, comparison), sep="\n")
+        if not converged:
+            print("", model.note, sep="\n")
     if not wanted.no_plot:
-        _write_picture(comparison, wanted.plot, model.title)
-    return 0 if all(result.success for result in comparison.results.values()) else 1
+        _write_picture(comparison, wanted.plot, model.title, sys.stderr if wanted.json else sys.stdout)
+    return 0 if converged else 1
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -135,14 +138,14 @@ def _picture(word: str) -> Path:
     return path
 
 
-def _describe(model: Model, options: Mapping[str, float], repeats: int) -> str:
+def _describe(model: Model, options: Options, repeats: int) -> str:
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
     precision = "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
     solves = f"{repeats} solves each, interleaved" if repeats > 1 else "1 solve each"
-    asked = "".join(f", {name} {value:g}" for name, value in options.items())
+    asked = f"gtol {options.gtol:g}, ftol {options.ftol:.3g}"
     device = jax.devices()[0]
     title = model.title[:1].upper() + model.title[1:]
-    return f"{title}\n{size} parameters, {precision} on {device.device_kind}, {solves}{asked}"
+    return f"{title}\n{size} parameters, {precision} on {device.device_kind}, {asked}, {solves}"
 
 
 def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,14 +155,14 @@ def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_picture(comparison: Comparison, path: str | Path, title: str) -> None:
+def _write_picture(comparison: Comparison, path: str | Path, title: str, file: TextIO) -> None:
     """Writes the picture, or says how to get it; the comparison stands without it."""
     try:
         comparison.plot(path, title=title)
     except (ModuleNotFoundError, OSError) as error:
-        print(f"\nNo picture: {error}", file=sys.stderr)
+        print(f"\nNo picture: {error}", file=file)
     else:
-        print(f"\nPicture: {path}", file=sys.stderr)
+        print(f"\nPicture: {path}", file=file)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _choose_scipy(method: Any) -> Backend:
             f"backend='scipy' takes the name of a method, not {type(method).__name__}. "
             "An Optax transformation needs backend='optax'."
         )
-    key = (method or "L-BFGS-B").lower()
+    key = "l-bfgs-b" if method is None else method.lower()
     if key not in METHODS:
         raise ValueError(unknown_name("method", method, [each.name for each in METHODS.values()]))
     facts = METHODS[key]
@@ -107,7 +107,8 @@ def _choose_optax(method: Any) -> Backend:
             "SciPy's methods need backend='scipy'; for Optax pass for example method=optax.adam(1e-2)."
         )
     if method is not None and not isinstance(method, optax.GradientTransformation):
-        raise TypeError(f"method must be an optax.GradientTransformation or None, not {type(method).__name__}.")
+        cure = "Call it first, as in optax.adam(1e-2)." if callable(method) else "Take for example optax.adam(1e-2)."
+        raise TypeError(f"method must be an optax.GradientTransformation or None, not {type(method).__name__}. {cure}")
     return Backend(
         name="optax",
         method=method,

@@ -77,9 +77,7 @@ class Walk(NamedTuple):
 def empty_memory(size: int, maxcor: int, dtype: jnp.dtype) -> BoundedMemory:
     """A memory that makes B the identity."""
     zeros = jnp.zeros((maxcor, maxcor), dtype)
-    return BoundedMemory(
-        empty_rows(size, maxcor, dtype), jnp.ones((), dtype), jnp.zeros((), jnp.int32), zeros, zeros
-    )
+    return BoundedMemory(empty_rows(size, maxcor, dtype), jnp.ones((), dtype), jnp.zeros((), jnp.int32), zeros, zeros)
 
 
 def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:

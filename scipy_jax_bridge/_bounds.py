@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -53,18 +52,17 @@ def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
     if bounds is None:
         return None
     if not isinstance(bounds, Bounds):
-        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        if not isinstance(bounds, tuple) or len(bounds) != 2:
             raise TypeError(
-                f"bounds must be sjb.Bounds(lower, upper) or a pair (lower, upper), not {type(bounds).__name__}. "
+                f"bounds must be sjb.Bounds(lower, upper) or a pair (lower, upper), not a {type(bounds).__name__}. "
                 "SciPy's list of one pair a component is Bounds(lower_array, upper_array) here."
             )
         bounds = Bounds(*bounds)
-    empty = not jax.tree.leaves(bounds.lower) and not jax.tree.leaves(bounds.upper)
-    return None if empty else bounds
+    return None if bounds.lower is None and bounds.upper is None else bounds
 
 
-def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> FlatBounds:
-    """The bounds of the free leaves as two flat vectors.
+def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> FlatBounds | None:
+    """The bounds of the free leaves as two flat vectors; None if all are infinite.
 
     Errors:
         ValueError: a side does not fit the tree or a leaf's shape, is NaN, or lower exceeds upper; with the path.
@@ -76,8 +74,11 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> Flat
     paths = _free_paths(params, structure)
     for low, high, path in zip(lower, upper, paths, strict=True):
         _check_order(low, high, path)
-    inside = [_round_inside(low, high, leaf.dtype) for low, high, leaf in zip(lower, upper, structure.free, strict=True)]
-    return FlatBounds(*(np.concatenate(side) for side in zip(*inside, strict=True)))
+    inside = [
+        _round_inside(low, high, leaf.dtype) for low, high, leaf in zip(lower, upper, structure.free, strict=True)
+    ]
+    flat = FlatBounds(*(np.concatenate(side) for side in zip(*inside, strict=True)))
+    return None if np.isinf(flat.lower).all() and np.isinf(flat.upper).all() else flat
 
 
 def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: Structure) -> list[Any]:
@@ -101,7 +102,10 @@ def _spread_value(value: Any, shape: tuple[int, ...], name: str, path: str) -> A
         return np.broadcast_to(array.astype(np.float64), shape).ravel()
     except ValueError as error:
         given = np.shape(value)
-        raise ValueError(f"{name} of {path} has shape {given}, which does not broadcast to {shape}.") from error
+        raise ValueError(
+            f"{name} of {path} has shape {given}, which does not broadcast to {shape}. "
+            f"Give a scalar, or an array of shape {shape}."
+        ) from error
 
 
 def _check_order(lower: np.ndarray, upper: np.ndarray, path: str) -> None:

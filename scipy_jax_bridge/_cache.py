@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
-import jax
-
 Value = TypeVar("Value")
 LIMIT = 64  # structures kept for one function; the oldest goes first
 
@@ -51,13 +49,12 @@ class Programs:
         self._lock = threading.RLock()
         self.speed: dict[Hashable, float] = {}  # evaluations a second, as last seen
 
-    def get(self, name: Hashable, make: Callable[[], Callable[..., Any]], inputs: tuple[Any, ...]) -> tuple[Any, float]:
+    def get(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The program of this name, and the seconds it took to compile it now.
 
         Arguments:
             name: which program.
-            make: gives the function to compile.
-            inputs: arguments that show shapes and types.
+            make: gives the function to compile, jitted, and arguments that show shapes and types.
         """
         program = self._compiled.get(name)
         if program is not None:
@@ -66,7 +63,8 @@ class Programs:
             if name in self._compiled:
                 return self._compiled[name], 0.0
             began = time.perf_counter()
-            program = jax.jit(make()).lower(*inputs).compile()
+            function, inputs = make()
+            program = function.lower(*inputs).compile()
             self._compiled[name] = program
             return program, time.perf_counter() - began
 

@@ -1,4 +1,4 @@
-"""Several runs of one problem side by side: what each found, and what it cost.
+"""Several runs of one problem side by side, timed so that the times compare.
 
 Compilation is measured apart and ahead of time. The solves are interleaved, so that a machine that slows down
 slows every run alike, and each has ended on its device before the clock stops.
@@ -8,135 +8,19 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
-from . import _show, _verdict
+from ._comparison import Comparison as Comparison
 from ._minimize import Minimizer
+from ._options import Options
 from ._result import Result
-from ._verdict import Gap
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
-    """What `compare` found; `print` it, or `plot` it.
-
-    Attributes:
-        results: the result of each run by name; of its repeated solves, the one of median time.
-        compile_s: seconds that each run spent compiling, before its first solve.
-        solve_s: seconds of each of its solves.
-    """
-
-    results: Mapping[str, Result]
-    compile_s: Mapping[str, float]
-    solve_s: Mapping[str, tuple[float, ...]]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A plain dict for each run, of Python's own strings and numbers, ready for a data frame.
-
-        Returns:
-            Dicts of run, backend, method, fun, grad_norm, nit, nfev, compile_s, solve_s (the
-            median), solve_s_min, solve_s_max and status (its name).
-        """
-        return [
-            {
-                "run": name,
-                "backend": result.backend,
-                "method": str(result.method),
-                "fun": float(result.fun),
-                "grad_norm": float(np.asarray(result.trace.grad_norm)[-1]),
-                "nit": int(result.nit),
-                "nfev": int(result.nfev),
-                "compile_s": self.compile_s[name],
-                "solve_s": statistics.median(self.solve_s[name]),
-                "solve_s_min": min(self.solve_s[name]),
-                "solve_s_max": max(self.solve_s[name]),
-                "status": result.status.name,
-            }
-            for name, result in self.results.items()
-        ]
-
-    @property
-    def best(self) -> str:
-        """The name of the run with the least objective; of equal ones the first."""
-        return _verdict.find_best(self.results)
-
-    def gaps(self) -> dict[str, Gap]:
-        """How far from the best run each of the others ended."""
-        best = self.results[self.best]
-        others = {name: result for name, result in self.results.items() if name != self.best}
-        return {name: _verdict.measure_gap(result, best) for name, result in others.items()}
-
-    def break_even(self) -> list[tuple[int, str]]:
-        """Which run takes the least time, compilation included, from which number of solves on.
-
-        Returns:
-            Pairs (number of solves, name) in increasing order, the first number being 1. Only runs that reached
-            the best objective take part. `[(1, "scipy"), (48, "optax")]`: "scipy" takes less time up to 47 solves.
-        """
-        return _verdict.find_switches(self._costs())
-
-    def notes(self) -> list[str]:
-        """The sentences below the table: did the runs end at one minimum, and which takes less time."""
-        if len(self.results) < 2:
-            return []
-        agreement = _verdict.describe_agreement(self.results, self.gaps())
-        if not math.isfinite(float(self.results[self.best].fun)):
-            return agreement
-        return [*agreement, _verdict.describe_switches(self.break_even(), len(self._costs()))]
-
-    def plot(self, path: str | Path | None = None, *, title: str | None = None) -> Figure:
-        """Draws the objective, less the best found, against seconds and against evaluations.
-
-        Bars below the curves set the time of compilation beside that of a solve.
-
-        Arguments:
-            path: where to write the picture; its ending says the format, such as ".png" or ".svg".
-            title: a line above the picture.
-
-        Returns:
-            The Matplotlib figure. A notebook shows it.
-
-        Errors:
-            ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
-        """
-        curves = [
-            _show.Curve(
-                name=row["run"],
-                seconds=np.asarray(trace.seconds, np.float64),
-                evaluations=np.asarray(trace.nfev, np.float64),
-                values=np.asarray(trace.fun, np.float64),
-                compile_s=row["compile_s"],
-                solve_s=row["solve_s"],
-            )
-            for row, trace in zip(self.rows(), (each.trace for each in self.results.values()), strict=True)
-        ]
-        return _show.draw(curves, path, title)
-
-    def __str__(self) -> str:
-        return _show.write_table(self.rows(), self.notes())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return _show.write_html(self.rows(), self.notes())
-
-    def _costs(self) -> dict[str, tuple[float, float]]:
-        """Seconds of compilation and of a solve, of the runs that reached the best objective."""
-        gaps = self.gaps()
-        able = [row for row in self.rows() if row["run"] not in gaps or gaps[row["run"]].low]
-        return {row["run"]: (row["compile_s"], row["solve_s"]) for row in able}
+from ._verdict import points_between
 
 
 def compare(
@@ -175,21 +59,21 @@ def compare(
         >>> [row["status"] for row in comparison.rows()]
         ['GTOL', 'GTOL']
     """
-    entries = _check_runs(runs, backends, repeats)
-    solvers = {name: Minimizer(_rename(fun), **{**as_minimize, **entry}) for name, entry in entries.items()}
+    entries = {name: {**as_minimize, **entry} for name, entry in _check_runs(runs, backends, repeats).items()}
+    functions = {name: _rename(fun) for name in entries}
+    solvers = {name: Minimizer(functions[name], **entry) for name, entry in entries.items()}
     compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
     solves: dict[str, list[tuple[float, Result]]] = {name: [] for name in solvers}
     for _ in range(repeats):
         for name, solver in solvers.items():
             solves[name].append(_time_solve(solver, params, args))
-    return Comparison(
+    late_s = {name: sum(float(result.timing.compile_s) for _, result in each) for name, each in solves.items()}
+    comparison = Comparison(
         results={name: _take_median(each) for name, each in solves.items()},
-        compile_s={
-            name: compile_s[name] + sum(float(result.timing.compile_s) for _, result in each)
-            for name, each in solves.items()
-        },
+        compile_s={name: compile_s[name] + late_s[name] for name in solvers},
         solve_s={name: tuple(seconds for seconds, _ in each) for name, each in solves.items()},
     )
+    return _look_between(comparison, functions[comparison.best], entries[comparison.best], args)
 
 
 def _check_runs(
@@ -208,18 +92,36 @@ def _check_runs(
 def _rename(fun: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, but one that was never compiled."""
 
-    @functools.wraps(fun)
+    @functools.wraps(fun, updated=())
     def fresh(*inputs: Any) -> Any:
         return fun(*inputs)
 
     return fresh
 
 
-def _time_solve(solver: Minimizer, params: PyTree, args: tuple[PyTree, ...]) -> tuple[float, Result]:
+def _time_solve(solve: Callable[..., Result], params: PyTree, args: tuple[PyTree, ...]) -> tuple[float, Result]:
     """Seconds of one solve, and what it found; what it compiles after all does not count as solving."""
     start = time.perf_counter()
-    result = jax.block_until_ready(solver(params, args))
+    result = jax.block_until_ready(solve(params, args))
     return time.perf_counter() - start - float(result.timing.compile_s), result
+
+
+def _look_between(
+    comparison: Comparison, fun: Callable[..., Any], entry: Mapping[str, Any], args: tuple[PyTree, ...]
+) -> Comparison:
+    """The comparison with objectives between ends that are apart: solves of no iteration, which compile nothing."""
+    apart = [name for name, gap in comparison.gaps().items() if math.isfinite(gap.fun) and not gap.near]
+    if not apart:
+        return comparison
+    asked = entry.get("options") or {}
+    options = replace(asked, maxiter=0) if isinstance(asked, Options) else {**asked, "maxiter": 0}
+    look = Minimizer(fun, **{**entry, "options": options, "callback": None, "progress": False})
+    there = comparison.results[comparison.best].params
+    between = {
+        name: tuple(float(look(point, args).fun) for point in points_between(comparison.results[name].params, there))
+        for name in apart
+    }
+    return replace(comparison, between=between)
 
 
 def _take_median(solves: Sequence[tuple[float, Result]]) -> Result:

@@ -21,11 +21,14 @@ from jaxtyping import Array, Float, Int
 
 from . import _bounded, _free
 from ._kernel import Packed, choose, pack, write_rows
-from ._linesearch import LARGEST_STEP, Search, judge, next_trial, open_search, retreat, start_search
+from ._linesearch import LARGEST_STEP, Search, judge, next_trial, noise, open_search, retreat, start_search
 from ._memory import Flag, NewPair, Scalar, Vector, multiply
 from ._status import RUNNING, Status
 
 Evaluate = Callable[[Vector], tuple[Scalar, Vector, Any]]  # x -> value, gradient, aux
+
+
+IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
 
 
 class Limits(NamedTuple):
@@ -56,7 +59,8 @@ class Progress(NamedTuple):
     best_value: Scalar
     pairs: Scalar  # in memory
     slot: Scalar  # of the memory, for the next pair
-    square: Scalar  # of the length of the gradient at the start
+    idle: Scalar  # evaluations since the value last fell
+    starts: Flag  # the next trial is where the solve begins, or begins again
 
 
 class State(NamedTuple):
@@ -90,7 +94,7 @@ class Decision(NamedTuple):
 
     moves: Flag  # it is the next iterate
     fails: Flag  # the search is over without one
-    aims: Flag  # either way a new direction is needed
+    renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
     better: Flag  # the least value so far
     keep: Flag  # the step and the change of the gradient make a pair
     curvature: Scalar  # s'y of that pair
@@ -109,7 +113,8 @@ def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) ->
         best_value=zero + jnp.inf,
         pairs=zero,
         slot=zero,
-        square=zero,
+        idle=zero,
+        starts=zero == 0,
     )
     return State(
         trial=x,
@@ -141,7 +146,7 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> S
     """One evaluation and all that follows from it."""
     value, grad, aux = evaluate(state.trial)
     _, before = state.numbers.read()
-    starts = before.nfev == 0
+    starts = before.starts
     direction = state.target - state.x
     grad_norm = jnp.max(jnp.abs(project(state.trial, grad, box)))
     slopes = multiply(jnp.stack([grad, state.grad]), jnp.where(starts, grad, direction))
@@ -161,14 +166,15 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> S
         drop=decision.fails,
     )
     memory = _room(box).update_memory(state.memory, new)
-    target = jnp.where(decision.aims, _room(box).find_target(memory, x, base, box), state.target)
-    step = search.step if box is None else _first_step(search.step, x, target, progress.nit, decision, box)
+    target = jnp.where(moves | decision.fails, _room(box).find_target(memory, x, base, box), state.target)
+    step = search.step if box is None else _first_step(search.step, x, target, starts, box)
+    best_x = jnp.where(better, state.trial, state.best_x)
     return State(
-        trial=_take_step(x, target, step, box),
+        trial=jnp.where(decision.renews, best_x, _take_step(x, target, step, box)),
         x=x,
         grad=base,
         target=target,
-        best_x=jnp.where(better, state.trial, state.best_x),
+        best_x=best_x,
         best_grad=jnp.where(better, grad, state.best_grad),
         aux=_select(moves, aux, state.aux),
         best_aux=_select(better, aux, state.best_aux),
@@ -194,27 +200,19 @@ def _select(condition: Flag, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _judge_start(search: Packed, facts: Facts, limits: Limits) -> Packed:
-    return compute(_accept_start, (Decision, Search), facts.value.dtype, search, facts, limits)
-
-
-def _judge_trial(search: Packed, facts: Facts, limits: Limits) -> Packed:
-    return compute(_weigh_trial, (Decision, Search), facts.value.dtype, search, facts, limits)
-
-
 def _accept_start(
     numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
 ) -> tuple[Search, Progress, Decision]:
     """The start is the first iterate; it is converged already, or there is nothing to start from."""
     (_, progress), (fact,), (limit,) = numbers, facts, limits
     finite, zero = _is_finite(fact), jnp.zeros_like(fact.value)
-    progress = progress._replace(nfev=zero + 1, grad_norm=fact.grad_norm, square=fact.slope)
-    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
-    status = jnp.where(finite, status, Status.NONFINITE)
     best = jnp.where(finite, fact.value, progress.best_value)
-    progress = progress._replace(status=status, best_value=best)
-    decision = Decision(zero + 1, zero, zero + 1, finite, zero, zero, zero)
-    return _new_search(fact.value, progress), progress, decision
+    progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=zero > 0)
+    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
+    progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
+    # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
+    search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
+    return search, progress, Decision(zero + 1, zero, zero, finite, zero, zero, zero)
 
 
 def _weigh_trial(
@@ -225,42 +223,47 @@ def _weigh_trial(
     search = open_search(search, fact.slope_start, fact.step_max)
     finite = _is_finite(fact)
     tried = _select(finite, next_trial(search, fact.value, fact.slope), retreat(search))
-    tried = tried._replace(evaluations=search.evaluations + 1)
     verdict = judge(search, fact.value, fact.slope)
-    repeats = tried.step == search.step  # nothing better is left in the bracket
-    descends = search.slope_start < 0
-    moves = finite & descends & (verdict.accepted | verdict.stuck | repeats)
-    fails = ~moves & (~descends | (tried.evaluations >= limit.maxls))
-    better = finite & (fact.value < progress.best_value)
-
+    tried = tried._replace(
+        evaluations=search.evaluations + 1,
+        contradicted=search.contradicted | (finite & verdict.contradicted),
+    )
+    floor, descends = noise(jnp.abs(search.value_start)), search.slope_start < 0
     size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
     flat = (limit.ftol > 0) & (search.value_start - fact.value <= limit.ftol * size)
+    ends = verdict.stuck | (tried.step == search.step)  # nothing better is left in the bracket
+    lower = fact.value < search.value_start
+    moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
+    fails = ~moves & (~descends | (finite & ends) | (tried.evaluations >= limit.maxls))
+    better = finite & (fact.value < progress.best_value)
+    best_value = jnp.where(better, fact.value, progress.best_value)
     curvature = (fact.slope - search.slope_start) * search.step
     keep = moves & (curvature > -jnp.finfo(size.dtype).eps * search.slope_start * search.step)
-    empty = progress.pairs == 0
+    falls = better | (moves & (fact.value < search.value_start - floor))
+    ended = fails & (progress.pairs == 0)
+    renews = ended & (best_value < search.value_start - floor)
 
     progress = progress._replace(
-        nit=progress.nit + moves,
+        nit=progress.nit + (moves | renews),
         nfev=progress.nfev + 1,
         grad_norm=jnp.where(moves, fact.grad_norm, progress.grad_norm),
-        best_value=jnp.where(better, fact.value, progress.best_value),
+        best_value=best_value,
         pairs=jnp.where(fails, 0, jnp.minimum(progress.pairs + keep, limit.maxcor)),
         slot=jnp.where(progress.slot + keep < limit.maxcor, progress.slot + keep, 0),
+        idle=jnp.where(falls, 0, progress.idle + 1),
+        starts=renews,
     )
-    status = jnp.where(fails & empty, Status.LINESEARCH, _limit_status(progress, limit))
+    exhausted = (ended & ~renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls)
+    hidden = ~tried.contradicted & (-search.slope_start * search.step <= noise(size))
+    reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
+    reason = jnp.where(finite, reason, Status.NONFINITE)
+    status = jnp.where(exhausted, reason, _limit_status(progress, limit))
     status = jnp.where(moves & flat, Status.FTOL, status)
     status = jnp.where(moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
-    progress = progress._replace(status=status)
     value = jnp.where(moves, fact.value, search.value_start)
-    following = _select(moves | fails, _new_search(value, progress), tried)
-    return following, progress, Decision(moves, fails, moves | fails, better, keep, curvature, search.step)
-
-
-def _new_search(value: Scalar, progress: Progress) -> Search:
-    """A search from an iterate: a full step, but of unit length along the first gradient, section 5 of Zhu et al."""
-    unit = jnp.minimum(1 / jnp.sqrt(progress.square), LARGEST_STEP)
-    step = jnp.where(progress.nit == 0, unit, 1)
-    return start_search(value, step)
+    following = _select(moves | fails, start_search(value, jnp.ones_like(value)), tried)
+    decision = Decision(moves, fails, renews, better, keep, curvature, search.step)
+    return following, progress._replace(status=status), decision
 
 
 def _is_finite(fact: Facts) -> Flag:
@@ -280,12 +283,12 @@ def _reach(x: Vector, direction: Vector, nit: Scalar, box: Box) -> Scalar:
     return jnp.where(nit == 0, 1, jnp.maximum(reach, 1))
 
 
-def _first_step(step: Scalar, x: Vector, target: Vector, nit: Scalar, decision: Decision, box: Box) -> Scalar:
+def _first_step(step: Scalar, x: Vector, target: Vector, starts: Flag, box: Box) -> Scalar:
     """In a box, unit length is along the way to the Cauchy point, and not kept to if every side is finite."""
     direction = target - x
     unit = jnp.minimum(1 / jnp.sqrt(jnp.sum(direction * direction)), 1)
     boxed = jnp.all(jnp.isfinite(box.lower) & jnp.isfinite(box.upper))
-    return jnp.where(decision.aims & (nit == 0), jnp.where(boxed, 1, unit), step)
+    return jnp.where(starts, jnp.where(boxed, 1, unit), step)
 
 
 def _take_step(x: Vector, target: Vector, step: Scalar, box: Box | None) -> Vector:

@@ -93,7 +93,10 @@ def _run(
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
         )
     box = None if box is None else FlatBounds(np.asarray(box.lower), np.asarray(box.upper))
-    return backend.solve(replace(problem, bounds=box), options, Watch(options.timeout))
+    outcome = backend.solve(replace(problem, bounds=box), options, Watch(options.timeout))
+    ravel, dtype = problem.plan.params.ravel, problem.plan.dtype
+    grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
+    return replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)
 
 
 @dataclass(frozen=True)

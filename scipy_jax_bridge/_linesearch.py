@@ -22,6 +22,7 @@ LARGEST_STEP = 1e10
 EXTRAPOLATE = (1.1, 4.0)  # the trial interval beyond the best step, section 4
 SHRINK = 0.66  # the bracket must shrink by this factor in two trials, section 4
 RETREAT = 0.1  # after a trial that is not finite: this far from the best step towards it
+ROUNDING = 10.0  # two values closer than this times eps times their size cannot be told apart
 
 Scalar = Float[Array, ""]
 
@@ -45,6 +46,7 @@ class Search(NamedTuple):
     width_before: Scalar
     bracketed: Flag
     second_stage: Flag
+    contradicted: Flag  # at some trial the value rose although both slopes fall
     evaluations: Scalar
 
 
@@ -53,6 +55,7 @@ class Verdict(NamedTuple):
 
     accepted: Flag
     stuck: Flag
+    contradicted: Flag  # the value rises, the slopes fall: the gradient is not that of the objective
 
 
 def start_search(value: Scalar, step: Scalar) -> Search:
@@ -75,6 +78,7 @@ def start_search(value: Scalar, step: Scalar) -> Search:
         width_before=zero,
         bracketed=jnp.zeros_like(value, bool),
         second_stage=jnp.zeros_like(value, bool),
+        contradicted=jnp.zeros_like(value, bool),
         evaluations=zero,
     )
 
@@ -92,18 +96,28 @@ def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search
     )
 
 
+def noise(size: Scalar) -> Scalar:
+    """How much of a difference between values of this size may be rounding."""
+    return ROUNDING * jnp.finfo(size.dtype).eps * size
+
+
 def judge(search: Search, value: Scalar, slope: Scalar) -> Verdict:
-    """The strong Wolfe conditions (1.1) and (1.2) at the trial, and the ways a search can be stuck."""
-    step, bound = search.step, search.value_start + search.step * SUFFICIENT_DECREASE * search.slope_start
-    enough = value <= bound
-    accepted = enough & (jnp.abs(slope) <= -CURVATURE * search.slope_start)
+    """The strong Wolfe conditions (1.1) and (1.2) at the trial, and the ways a search can be stuck.
+
+    Where rounding hides the decrease that (1.1) asks for, (1.2) alone decides: the approximate Wolfe conditions
+    of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
+    """
+    step, steep, floor = search.step, SUFFICIENT_DECREASE * search.slope_start, noise(jnp.abs(search.value_start))
+    enough = value <= search.value_start + step * steep
+    hidden = (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
+    accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * search.slope_start)
     outside = (step <= search.step_low) | (step >= search.step_high)
     narrow = search.step_high - search.step_low <= INTERVAL * search.step_high
-    steep = SUFFICIENT_DECREASE * search.slope_start
     at_most = (step == search.step_max) & enough & (slope <= steep)
     at_least = (step == 0) & (~enough | (slope >= steep))
     stuck = (search.bracketed & (outside | narrow)) | at_most | at_least
-    return Verdict(accepted, stuck)
+    rises = value > search.value_start + noise(jnp.maximum(jnp.abs(value), 1))
+    return Verdict(accepted, stuck, rises & (slope <= 0))
 
 
 def next_trial(search: Search, value: Scalar, slope: Scalar) -> Search:

@@ -59,6 +59,9 @@ class Minimizer:
             raise TypeError(f"fun must be a function of params, not {type(fun).__name__}.")
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be a function, not {type(callback).__name__}.")
+        for name, flag in (("has_aux", has_aux), ("progress", progress)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, not {flag!r}.")
         if precision not in (None, "float64"):
             raise ValueError(f"precision must be None or 'float64', not {precision!r}.")
         self._fun, self._fixed, self._has_aux, self._precision = fun, fixed, has_aux, precision

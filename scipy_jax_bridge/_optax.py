@@ -20,6 +20,7 @@ from ._problem import Data, Problem
 from ._result import Outcome, Timing, Trace
 from ._status import RUNNING, Status
 from ._transform import Translation, advance_transform, start_transform
+from ._types import Tracer
 from ._watch import Progress, Watch
 
 ROWS = 1024  # iterations of which the device keeps the trace; the host collects them chunk by chunk
@@ -30,9 +31,9 @@ FIRST_CHUNK = 8  # evaluations, while nothing is known of their speed
 class Report(NamedTuple):
     """What a loop tells when it returns control."""
 
-    x: Any
+    x: Any  # flat; as leaves once it has left the compiled program
     value: Any
-    grad: Any
+    grad: Any  # the same
     aux: Any
     numbers: Any  # nit, nfev, status, value and grad_norm of the current iterate
     rows: Any  # a ring: iteration k is row k mod ROWS
@@ -48,21 +49,26 @@ class Loop(NamedTuple):
 
 def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict[str, Any], float, int]:
     """The programs of the loop: name -> program; the seconds spent now, and how many were compiled."""
-    loop = _loop_of(problem, method, options)
-    box = _box(problem)
     name = (method, problem.bounds is not None, options.maxcor)
+    unravel = problem.plan.params.unravel
 
-    def advance() -> Callable[..., Any]:
+    def start() -> tuple[Any, tuple[Any, ...]]:
+        return jax.jit(_loop_of(problem, method, options).start), (problem.free, _box(problem))
+
+    def advance() -> tuple[Any, tuple[Any, ...]]:
+        loop = _loop_of(problem, method, options)
+
         def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
             state = loop.advance(state, data, limits, box, until)
-            return state, loop.report(state)
+            report = loop.report(state)
+            return state, report._replace(x=unravel(report.x), grad=unravel(report.grad))
 
-        return run
+        state = jax.eval_shape(loop.start, problem.free, _box(problem))
+        inputs = (state, problem.data, _limits(problem, options), _box(problem), np.float64(0))
+        return jax.jit(run, donate_argnums=0), inputs
 
-    begin, begin_s = problem.compile(("start", *name), lambda: loop.start, problem.free, box)
-    state = jax.eval_shape(loop.start, problem.free, box)
-    inputs = (state, problem.data, _limits(problem, options), box, np.float64(0))
-    run, run_s = problem.compile(("advance", *name), advance, *inputs)
+    begin, begin_s = problem.compile(("start", *name), start)
+    run, run_s = problem.compile(("advance", *name), advance)
     return {"start": begin, "advance": run}, begin_s + run_s, (begin_s > 0) + (run_s > 0)
 
 
@@ -80,10 +86,11 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch) -
     with watch.solving():
         state = programs["start"](problem.free, box)
         chunks = _Chunks(watch, speed.get(method), problem)
-        status = None
-        while status is None:
+        while True:
             state, report = programs["advance"](state, problem.data, limits, box, chunks.until())
             status = chunks.collect(report)
+            if status is not None:
+                break
         solve_s = watch.seconds
     speed[method] = chunks.nfev / max(solve_s, 1e-9)
     return Outcome(
@@ -126,9 +133,8 @@ class _Chunks:
 
     def until(self) -> float:
         """The number of evaluations at which the next chunk ends; never more than the trace has room for."""
-        if self._speed is None:
-            budget = FIRST_CHUNK
-        else:
+        budget = float(FIRST_CHUNK)
+        if self._speed is not None:
             budget = self._speed * min(CHUNK_S, max(self._watch.seconds_left, 0.0))
         return float(self.nfev + int(np.clip(budget, 1, ROWS - 2)))
 
@@ -156,8 +162,7 @@ class _Chunks:
         return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
 
     def _tree(self, x: Any) -> Any:
-        structure = self._problem.plan.params
-        return structure.merge(structure.unravel(x), self._problem.riders)
+        return self._problem.plan.params.merge(x, self._problem.riders)
 
 
 def _loop_of(problem: Problem, method: Any, options: Options) -> Loop:
@@ -214,20 +219,19 @@ def _report_transform(state: Any) -> Report:
 def _limits(problem: Problem, options: Options) -> engine.Limits:
     """The tolerances as inputs of the program, in the type of its arithmetic."""
     dtype = np.dtype(problem.plan.dtype)
-    most = 1 / jnp.finfo(dtype).eps  # the engine counts in its own floating type
-    cast = dtype.type
+    most = float(1 / jnp.finfo(dtype).eps)  # the engine counts in its own floating type
     return engine.Limits(
         gtol=_as(options.gtol, dtype),
         ftol=_as(options.ftol, dtype),
         maxiter=_as(options.maxiter, dtype),
-        maxfun=cast(min(options.maxfun, most)) if not isinstance(options.maxfun, jax.core.Tracer) else options.maxfun,
+        maxfun=_as(options.maxfun if isinstance(options.maxfun, Tracer) else min(options.maxfun, most), dtype),
         maxls=_as(options.maxls, dtype),
         maxcor=_as(options.maxcor, dtype),
     )
 
 
 def _as(value: Any, dtype: Any) -> Any:
-    return value.astype(dtype) if isinstance(value, jax.core.Tracer) else np.dtype(dtype).type(value)
+    return value.astype(dtype) if isinstance(value, Tracer) else dtype.type(value)
 
 
 def _box(problem: Problem) -> engine.Box | None:

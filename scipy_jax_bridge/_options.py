@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-import jax
-
 from ._errors import unknown_name
+from ._types import Tracer
 
 # name -> (what it must be, the test); the test never sees a tracer
 RULES = {
@@ -62,15 +61,14 @@ class Options:
     def __post_init__(self) -> None:
         for name, (meaning, holds) in RULES.items():
             value = getattr(self, name)
-            if not isinstance(value, jax.core.Tracer) and not holds(value):
+            if not isinstance(value, Tracer) and not holds(value):
                 raise ValueError(f"option {name!r} must be {meaning}, not {value!r}.")
-        if not isinstance(self.native, Mapping):
-            raise TypeError(f"option 'native' must be a mapping of a method's own options, not {self.native!r}.")
-        object.__setattr__(self, "native", MappingProxyType(dict(self.native)))
+        object.__setattr__(self, "native", MappingProxyType(dict(_as_mapping(self.native))))
 
 
 def read_options(options: Options | Mapping[str, Any] | None, native_names: frozenset[str], method: str) -> Options:
     """The options of a call, checked; names that only the method knows become its native options."""
+    owner = f"method {method!r}"
     if options is None:
         options = Options()
     elif not isinstance(options, Options):
@@ -79,13 +77,15 @@ def read_options(options: Options | Mapping[str, Any] | None, native_names: froz
         common = {each.name for each in fields(Options)}
         for name in options:
             if name not in common and name not in native_names:
-                raise ValueError(unknown_name(f"option for method {method!r}", name, common | native_names))
+                raise ValueError(unknown_name("option", name, common | native_names, owner))
         own = {name: value for name, value in options.items() if name not in common}
         given = {name: value for name, value in options.items() if name in common}
-        options = Options(**{**given, "native": {**given.get("native", {}), **own}})
+        if own:
+            given["native"] = {**_as_mapping(given.get("native", {})), **own}
+        options = Options(**given)
     for name in options.native:
         if name not in native_names:
-            raise ValueError(unknown_name(f"option for method {method!r}", name, native_names))
+            raise ValueError(unknown_name("native option", name, native_names, owner))
     return options
 
 
@@ -96,4 +96,10 @@ def _is_real(value: object) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    return _is_real(value) and float(value) == int(value)  # type: ignore[call-overload]
+    return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
+
+
+def _as_mapping(native: Any) -> Mapping[str, Any]:
+    if not isinstance(native, Mapping):
+        raise TypeError(f"option 'native' must be a mapping of a method's own options, not {native!r}.")
+    return native

@@ -17,9 +17,16 @@ from jaxtyping import PyTree
 
 from ._bounds import Bounds, FlatBounds, flatten_bounds
 from ._cache import Programs, cache_of
-from ._tree import Structure, split_args, split_params, spread_prefix
-from ._types import FlatVector, Objective, Params
+from ._tree import Structure, leaf_paths, split_args, split_params, spread_prefix
+from ._types import FlatVector, HostVector, Objective, Params
 
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_device",
+    "jax_debug_nans",
+    "jax_numpy_dtype_promotion",
+)
 Data = tuple[list[Any], list[Any]]  # the arrays that are not optimized: of params, of args
 
 
@@ -67,9 +74,15 @@ class Problem:
         (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(x, data)
         return value, grad, aux
 
-    def compile(self, name: Hashable, make: Callable[[], Callable[..., Any]], *inputs: Any) -> tuple[Any, float]:
-        """The plan's program of this name, and the seconds spent on compiling it now."""
-        return self.plan.programs.get(name, make, inputs)
+    def on_device(self, x: HostVector, value: float, grad: HostVector | None) -> dict[str, Any]:
+        """A point of the host as leaves on the device, in one transfer."""
+        unravel = self.plan.params.unravel
+        arrays = (unravel(x), np.asarray(value, self.plan.value_dtype), None if grad is None else unravel(grad))
+        return dict(zip(("x", "value", "grad"), jax.device_put(arrays), strict=True))
+
+    def compile(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
+        """The plan's program of this name, and the seconds spent on compiling it now; `make` as in Programs."""
+        return self.plan.programs.get(name, make)
 
 
 def prepare(
@@ -110,7 +123,9 @@ def _make_plan(
     """Prove that the objective is a real scalar, without evaluating it."""
 
     def call(free: list[Any], data: Data) -> Any:
-        return fun(structure.merge(free, data[0]), *args.merge([], data[1]))
+        output = fun(structure.merge(free, data[0]), *args.merge([], data[1]))
+        _check_leaves(output, has_aux)
+        return output
 
     output = jax.eval_shape(call, [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in free], data)
     if has_aux:
@@ -122,6 +137,18 @@ def _make_plan(
     _check_value(output, has_aux)
     dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
     return Plan(structure, args, dtype, output.dtype, aux)
+
+
+def _check_leaves(output: Any, has_aux: bool) -> None:
+    """What JAX would refuse to trace, in our words."""
+    if output is None:
+        raise TypeError("fun must return a real scalar, but it returned None. Is the return missing?")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(output):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            what = f"aux{jax.tree_util.keystr(path[1:])}" if has_aux and len(path) > 0 else "its value"
+            raise TypeError(
+                f"fun must return arrays and numbers, but {what} is a {type(leaf).__name__} ({leaf!r}). Leave it out."
+            )
 
 
 def _check_value(output: Any, has_aux: bool) -> None:
@@ -143,9 +170,12 @@ def _read_fixed(fixed: PyTree, params: Params) -> list[bool] | None:
     if fixed is None:
         return None
     values = spread_prefix(fixed, params, "fixed")
-    for value in values:
+    for value, path in zip(values, leaf_paths(params, "fixed"), strict=True):
         if not (value is None or isinstance(value, (bool, np.bool_))):
-            raise TypeError(f"fixed must be a tree of True and False, but it holds {value!r}.")
+            raise TypeError(
+                f"{path} must be True or False, not {value!r}. "
+                "To hold single components of an array, give them equal lower and upper bounds."
+            )
     return [bool(value) for value in values]
 
 
@@ -156,11 +186,4 @@ def _to_device(arrays: list[Any]) -> list[Any]:
 
 def _settings() -> Hashable:
     """JAX's settings that change what a program computes."""
-    config = jax.config
-    return (
-        config.jax_enable_x64,
-        config.jax_default_matmul_precision,
-        config.jax_default_device,
-        config.jax_debug_nans,
-        config.jax_numpy_dtype_promotion,
-    )
+    return tuple(getattr(jax.config, name) for name in SETTINGS)

@@ -144,8 +144,8 @@ class Record:
 
     def find(self, x: HostVector) -> Point | None:
         """The evaluation at `x`, if it is recent: the iterate of a search is its last, of a trust region maybe not."""
-        candidates = reversed([*([self.iterate] if self.iterate else []), *self._recent])
-        return next((point for point in candidates if np.array_equal(point.x, x)), None)
+        known = self._recent if self.iterate is None else [self.iterate, *self._recent]
+        return next((point for point in reversed(known) if np.array_equal(point.x, x)), None)
 
     def _test(self, before: Point | None, point: Point, norm: float) -> Status | None:
         """The interface's stopping tests, for methods whose own are others."""

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from ._problem import Problem
 from ._status import Status
-from ._types import Params
+from ._types import Params, Tracer
 
 
 class Trace(NamedTuple):
@@ -38,7 +37,7 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a backend hands back: flat arrays and plain numbers.
+    """What a backend hands back: the free leaves, or inside a trace the flat vector, and plain numbers.
 
     `x`, `value`, `grad` and `aux` belong to the final point if the solve converged, else to the best one.
     """
@@ -76,8 +75,7 @@ class Result:
         detail: what the method itself said, if it said something.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> import scipy_jax_bridge as sjb
+        >>>         >>> import scipy_jax_bridge as sjb
         >>> result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(2))
         >>> result.success, result.status.name
         (True, 'GTOL')
@@ -104,7 +102,7 @@ class Result:
     @property
     def status(self) -> Any:
         """Why the solve ended: a Status, or an array of codes inside a trace and for a batch."""
-        if isinstance(self.code, jax.core.Tracer) or np.ndim(self.code) != 0:
+        if isinstance(self.code, Tracer) or np.ndim(self.code) != 0:
             return self.code
         return Status(int(self.code))
 
@@ -140,16 +138,12 @@ class Result:
 def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
     """The public result: the only place where flat vectors become trees again."""
     structure, plan = problem.plan.params, problem.plan
-    arrays: list[Any] = [structure.unravel(outcome.x), [], outcome.value]
-    if outcome.grad is not None:
-        arrays[1] = structure.unravel(outcome.grad)
-    if isinstance(outcome.x, np.ndarray):
-        arrays = jax.device_put(arrays)
-    free, grads, value = arrays
+    free, grads = (each if isinstance(each, list | None) else structure.unravel(each) for each in (outcome.x, outcome.grad))
+    value = outcome.value
     return Result(
         params=structure.merge(free, problem.riders),
-        fun=jnp.asarray(value, plan.value_dtype),
-        jac=structure.masked(grads) if outcome.grad is not None else None,
+        fun=value if value.dtype == plan.value_dtype else value.astype(plan.value_dtype),
+        jac=None if grads is None else structure.masked(grads),
         aux=outcome.aux,
         nit=outcome.nit,
         nfev=outcome.nfev,

@@ -20,7 +20,7 @@ from ._problem import Data, Problem
 from ._record import Point, Record, Stop
 from ._result import Outcome, Timing
 from ._status import Status
-from ._threads import Solver
+from ._threads import SingleThreaded
 from ._types import FlatVector, HostVector
 from ._watch import Watch
 
@@ -40,7 +40,9 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict
         wanted["hessian"] = (_hessian, (x,))
     programs, seconds = {}, []
     for name, (make, inputs) in wanted.items():
-        programs[name], spent = problem.compile(("scipy", name), lambda make=make: make(problem), *inputs, problem.data)
+        programs[name], spent = problem.compile(
+            ("scipy", name), lambda make=make, inputs=inputs: (jax.jit(make(problem)), (*inputs, problem.data))
+        )
         seconds.append(spent)
     return programs, sum(seconds), sum(spent > 0 for spent in seconds)
 
@@ -70,9 +72,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -
         point = _final(record, status)
         solve_s = watch.seconds
     return Outcome(
-        x=point.x,
-        value=point.value,
-        grad=point.grad,
+        **problem.on_device(point.x, point.value, point.grad),
         aux=point.aux,
         nit=record.nit,
         nfev=record.nfev,
@@ -125,7 +125,7 @@ def _drive(
     if method.name == "Nelder-Mead":
         native["maxfev"] = np.iinfo(np.int32).max
     has_grad = method.derivatives != "none"
-    with Solver(problem.plan.params.size) as solver:
+    with SingleThreaded() as solver:
         try:
             found = scipy.optimize.minimize(
                 solver.outside(record.value_and_grad if has_grad else record.value),
@@ -142,7 +142,7 @@ def _drive(
     return _read_ending(record, method, options, found)
 
 
-def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: Solver) -> dict[str, Any]:
+def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
     """hessp or hess, for a method that uses them."""
     dtype, data = problem.plan.dtype, problem.data
 

@@ -96,10 +96,14 @@ def write_html(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     sides = ["left" if name in WORDS else "right" for name in names]
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(
-            f'<{tag} style="text-align:{side};white-space:nowrap">{html.escape(cell)}</{tag}>'
-            for side, cell in zip(sides, cells, strict=True)
-        ) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} style="text-align:{side};white-space:nowrap">{html.escape(cell)}</{tag}>'
+                for side, cell in zip(sides, cells, strict=True)
+            )
+            + "</tr>"
+        )
 
     body = "".join(line("td", cells) for cells in lines)
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)

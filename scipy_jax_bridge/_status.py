@@ -22,28 +22,40 @@ class Status(enum.IntEnum):
         return member
 
     GTOL = 0, "Converged: the largest absolute component of the projected gradient is at most gtol."
-    FTOL = 1, (
-        "Converged: the relative reduction of the objective in the last iteration is at most ftol. "
-        "If the gradient is still too large for you, set a smaller ftol (0 disables this test)."
+    FTOL = (
+        1,
+        (
+            "Converged: the relative reduction of the objective in the last iteration is at most ftol. "
+            "If the gradient is still too large for you, set a smaller ftol (0 disables this test)."
+        ),
     )
     MAXITER = 2, "Stopped at maxiter iterations. Raise maxiter, or go on from result.params."
     MAXFUN = 3, "Stopped at maxfun evaluations. Raise maxfun, or go on from result.params."
     TIMEOUT = 4, "Stopped at the time limit. Raise timeout, or go on from result.params."
     CALLBACK = 5, "Stopped because the callback raised StopIteration."
     INTERRUPTED = 6, "Interrupted from the keyboard. This is the best point so far; go on from result.params."
-    LINESEARCH = 7, (
-        "The line search found no lower point although the gradient is not small. Likely causes: the gradient "
-        "is wrong or not continuous here, or the objective is computed less accurately than its type. Check the "
-        "gradient with jax.test_util.check_grads, and look for kinks and for float32 inside the objective."
+    LINESEARCH = (
+        7,
+        (
+            "The line search found no lower point although the gradient is not small. Likely causes: the gradient "
+            "is wrong or not continuous here, or the objective is computed less accurately than its type. Check the "
+            "gradient with jax.test_util.check_grads, and look for kinks and for float32 inside the objective."
+        ),
     )
-    NONFINITE = 8, (
-        "The objective or its gradient is NaN or infinite and no finite decrease was found. Add bounds that keep "
-        "the parameters where the objective is defined, or make it safe with jnp.where on the argument."
+    NONFINITE = (
+        8,
+        (
+            "The objective or its gradient is NaN or infinite and no finite decrease was found. Add bounds that keep "
+            "the parameters where the objective is defined, or make it safe with jnp.where on the argument."
+        ),
     )
-    NOISE_FLOOR = 9, (
-        "Rounding stopped the progress: the objective cannot be told apart from its neighbors any more although "
-        "gtol does not hold. In float32, jax_enable_x64 or precision='float64' goes further; in float64, rescale "
-        "the objective or accept a larger gtol."
+    NOISE_FLOOR = (
+        9,
+        (
+            "Rounding stopped the progress: the objective cannot be told apart from its neighbors any more although "
+            "gtol does not hold. In float32, jax_enable_x64 or precision='float64' goes further; in float64, rescale "
+            "the objective or accept a larger gtol."
+        ),
     )
 
     @property

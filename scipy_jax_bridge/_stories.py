@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -27,28 +26,23 @@ UNITS = {"scale": "ppm", "white": "ppm", "length": "years", "decay": "years"}
 """Of the hyperparameters of "co2"; the season's length is a ratio to its period."""
 
 
-@dataclass(frozen=True)
-class Story:
-    """Rows for the table below those of the comparison, and lines of text for below the table."""
-
-    lines: tuple[str, ...] = ()
-    rows: tuple[Mapping[str, Any], ...] = ()
+def tell(model: Model, comparison: Comparison) -> list[str]:
+    """Lines on what the fit means, for below the table; none for a model that is not built in."""
+    return TELLERS[model.name](model, comparison) if model.name in TELLERS else []
 
 
-def tell(model: Model, comparison: Comparison, options: Mapping[str, Any], repeats: int) -> Story:
-    """What there is to say about this model.
+def more_rows(model: Model, options: Options, repeats: int) -> list[dict[str, Any]]:
+    """Rows of other solvers, for the table below those of the comparison.
 
     Arguments:
-        model: the model, a built-in one or not.
-        comparison: its runs.
-        options: the options that the runs had.
-        repeats: how often each was solved.
+        model: the model; there are such rows for "rosenbrock".
+        options: the options of the comparison.
+        repeats: how often to solve.
     """
-    teller = TELLERS.get(model.name)
-    return Story() if teller is None else teller(model, comparison, Options(**options), repeats)
+    return time_loops(model, options, repeats) if model.name == "rosenbrock" else []
 
 
-def tell_digits(model: Model, comparison: Comparison, options: Options, repeats: int) -> Story:
+def tell_digits(model: Model, comparison: Comparison) -> list[str]:
     """The training accuracy, and the minimum that scikit-learn finds by itself."""
     from sklearn.linear_model import LogisticRegression
 
@@ -62,10 +56,10 @@ def tell_digits(model: Model, comparison: Comparison, options: Options, repeats:
     worst = max(abs(float(result.fun) - theirs) for result in comparison.results.values())
     verdict = "agrees" if worst <= 1e-6 else "does NOT agree"
     lines += ["", f"The minimum {verdict} with scikit-learn's own LogisticRegression(C=1.0) to 1e-6."]
-    return Story(tuple(lines))
+    return lines
 
 
-def tell_co2(model: Model, comparison: Comparison, options: Options, repeats: int) -> Story:
+def tell_co2(model: Model, comparison: Comparison) -> list[str]:
     """The fitted hyperparameters, and which of them lie on a bound."""
     name = comparison.best
     fitted = comparison.results[name].params
@@ -80,25 +74,27 @@ def tell_co2(model: Model, comparison: Comparison, options: Options, repeats: in
         lines.append([*cells, f"at its {side[0]} bound" if side else ""])
     table = align(["hyperparameter", name, "unit", "bounds", ""], lines, right=(1,))
     likelihood = f"log marginal likelihood {metrics['log_marginal_likelihood']:.4f}"
-    return Story((*table, "", f"{likelihood}; white noise {metrics['white_noise_ppm']:.3f} ppm."))
+    return [*table, "", f"{likelihood}; white noise {metrics['white_noise_ppm']:.3f} ppm."]
 
 
-def tell_rosenbrock(model: Model, comparison: Comparison, options: Options, repeats: int) -> Story:
-    """Optax's documented loop, run as it stands and compiled: https://github.com/google-deepmind/optax/issues/1298"""
-    solve = documented_loop(model, options)
-    start = jnp.asarray(model.params)
-    began = time.perf_counter()
-    compiled = jax.jit(solve).lower(start).compile()
-    compile_s = time.perf_counter() - began
-    rows = (
-        _time_loop("Optax loop, naive", lambda: documented_loop(model, options)(start), None, options, repeats),
-        _time_loop("Optax loop, compiled", lambda: compiled(start), compile_s, options, repeats),
-    )
-    lines = (
+def tell_rosenbrock(model: Model, comparison: Comparison) -> list[str]:
+    """What the rows of Optax's loop are."""
+    return [
         "Optax loop: the while_loop that Optax documents for its L-BFGS, stopped by the same gtol; it has no ftol.",
         'Naive: called without jax.jit around it, it compiles at every solve ("in solve"), which is most of its time.',
-    )
-    return Story(lines, rows)
+    ]
+
+
+def time_loops(model: Model, options: Options, repeats: int) -> list[dict[str, Any]]:
+    """Optax's documented loop, run as it stands and compiled: https://github.com/google-deepmind/optax/issues/1298"""
+    start = jnp.asarray(model.params)
+    began = time.perf_counter()
+    compiled = jax.jit(documented_loop(model, options)).lower(start).compile()
+    compile_s = time.perf_counter() - began
+    return [
+        _time_loop("Optax loop, naive", lambda: documented_loop(model, options)(start), None, options, repeats),
+        _time_loop("Optax loop, compiled", lambda: compiled(start), compile_s, options, repeats),
+    ]
 
 
 def documented_loop(model: Model, options: Options) -> Callable[[Array], tuple[Array, ...]]:
@@ -117,14 +113,14 @@ def documented_loop(model: Model, options: Options) -> Callable[[Array], tuple[A
         return (nit == 0) | ((nit < options.maxiter) & (jnp.max(jnp.abs(grad)) > options.gtol))
 
     def solve(start: Array) -> tuple[Array, ...]:
-        x, state, nfev = jax.lax.while_loop(goes_on, advance, (start, solver.init(start), jnp.asarray(1)))
+        _, state, nfev = jax.lax.while_loop(goes_on, advance, (start, solver.init(start), jnp.asarray(1)))
         nit, value, grad = (optax.tree.get(state, name) for name in ("count", "value", "grad"))
         return value, jnp.max(jnp.abs(grad)), nit, nfev
 
     return solve
 
 
-TELLERS: dict[str, Callable[[Model, Comparison, Options, int], Story]] = {
+TELLERS: dict[str, Callable[[Model, Comparison], list[str]]] = {
     "digits": tell_digits,
     "co2": tell_co2,
     "rosenbrock": tell_rosenbrock,
@@ -137,6 +133,7 @@ def _time_loop(
 ) -> dict[str, Any]:
     """A row like those of a comparison; a slow loop is repeated less."""
     seconds: list[float] = []
+    found: tuple[Array, ...] = ()
     while len(seconds) < repeats and sum(seconds) < PATIENCE:
         began = time.perf_counter()
         found = jax.block_until_ready(solve())

@@ -1,58 +1,89 @@
 """One thread for SciPy's own vectors, all threads for the objective.
 
-SciPy's L-BFGS-B works on short runs of vectors through OpenBLAS, whose threads cost more than they bring there
-(https://github.com/scipy/scipy/issues/23191). The objective may use the same library for real work, so its threads
-are given back for every evaluation. Needs threadpoolctl; without it nothing changes.
+SciPy's L-BFGS-B works on short runs of vectors through OpenBLAS, whose threads wait for one another: on a machine
+that has anything else to do, a solve takes many times as long with them as without
+(https://github.com/scipy/scipy/issues/23191). The objective may use the same library for real work (JAX's Cholesky
+factorization on the CPU does), so its threads are given back for every evaluation.
+
+`openblas_set_num_threads` is OpenBLAS's public call; SciPy's wheels prefix it. Where SciPy was built with another
+library nothing is found, and nothing changes.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
-SMALLEST = 5_000  # OpenBLAS starts no threads for shorter vectors
+import scipy.linalg.cython_blas
+
+PREFIXES = ("scipy_openblas", "openblas", "scipy_openblas64_")
 
 
-class Solver:
-    """A context in which SciPy's BLAS has one thread; `outside` gives a callable the threads it had."""
+class _Library:
+    """The OpenBLAS that SciPy has loaded, shared by all solves of the process."""
 
-    def __init__(self, size: int) -> None:
-        self._libraries: list[tuple[Any, int]] = []
-        self._size = size
+    def __init__(self, set_threads: Callable[[int], None], get_threads: Callable[[], int]) -> None:
+        self.set_threads, self._get_threads = set_threads, get_threads
+        self._lock = threading.Lock()
+        self._solves = 0
+        self.threads = 1
 
-    def __enter__(self) -> Solver:
-        if self._size >= SMALLEST:
-            self._libraries = _blas_libraries()
-        self._set(one=True)
+    def enter(self) -> None:
+        with self._lock:
+            if self._solves == 0:
+                self.threads = self._get_threads()
+            self._solves += 1
+        self.set_threads(1)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._solves -= 1
+            if self._solves == 0:
+                self.set_threads(self.threads)
+
+
+class SingleThreaded:
+    """A context in which SciPy's BLAS has one thread; `outside` gives a function the threads there were."""
+
+    def __enter__(self) -> SingleThreaded:
+        self._library = _openblas()
+        if self._library is not None:
+            self._library.enter()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._set(one=False)
+        if self._library is not None:
+            self._library.leave()
 
     def outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, run with all its threads."""
-        if not self._libraries:
+        library = self._library
+        if library is None or library.threads == 1:
             return function
 
         def run(*args: Any) -> Any:
-            self._set(one=False)
+            library.set_threads(library.threads)
             try:
                 return function(*args)
             finally:
-                self._set(one=True)
+                library.set_threads(1)
 
         return run
 
-    def _set(self, *, one: bool) -> None:
-        for library, threads in self._libraries:
-            library.set_num_threads(1 if one else threads)
 
-
-def _blas_libraries() -> list[tuple[Any, int]]:
-    """The BLAS libraries of this process that have more than one thread, with that number."""
+@functools.cache
+def _openblas() -> _Library | None:
+    """SciPy's OpenBLAS, found through a module of SciPy that is linked with it; None if it uses another library."""
     try:
-        import threadpoolctl
-    except ImportError:
-        return []
-    found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
-    return [(library, library.num_threads) for library in found if library.num_threads > 1]
+        handle = ctypes.CDLL(scipy.linalg.cython_blas.__file__)
+    except OSError:
+        return None
+    for prefix in PREFIXES:
+        set_threads = getattr(handle, f"{prefix}_set_num_threads", None)
+        get_threads = getattr(handle, f"{prefix}_get_num_threads", None)
+        if set_threads is not None and get_threads is not None:
+            return _Library(set_threads, get_threads)
+    return None

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ._types import FlatVector
+from ._types import FlatVector, Tracer
 
 Kind = Literal["free", "data", "static"]
 
@@ -161,7 +161,7 @@ class _ByIdentity:
 def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
     """A leaf as a program sees it. Numbers of `params` other than floats are settings, those of `args` are data."""
     if isinstance(value, jax.Array):
-        return value, Leaf("data", value.shape, value.dtype, (value.weak_type, _placement(value)))
+        return value, Leaf("data", value.shape, value.dtype, (getattr(value, "weak_type", False), _placement(value)))
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcV":
         dtype = jax.dtypes.canonicalize_dtype(value.dtype)
         return value, Leaf("data", value.shape, dtype, (False, None))
@@ -178,7 +178,7 @@ def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
 
 def _placement(value: jax.Array) -> Hashable:
     """Where an array lies, if it was put there on purpose: a program is compiled for it."""
-    if isinstance(value, jax.core.Tracer) or not getattr(value, "committed", True):
+    if isinstance(value, Tracer) or not getattr(value, "committed", True):
         return None
     return value.sharding
 

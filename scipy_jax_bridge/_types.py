@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer as Tracer
 from jaxtyping import Array, Float, PyTree
 
 Params = PyTree  # any tree; its floating-point leaves are optimized
@@ -17,4 +18,4 @@ HostVector = Float[np.ndarray, " n"]  # the same for SciPy: float64, on the host
 
 def is_traced(tree: PyTree) -> bool:
     """Whether a leaf of the tree is a tracer: the call is being differentiated, batched or compiled."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._result import Result
-from ._status import Status
 
 SAME = 1e-6
 """Objectives this close, relative to the larger of their size and 1, are the same. In a precision whose rounding
@@ -30,8 +30,8 @@ class Gap:
         params: the largest absolute difference of a parameter.
         leaf: the path of the leaf where that is, such as "params['bias']".
         relative: the largest difference of a leaf, relative to the leaf's size or to 1.
-        slope: its gradient times its difference from the best; where the objective is convex between the two,
-            this is at least `fun`.
+        ridge: the highest objective met on the straight way to the best, less that of this run; NaN where nobody
+            looked or the objective is not defined there.
         low: whether both objectives are the same, up to `SAME`.
     """
 
@@ -39,13 +39,18 @@ class Gap:
     params: float
     leaf: str
     relative: float
-    slope: float
+    ridge: float
     low: bool
 
     @property
-    def none(self) -> bool:
-        """Whether both ended at the same point, up to the square root of `SAME` in the params."""
+    def near(self) -> bool:
+        """Whether both ended at one point, up to the square root of `SAME` in the params."""
         return self.low and self.relative <= math.sqrt(SAME)
+
+    @property
+    def open(self) -> bool:
+        """Whether no higher ground was seen between the two."""
+        return self.ridge <= 0.0
 
 
 def find_best(results: Results) -> str:
@@ -54,23 +59,38 @@ def find_best(results: Results) -> str:
     return min(values, key=lambda name: values[name] if not math.isnan(values[name]) else math.inf)
 
 
-def measure_gap(result: Result, best: Result) -> Gap:
-    """How far from the best run this one ended; leaves that are not floating-point arrays are the same in both."""
-    here, there, slopes = (_float_leaves(tree) for tree in (result.params, best.params, result.jac))
-    moves = {path: here[path] - value for path, value in there.items() if value.size}
-    sizes = {path: float(np.max(np.abs(move))) for path, move in moves.items()}
+def measure_gap(result: Result, best: Result, between: Sequence[float] = ()) -> Gap:
+    """How far from the best run this one ended.
+
+    Arguments:
+        result: of this run; its leaves that are not floating-point arrays are the same as in the best.
+        best: of the best run.
+        between: objectives on the straight way from here to there.
+    """
+    here, there = _float_leaves(result.params), _float_leaves(best.params)
+    sizes = {path: float(np.max(np.abs(here[path] - value))) for path, value in there.items() if value.size}
     leaf = max(sizes, key=lambda path: sizes[path], default="params")
     relative = [size / max(1.0, float(np.max(np.abs(there[path])))) for path, size in sizes.items()]
     fun, least = float(result.fun), float(best.fun)
-    tolerance = max(SAME, 100 * float(jnp.finfo(jnp.asarray(best.fun).dtype).eps))
+    same = max(SAME, 100 * float(jnp.finfo(jnp.asarray(best.fun).dtype).eps)) * max(1.0, abs(least))
+    low = fun - least <= same
     return Gap(
         fun=fun - least,
         params=sizes.get(leaf, 0.0),
         leaf=leaf,
         relative=max(relative, default=0.0),
-        slope=sum(float(np.vdot(slopes[path], move)) for path, move in moves.items() if path in slopes),
-        low=fun - least <= tolerance * max(1.0, abs(least)),
+        ridge=float(np.max(between)) - fun - (same if low else 0.0) if len(between) else math.nan,
+        low=low,
     )
+
+
+def points_between(here: PyTree, there: PyTree) -> list[PyTree]:
+    """Three points on the straight way from one tree to another; other leaves than floating-point ones stay."""
+
+    def step(part: float) -> Callable[[Any, Any], Any]:
+        return lambda start, end: start + part * (end - start) if _is_float(start) else start
+
+    return [jax.tree.map(step(part), here, there) for part in (0.25, 0.5, 0.75)]
 
 
 def find_switches(costs: Mapping[str, tuple[float, float]]) -> list[tuple[int, str]]:
@@ -88,19 +108,21 @@ def find_switches(costs: Mapping[str, tuple[float, float]]) -> list[tuple[int, s
     """
     if not costs:
         return []
+    solves, switches = 1, list[tuple[int, str]]()
     name = min(costs, key=lambda each: (sum(costs[each]), costs[each][1]))
-    switches = [(1, name)]
     while True:
+        switches.append((solves, name))
         start, solve = costs[name]
         faster = {
-            each: math.floor((first - start) / (solve - later)) + 1
+            each: max(math.floor((first - start) / (solve - later)), solves) + 1
             for each, (first, later) in costs.items()
             if later < solve
         }
         if not faster:
             return switches
-        name = min(faster, key=lambda each: (faster[each], costs[each][1]))
-        switches.append((faster[name], name))
+        solves = min(faster.values())
+        total = {each: costs[each][0] + solves * costs[each][1] for each in faster if faster[each] == solves}
+        name = min(total, key=lambda each: total[each])
 
 
 def describe_agreement(results: Results, gaps: Mapping[str, Gap]) -> list[str]:
@@ -108,7 +130,9 @@ def describe_agreement(results: Results, gaps: Mapping[str, Gap]) -> list[str]:
     best = find_best(results)
     if not math.isfinite(float(results[best].fun)):
         return ["No run found a finite objective."]
-    apart = [_describe_gap(name, gap, results) for name, gap in gaps.items() if not gap.none]
+    apart = [
+        _describe_gap(name, gap, results) for name, gap in gaps.items() if not (gap.near or (gap.low and gap.open))
+    ]
     if apart or not gaps:
         return apart
     converged = all(result.success for result in results.values())
@@ -116,7 +140,8 @@ def describe_agreement(results: Results, gaps: Mapping[str, Gap]) -> list[str]:
     fun, widest = max(gap.fun for gap in gaps.values()), max(gaps.values(), key=lambda gap: gap.params)
     if fun == 0 and widest.params == 0:
         return [f"{place}: objectives and params agree to the last bit."]
-    return [f"{place}: objectives within {fun:.1g}, params within {widest.params:.1g} (most in {widest.leaf})."]
+    flat = "" if all(gap.near for gap in gaps.values()) else "; the objective is flat between them"
+    return [f"{place}: objectives within {fun:.1g}, params within {widest.params:.1g} (most in {widest.leaf}){flat}."]
 
 
 def describe_switches(switches: list[tuple[int, str]], able: int) -> str:
@@ -132,9 +157,9 @@ def describe_switches(switches: list[tuple[int, str]], able: int) -> str:
     if len(names) == 1:
         return f"No break-even: {names[0]} takes the least time from the first solve on, compilation included."
     ends = [start - 1 for start, _ in switches[1:]]
-    spans = [f"{name} up to {end:,} solves" for name, end in zip(names, ends, strict=False)]
-    spans[0] = spans[0].replace("up to 1 solves", "for a single solve")
-    return f"Break-even: least time, compilation included, is {', '.join(spans)}, {names[-1]} beyond."
+    spans = [f"{name} up to {end:,} solve{'s' * (end > 1)}" for name, end in zip(names, ends, strict=False)]
+    last = f"{names[-1]} from {switches[-1][0]:,} on"
+    return f"Break-even: the least time, compilation included, is that of {', '.join(spans)}, {last}."
 
 
 def _describe_gap(name: str, gap: Gap, results: Results) -> str:
@@ -143,14 +168,13 @@ def _describe_gap(name: str, gap: Gap, results: Results) -> str:
         return f"{name} found no finite objective: {result.status.name}."
     distance = f"params up to {gap.params:.2g} apart (most in {gap.leaf})"
     if gap.low:
-        return f"Same objective as {least}, but {name} has {distance}: a flat direction, or two minima."
+        return f"Same objective as {least}, but {name} has {distance}, with higher ground between: two minima?"
     above = f"{name} ends {gap.fun:.2g} above {least}, {distance}"
     if not result.success:
         return f"Stopped early by {result.status.name}: {above}."
-    if gap.fun <= gap.slope:
-        return f"Not there yet: {above}, and the objective still slopes down there. Tighten gtol and ftol."
-    kind = "minima" if {result.status, results[least].status} == {Status.GTOL} else "end points"
-    return f"Different {kind}: {above}. Their times do not compare."
+    if gap.open:
+        return f"Held back: {above}, and no higher ground between: tolerances, bounds or a saddle point keep it there."
+    return f"Different minima: {above}, with higher ground between. Their times do not compare."
 
 
 def _float_leaves(tree: PyTree) -> dict[str, np.ndarray]:

@@ -1,0 +1,212 @@
+"""Times taken side by side: each round runs every contender once, so that all see the same machine.
+
+The order turns from round to round, medians are compared, and the spread of the ratio over the rounds is
+printed beside it. The clock stops when the answer is there (`jax.block_until_ready`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+Seconds = dict[str, list[float]]
+PACKAGES = ("jax", "jaxlib", "scipy", "numpy", "optax", "jaxopt", "optimistix")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what was measured, against what, and what it must reach.
+
+    Attributes:
+        what: the measured thing.
+        against: the peer.
+        ours, theirs: medians, in seconds unless `unit` says otherwise.
+        target: the largest ratio that counts as reached; None for a line that only informs.
+        spread: quartiles of the ratio over the rounds, None where rounds do not pair.
+        unit: "s" scales itself to us, ms or s; anything else is printed as it is.
+    """
+
+    what: str
+    against: str
+    ours: float
+    theirs: float
+    target: float | None
+    spread: tuple[float, float] | None = None
+    unit: str = "s"
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.theirs if self.theirs else float("nan")
+
+    @property
+    def verdict(self) -> str:
+        if self.target is None:
+            return ""
+        figure = self.ratio if self.unit == "s" else self.ours
+        return "reached" if figure <= self.target else "NOT REACHED"
+
+
+def compare(what: str, times: Seconds, ours: str, against: str, target: float | None) -> Row:
+    """The row for two contenders of `interleave`."""
+    mine, peer = times[ours], times[against]
+    ratios = [a / b for a, b in zip(mine, peer, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return Row(what, against, statistics.median(mine), statistics.median(peer), target, (low, high))
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    calls: int = 1,
+    warm_up: int = 1,
+    before: Callable[[], Any] | None = None,
+) -> Seconds:
+    """Runs all contenders in turn, `repeats` times.
+
+    Args:
+        contenders: name -> call; what it returns is waited for.
+        repeats: rounds that are timed.
+        calls: calls in a row under one clock, for calls of microseconds.
+        warm_up: rounds that are not timed.
+        before: run ahead of each timing, outside the clock.
+
+    Returns:
+        Seconds of one call, one entry a round, for each name.
+    """
+    names = list(contenders)
+    times: Seconds = {name: [] for name in names}
+    for index in range(warm_up + repeats):
+        turn = index % len(names)
+        for name in names[turn:] + names[:turn]:
+            if before is not None:
+                before()
+            seconds = _seconds(contenders[name], calls)
+            if index >= warm_up:
+                times[name].append(seconds)
+    return times
+
+
+def _seconds(call: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        jax.block_until_ready(call())
+    return (time.perf_counter() - start) / calls
+
+
+class CompileCounter:
+    """Counts what JAX compiles, from JAX's own events, while it is entered."""
+
+    EVENT = "/jax/core/compile/backend_compile_duration"
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._active = False
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def __enter__(self) -> CompileCounter:
+        self.count, self._active = 0, True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._active = False
+
+    def _hear(self, event: str, _seconds: float, **_: Any) -> None:
+        self.count += self._active and event == self.EVENT
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Another process that keeps one core busy, as on any machine in use."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_child(script: Path, *words: str, **environment: str | None) -> dict[str, Any]:
+    """Runs `script words...` in a fresh interpreter; its last printed line is JSON.
+
+    Args:
+        script: the file to run.
+        words: its arguments.
+        environment: variables to set; None removes one.
+
+    Returns:
+        What the child printed.
+
+    Raises:
+        RuntimeError: the child failed; with the end of what it said.
+    """
+    settings = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
+    done = subprocess.run([sys.executable, str(script), *words], env=settings, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{script.name} {' '.join(words)} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def header() -> str:
+    """Versions, processor and threads, one line each."""
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    blas = os.environ.get("OPENBLAS_NUM_THREADS", "its default")
+    lines = [
+        f"Python {platform.python_version()}, {versions}",
+        f"{_processor()}, {os.cpu_count()} cores, OpenBLAS threads: {blas}, JAX on {jax.default_backend()}",
+        f"load average when it began: {os.getloadavg()[0]:.2f}",
+    ]
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows, aligned."""
+    head = ("what", "against", "ours", "theirs", "ratio", "quartiles", "target", "verdict")
+    cells = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    timed = row.unit == "s"
+    ours, theirs = (_readable(value) if timed else f"{value:g} {row.unit}" for value in (row.ours, row.theirs))
+    spread = "" if row.spread is None else f"{row.spread[0]:.3g} to {row.spread[1]:.3g}"
+    target = "" if row.target is None else f"{row.target:g}"
+    return (row.what, row.against, ours, theirs, f"{row.ratio:.3g}" if timed else "", spread, target, row.verdict)
+
+
+def _readable(seconds: float) -> str:
+    for scale, unit in ((1e-3, "us"), (1.0, "ms")):
+        if seconds < scale:
+            return f"{seconds / scale * 1e3:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,340 @@
+"""Every wrong call is an error at the call that says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers_calls import Calls, count_compiles
+
+BACKENDS = ("scipy", "optax")
+OTHERS_INTERNALS = (".py", "Traced", "PyTreeDef", "<class ", "jaxlib", "beartype", "is not a mapping", "Known: .")
+
+
+def import_as_users_do() -> Any:
+    """A copy of the package without the tests' run-time type checks, which would speak before the package does."""
+    hooked = list(sys.meta_path)
+    modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "scipy_jax_bridge"}
+    sys.meta_path[:] = [finder for finder in hooked if "jaxtyping" not in type(finder).__module__]
+    try:
+        return importlib.import_module("scipy_jax_bridge")
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "scipy_jax_bridge"]:
+            del sys.modules[name]
+        sys.modules.update(modules)
+        sys.meta_path[:] = hooked
+
+
+sjb = import_as_users_do()
+
+
+def square(params: Any, *args: Any) -> Any:
+    return sum(jnp.sum(jnp.asarray(leaf, float) ** 2) for leaf in jax.tree.leaves(params))
+
+
+def tree() -> dict[str, Any]:
+    return {"w": np.ones(3), "part": {"b": 2.0}}
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A wrong call: its name, what it passes instead of a good call's arguments, the error, words of the message."""
+
+    name: str
+    error: type[Exception]
+    words: tuple[str, ...]
+    call: dict[str, Any]
+    backends: tuple[str, ...] = BACKENDS
+
+    @property
+    def fun(self) -> Any:
+        return self.call.get("fun", square)
+
+
+def bad(name: str, error: type[Exception], *words: str, only: str | None = None, **call: Any) -> Bad:
+    return Bad(name, error, words, call, BACKENDS if only is None else (only,))
+
+
+def option(name: str, error: type[Exception], *words: str, only: str | None = None, **options: Any) -> Bad:
+    return bad(f"option-{name}", error, *words, only=only, options=options)
+
+
+def side(name: str, error: type[Exception], *words: str, lower: Any = None, upper: Any = None) -> Bad:
+    return bad(f"bounds-{name}", error, "bounds", *words, bounds=(lower, upper))
+
+
+def objective(name: str, fun: Any, *words: str, **call: Any) -> Bad:
+    return bad(f"fun-{name}", TypeError, "fun", *words, fun=fun, **call)
+
+
+def start(name: str, params: Any, error: type[Exception], *words: str) -> Bad:
+    return bad(f"params-{name}", error, *words, params=params)
+
+
+NO_FREE = (ValueError, "no free parameters", "fixed", "floats")
+NEAR_GTOL = (ValueError, "unknown option", "did you mean 'gtol'?")
+TWO = np.zeros(2)
+
+CALLS = [
+    # which backend
+    bad("backend-unknown", ValueError, "unknown backend 'both'", "optax, scipy", backend="both"),
+    bad("backend-near", ValueError, "did you mean 'optax'?", backend="optx"),
+    bad("backend-capital", ValueError, "did you mean 'scipy'?", backend="SciPy"),
+    bad("backend-empty", ValueError, "unknown backend ''", backend=""),
+    bad("backend-none", ValueError, "unknown backend None", "optax, scipy", backend=None),
+    bad("backend-number", ValueError, "unknown backend 3", backend=3),
+    bad("backend-list", ValueError, "unknown backend", "optax, scipy", backend=["scipy", "optax"]),
+    # which method
+    bad("method-unknown", ValueError, "unknown method 'gauss'", "L-BFGS-B", only="scipy", method="gauss"),
+    bad("method-lbfgs", ValueError, "did you mean 'L-BFGS-B'?", only="scipy", method="LBFGS"),
+    bad("method-lbfgsb", ValueError, "did you mean 'L-BFGS-B'?", only="scipy", method="lbfgsb"),
+    bad("method-underscores", ValueError, "did you mean 'L-BFGS-B'?", only="scipy", method="L_BFGS_B"),
+    bad("method-letter", ValueError, "did you mean 'SLSQP'?", only="scipy", method="SLQP"),
+    bad("method-nelder", ValueError, "did you mean 'Nelder-Mead'?", only="scipy", method="neldermead"),
+    bad("method-empty", ValueError, "unknown method ''", only="scipy", method=""),
+    bad("method-number", TypeError, "int", "name of a method", only="scipy", method=3),
+    bad("method-of-optax", TypeError, "backend='optax'", only="scipy", method=optax.adam(0.1)),
+    bad("method-callable", TypeError, "function", "name of a method", only="scipy", method=square),
+    bad("method-of-scipy", TypeError, "'BFGS'", "backend='scipy'", "optax.adam(1e-2)", only="optax", method="BFGS"),
+    bad("method-not-called", TypeError, "GradientTransformation", "optax.adam(", only="optax", method=optax.adam),
+    bad("method-tuple", TypeError, "GradientTransformation", "tuple", only="optax", method=(1, 2)),
+    # options
+    option("near", *NEAR_GTOL, gtoll=1.0),
+    option("tol", *NEAR_GTOL, tol=1.0),
+    option("capital", *NEAR_GTOL, GTOL=1.0),
+    option("max_iter", ValueError, "did you mean 'maxiter'?", max_iter=3),
+    option("disp", ValueError, "unknown option", "'disp'", "maxiter", disp=True),
+    option("of-other-method", ValueError, "unknown option", "'xatol'", xatol=1.0),
+    option("native-near", ValueError, "unknown option", "'xx'", native={"xx": 1}),
+    option("native-number", TypeError, "'native'", "mapping", native=3),
+    option("gtol-text", ValueError, "'gtol'", "number", "'small'", gtol="small"),
+    option("gtol-none", ValueError, "'gtol'", "number", gtol=None),
+    option("gtol-bool", ValueError, "'gtol'", "number", gtol=True),
+    option("gtol-nan", ValueError, "'gtol'", "nan", gtol=float("nan")),
+    option("gtol-negative", ValueError, "'gtol'", "at least 0", "-1", gtol=-1),
+    option("gtol-complex", ValueError, "'gtol'", "number", gtol=1j),
+    option("gtol-array", ValueError, "'gtol'", "number", gtol=TWO),
+    option("ftol-negative", ValueError, "'ftol'", "0 disables", ftol=-1e-9),
+    option("ftol-none", ValueError, "'ftol'", "0 disables", ftol=None),
+    option("maxiter-part", ValueError, "'maxiter'", "whole", "1.5", maxiter=1.5),
+    option("maxiter-negative", ValueError, "'maxiter'", "at least 0", maxiter=-1),
+    option("maxiter-infinite", ValueError, "'maxiter'", "whole", maxiter=float("inf")),
+    option("maxiter-none", ValueError, "'maxiter'", "whole", maxiter=None),
+    option("maxfun-zero", ValueError, "'maxfun'", "at least 1", maxfun=0),
+    option("maxls-zero", ValueError, "'maxls'", "at least 1", maxls=0),
+    option("maxcor-zero", ValueError, "'maxcor'", "at least 1", maxcor=0),
+    option("maxcor-text", ValueError, "'maxcor'", "whole", maxcor="10"),
+    option("timeout-zero", ValueError, "'timeout'", "positive", timeout=0),
+    option("timeout-negative", ValueError, "'timeout'", "positive", timeout=-1.0),
+    option("timeout-text", ValueError, "'timeout'", "seconds", timeout="1s"),
+    option("timeout-nan", ValueError, "'timeout'", "seconds", timeout=float("nan")),
+    bad("options-number", TypeError, "options", "mapping", "int", options=5),
+    bad("options-text", TypeError, "options", "mapping", "str", options="gtol=1e-8"),
+    bad("options-pairs", TypeError, "options", "mapping", "list", options=[("gtol", 1e-8)]),
+    bad("options-key", ValueError, "unknown option", "3", options={3: 4}),
+    bad("options-tnc", ValueError, "did you mean 'eta'?", only="scipy", method="TNC", options={"etaa": 1}),
+    # bounds
+    bad("bounds-number", TypeError, "bounds", "sjb.Bounds(lower, upper)", "int", bounds=3),
+    bad("bounds-dict", TypeError, "bounds", "sjb.Bounds(lower, upper)", bounds={"w": (0, 1)}),
+    bad("bounds-triple", TypeError, "bounds", "sjb.Bounds(lower, upper)", bounds=(0, 1, 2)),
+    bad("bounds-of-scipy", TypeError, "list", "Bounds(lower_array, upper_array)", bounds=[(0, 1)] * 4),
+    bad("bounds-of-scipy-two", TypeError, "list", "Bounds(lower_array", bounds=[(0, 1)] * 2, params=np.ones(2)),
+    side("missing-key", ValueError, "params['part']['b']", "one value for all", lower={"w": 0.0}),
+    side("missing-inner", ValueError, "params['part']['b']", upper={"w": 0.0, "part": {}}),
+    side("extra-key", ValueError, "['c']", "no counterpart", lower={"w": 0.0, "part": None, "c": 1.0}),
+    side("extra-inner", ValueError, "['part']['c']", upper={"w": 0.0, "part": {"b": 1.0, "c": 1.0}}),
+    side("too-deep", ValueError, "['w']['x']", "no counterpart", lower={"w": {"x": 0.0}, "part": None}),
+    side("list-for-array", ValueError, "['w'][0]", "not lists", lower={"w": [0.0, 0.0, 0.0], "part": None}),
+    side("list-for-dict", ValueError, "bounds.lower[0]", lower=[0.0, 0.0]),
+    side("other-key-none", ValueError, "['z']", lower={"z": None}),
+    side("shape", ValueError, "lower", "params['w']", "(2,)", "(3,)", "Give", lower={"w": TWO, "part": None}),
+    side("too-many-axes", ValueError, "params['w']", "(3, 1)", lower={"w": np.zeros((3, 1)), "part": None}),
+    side("array-for-tree", ValueError, "upper", "(4,)", upper=np.zeros(4)),
+    side("crossed", ValueError, "params['w']", "lower 1.0", "upper 0.0", "Swap", lower=1.0, upper=0.0),
+    side("crossed-at", ValueError, "params['w']", "component 2", lower=2.0, upper={"w": np.array([3, 3, 1]), "part": 3}),
+    side("crossed-inner", ValueError, "params['part']['b']", lower={"w": None, "part": 1.0}, upper=0.0),
+    side("nan", ValueError, "lower", "params['w']", "NaN", "None", lower=float("nan")),
+    side("nan-at", ValueError, "upper", "NaN at 1", upper={"w": np.array([1, np.nan, 1]), "part": None}),
+    side("text", TypeError, "params['w']", "real number", "'0'", lower="0"),
+    side("complex", TypeError, "params['w']", "real number", upper=1j),
+    side("objects", TypeError, "params['w']", "real number", upper={"w": np.array([None, 1, 1]), "part": None}),
+    bad("bounds-bfgs", ValueError, "'BFGS' takes no bounds", "L-BFGS-B", only="scipy", method="BFGS", bounds=(0, 1)),
+    bad("bounds-newton", ValueError, "takes no bounds", "trust-constr", only="scipy", method="Newton-CG", bounds=(0, 1)),
+    bad(
+        "bounds-adam", ValueError, "takes no bounds", "backend='scipy'", only="optax", method=optax.adam(1), bounds=(0, 1)
+    ),
+    # fixed
+    bad("fixed-missing", ValueError, "fixed", "params['part']['b']", fixed={"w": True}),
+    bad("fixed-extra", ValueError, "fixed['c']", fixed={"w": True, "part": False, "c": True}),
+    bad("fixed-list", ValueError, "fixed[0]", fixed=[True, False]),
+    bad("fixed-number", TypeError, "fixed", "True and False", "1", fixed=1),
+    bad("fixed-where", TypeError, "['w']", "True and False", fixed={"w": 1, "part": False}),
+    bad("fixed-text", TypeError, "['part']", "True and False", "'b'", fixed={"w": False, "part": "b"}),
+    bad("fixed-names", TypeError, "True and False", "'w'", fixed="w"),
+    bad("fixed-mask", TypeError, "['w']", "bounds", fixed={"w": np.array([True, False, True]), "part": False}),
+    bad("fixed-all", *NO_FREE, fixed=True),
+    bad("fixed-all-leaves", *NO_FREE, fixed={"w": True, "part": {"b": True}}),
+    # the objective
+    bad("fun-none", TypeError, "fun must be a function", "NoneType", fun=None),
+    bad("fun-value", TypeError, "fun must be a function", "float", fun=2.0),
+    bad("fun-name", TypeError, "fun must be a function", "str", fun="square"),
+    objective("vector", lambda p: p["w"], "scalar", "(3,)", "Sum or average"),
+    objective("one-element", lambda p: p["w"][:1], "scalar", "(1,)", ".squeeze()"),
+    objective("integer", lambda p: jnp.int32(1), "floating-point", "int32"),
+    objective("python-integer", lambda p: 1, "floating-point", "int"),
+    objective("bool", lambda p: jnp.all(p["w"] > 0), "floating-point", "bool"),
+    objective("complex", lambda p: jnp.sum(p["w"]) + 1j, "complex128", "real"),
+    objective("nothing", lambda p: None, "None", "return"),
+    objective("text", lambda p: "small", "real scalar", "str"),
+    objective("dict", lambda p: {"loss": jnp.sum(p["w"])}, "real scalar", "dict"),
+    objective("pair", lambda p: (jnp.sum(p["w"]), 1.0), "tuple", "has_aux=True"),
+    objective("no-pair", lambda p: jnp.sum(p["w"]), "pair (value, aux)", has_aux=True),
+    objective("triple", lambda p: (jnp.sum(p["w"]), 1, 2), "pair (value, aux)", has_aux=True),
+    objective("list-pair", lambda p: [jnp.sum(p["w"]), 1], "pair (value, aux)", has_aux=True),
+    objective("aux-first", lambda p: (p["w"], jnp.sum(p["w"])), "scalar", "(3,)", has_aux=True),
+    objective("aux-text", lambda p: (jnp.sum(p["w"]), "note"), "aux", "str", has_aux=True),
+    # params
+    start("complex-array", {"w": np.ones(3), "z": [np.ones(2, complex)]}, TypeError, "params['z'][0]", "imaginary"),
+    start("complex-number", {"w": 1j}, TypeError, "params['w'] is complex", "two real leaves"),
+    start("complex-alone", np.ones(2, np.complex64), TypeError, "params is complex"),
+    start("none", None, *NO_FREE),
+    start("empty-dict", {}, *NO_FREE),
+    start("integers", np.arange(3), *NO_FREE),
+    start("python-integers", [1, 2], *NO_FREE),
+    start("bools", {"a": True}, *NO_FREE),
+    start("text", "abc", *NO_FREE),
+    start("empty-array", np.ones(0), *NO_FREE),
+    start("objects", np.array([1.0, None]), *NO_FREE),
+    # the rest
+    bad("callback-number", TypeError, "callback must be a function", "int", callback=3),
+    bad("callback-list", TypeError, "callback must be a function", "list", callback=[print]),
+    bad("precision-32", ValueError, "precision", "None or 'float64'", "'float32'", precision="float32"),
+    bad("precision-word", ValueError, "precision", "None or 'float64'", "'double'", precision="double"),
+    bad("precision-type", ValueError, "precision", "None or 'float64'", precision=np.float64),
+    bad("precision-bool", ValueError, "precision", "None or 'float64'", "True", precision=True),
+    bad("has_aux-text", TypeError, "has_aux", "True or False", has_aux="no"),
+    bad("has_aux-number", TypeError, "has_aux", "True or False", has_aux=2),
+    bad("progress-text", TypeError, "progress", "True or False", progress="bar"),
+]
+
+
+def doors(call: dict[str, Any]) -> dict[str, Any]:
+    """The ways in, each as a function of no argument."""
+    call = {"fun": square, "params": tree(), **call}
+    fun, params, args = call.pop("fun"), call.pop("params"), call.pop("args", ())
+    return {
+        "minimize": lambda: sjb.minimize(fun, params, args, **call),
+        "Minimizer": lambda: sjb.Minimizer(fun, **call)(params, args),
+        "compile": lambda: sjb.Minimizer(fun, **call).compile(params, args),
+    }
+
+
+def cases() -> list[Any]:
+    return [pytest.param(each, name, id=f"{each.name}-{name}") for each in CALLS for name in each.backends]
+
+
+@pytest.mark.parametrize("door", ["minimize", "Minimizer", "compile"])
+@pytest.mark.parametrize(("case", "backend"), cases())
+def test_bad_call_is_a_clear_error(case: Bad, backend: str, door: str) -> None:
+    calls = Calls(case.fun)
+    call = {"backend": backend, **case.call}
+    if callable(case.fun):
+        call["fun"] = calls
+    before = repr({name: value for name, value in call.items() if name != "fun"})
+    with count_compiles() as compiles, pytest.raises(case.error) as caught:
+        doors(call)[door]()
+    assert type(caught.value) is case.error
+    message = str(caught.value)
+    assert not compiles
+    assert calls.evaluated == 0 and calls.traced <= 1
+    assert repr({name: value for name, value in call.items() if name != "fun"}) == before
+    for word in case.words:
+        assert word in message, f"{word!r} is not in: {message}"
+    for internal in OTHERS_INTERNALS:
+        assert internal not in message, f"{internal!r} is in: {message}"
+
+
+def test_the_table_is_large() -> None:
+    assert len({case.name for case in CALLS}) == len(CALLS) >= 60
+
+
+@pytest.mark.parametrize("name", ["gtol", "maxiter", "timeout"])
+def test_options_object_checks_at_birth(name: str) -> None:
+    with pytest.raises(ValueError, match=f"option '{name}' must be .*, not -1"):
+        sjb.Options(**{name: -1})
+
+
+def test_unknown_option_of_the_object_is_an_error() -> None:
+    with pytest.raises(TypeError, match="gtoll"):
+        sjb.Options(gtoll=1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_error_of_the_objective_comes_through(backend: str) -> None:
+    def fun(x: Any) -> Any:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        sjb.minimize(fun, np.ones(2), backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_start_that_is_not_finite(backend: str, value: float) -> None:
+    """Known only when it is evaluated: a status, not an error."""
+    result = sjb.minimize(square, np.array([1.0, value]), backend=backend)
+    assert result.status.name == "NONFINITE" and not result.success
+    assert "bounds" in result.message
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_leaves_work(backend: str) -> None:
+    params = {"empty": np.zeros((0, 2)), "x": np.ones(2), "int": np.zeros(0, int)}
+    result = sjb.minimize(lambda p: jnp.sum((p["x"] - 3) ** 2) + jnp.sum(p["empty"]), params, backend=backend)
+    assert result.success
+    assert result.params["empty"].shape == (0, 2) and result.params["int"].shape == (0,)
+    np.testing.assert_allclose(result.params["x"], 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_start_outside_its_bounds_is_clipped(backend: str) -> None:
+    seen = []
+    first = {"w": np.array([-9.0, 0.5, 9.0])}
+    result = sjb.minimize(
+        lambda p: jnp.sum((p["w"] - 0.25) ** 2),
+        first,
+        bounds=(0.0, 1.0),
+        backend=backend,
+        callback=lambda progress: seen.append(np.asarray(progress.params["w"])),
+    )
+    assert float(result.trace.fun[0]) == pytest.approx(0.25**2 + 0.25**2 + 0.75**2)
+    assert all((each >= 0).all() and (each <= 1).all() for each in seen)
+    np.testing.assert_array_equal(first["w"], [-9.0, 0.5, 9.0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_of_the_callers_is_changed(backend: str) -> None:
+    """jaxopt writes into the options it is given, so the second solve with them fails."""
+    options = {"maxiter": 3, "native": {}}
+    params, args = {"w": np.full(3, 9.0), "n": np.arange(3)}, (np.ones(3), {"tag": "a"})
+    lower, upper = {"w": np.zeros(3), "n": None}, {"w": 5.0, "n": None}
+    everything = (options, params, args, lower, upper)
+    before = repr(everything)
+    for _ in range(2):
+        sjb.minimize(
+            lambda p, c, note: jnp.sum((p["w"] - c) ** 4),
+            params,
+            args,
+            bounds=(lower, upper),
+            options=options,
+            backend=backend,
+        )
+    assert repr(everything) == before
+    assert params["w"].flags.writeable and isinstance(params["w"], np.ndarray)

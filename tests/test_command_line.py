@@ -1,0 +1,154 @@
+"""The command line: what it prints of each model, what it writes, and what it says to a wrong word."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import scipy_jax_bridge as sjb
+from scipy_jax_bridge.__main__ import main
+from scipy_jax_bridge._stories import documented_loop
+from scipy_jax_bridge.models import MODELS, load
+
+
+@pytest.fixture(autouse=True)
+def own_folder_and_precision(tmp_path, monkeypatch):
+    before = jax.config.jax_enable_x64
+    monkeypatch.chdir(tmp_path)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+# What it prints
+
+
+def test_digits_by_default_agree_with_scikit_learn(capsys, tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    assert main(["--repeats", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "650 parameters, float64 on cpu" in printed
+    assert "Same minimum" in printed
+    assert "agrees with scikit-learn's own LogisticRegression(C=1.0) to 1e-6" in printed
+    assert printed.count("98.4975%") == 3
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_co2_tells_the_hyperparameters_and_which_are_at_a_bound(capsys):
+    pytest.importorskip("statsmodels")
+    assert main(["co2", "--repeats", "1", "--no-plot"]) == 0
+    printed = capsys.readouterr().out
+    held = [line.split()[:2] for line in printed.splitlines() if line.endswith("at its upper bound")]
+    assert held == [["season", "decay"], ["trend", "length"]]
+    assert "log marginal likelihood -119.0484" in printed
+
+
+def test_co2_in_single_precision_is_no_success(capsys):
+    pytest.importorskip("statsmodels")
+    assert main(["co2", "--repeats", "1", "--no-plot", "--float32"]) == 1
+    printed = capsys.readouterr().out
+    assert "float32" in printed and "No run found a finite objective." in printed
+    assert "Needs double precision" in printed
+
+
+def test_rosenbrock_sets_optax_own_loop_beside_ours(capsys):
+    assert main(["rosenbrock", "--repeats", "2", "--no-plot"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line[:20].strip(): line for line in printed.splitlines()}
+    assert {"scipy", "optax", "Optax loop, naive", "Optax loop, compiled"} < rows.keys()
+    assert "in solve" in rows["Optax loop, naive"]
+
+
+def test_json_is_all_that_is_printed_and_has_no_nan(capsys):
+    pytest.importorskip("statsmodels")
+    main(["co2", "--repeats", "1", "--no-plot", "--float32", "--json"])
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["run"] for row in rows] == ["scipy", "optax"]
+    assert [row["fun"] for row in rows] == [None, None]
+
+
+def test_json_rows_of_rosenbrock_time_the_naive_loop_honestly(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["rosenbrock", "--repeats", "1", "--json", "--plot", "picture.svg"]) == 0
+    captured = capsys.readouterr()
+    rows = {row["run"]: row for row in json.loads(captured.out)}
+    naive, compiled = rows["Optax loop, naive"], rows["Optax loop, compiled"]
+    assert naive["compile_s"] is None and naive["nit"] == compiled["nit"]
+    assert naive["solve_s"] > compiled["solve_s"]
+    assert all(row["fun"] < 1e-6 for row in rows.values())
+    assert (tmp_path / "picture.svg").exists() and "picture.svg" in captured.err
+
+
+def test_one_backend_alone(capsys):
+    assert main(["rosenbrock", "--backends", "optax", "--repeats", "1", "--no-plot", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["backend"] for row in rows] == ["optax"] * 3
+
+
+def test_list_names_every_model(capsys):
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(MODELS)
+
+
+def test_documented_loop_reports_the_point_where_it_ends():
+    model = load("rosenbrock", n=6)
+    value, grad_norm, nit, nfev = documented_loop(model, sjb.Options())(jax.numpy.asarray(model.params))
+    assert value < 1e-9 and grad_norm <= 1e-5 and nfev > nit > 10
+    _, _, some, _ = documented_loop(model, sjb.Options(maxiter=3))(jax.numpy.asarray(model.params))
+    assert some == 3
+
+
+# What it says where something is missing or wrong
+
+
+def test_without_matplotlib_it_says_how_to_get_the_picture_and_goes_on(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["rosenbrock", "--repeats", "1"]) == 0
+    assert "No picture: plots need Matplotlib; install the extra" in capsys.readouterr().out
+    assert not (tmp_path / "comparison.png").exists()
+
+
+def test_without_the_data_it_says_how_to_get_them(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert "pip install 'scipy_jax_bridge[data]'" in said and "rosenbrock needs no data" in said
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["rosenbrok"], "unknown model 'rosenbrok'; did you mean 'rosenbrock'?"),
+        (["--backends", "scipy,optx"], "unknown backend 'optx'; did you mean 'optax'?"),
+        (["--repeats", "0"], "'0' is not a whole number that is at least 1"),
+        (["--plot", "picture"], "'picture' must end in one of .png"),
+        (["--plot", "nowhere/picture.png"], "there is no folder 'nowhere'"),
+        (["--plot", "a.png", "--no-plot"], "not allowed with"),
+    ],
+)
+def test_wrong_words_are_errors_before_anything_runs(capsys, words, text):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "scipy_jax_bridge", "--help"], capture_output=True, text=True, check=True, env=None
+    )
+    assert "usage: python -m scipy_jax_bridge" in done.stdout
+    assert all(f"\n  {name}" in done.stdout for name in MODELS)
+
+
+def test_numbers_in_the_table_are_those_of_a_minimize_call(capsys):
+    main(["rosenbrock", "--repeats", "1", "--no-plot", "--json"])
+    row = json.loads(capsys.readouterr().out)[0]
+    model = load("rosenbrock")
+    result = sjb.minimize(model.fun, model.params)
+    assert row["nit"] == result.nit and np.isclose(row["fun"], result.fun, rtol=1e-6)
