@@ -53,8 +53,8 @@ def jaxopt_lbfgs(fun: Objective, gtol: float = GTOL, maxiter: int = MAXITER) -> 
 
     class GradientRule(jaxopt.LBFGS):
         def update(self, params: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-            params, state = super().update(params, state, *args, **kwargs)
-            return params, state._replace(error=max_abs(state.grad))
+            found = super().update(params, state, *args, **kwargs)
+            return found._replace(state=found.state._replace(error=max_abs(found.state.grad)))
 
     solver = GradientRule(fun, tol=gtol, maxiter=maxiter)
     return lambda params, *args: solver.run(params, *args).params

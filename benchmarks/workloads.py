@@ -1,9 +1,12 @@
-"""Three objectives whose compilation weighs: a Gaussian process, a deep network, an ODE. Each makes a new function
-every time it is asked, so that nothing compiled before is found again."""
+"""Three objectives whose compilation weighs: a Gaussian process, a deep network, an ODE.
+
+Each makes a new function every time it is asked, so that nothing compiled before is found again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -38,8 +41,7 @@ def deep_network(layers: int = 9, width: int = 32) -> Workload:
     rng = np.random.default_rng(1)
     sizes = [8, *[width] * (layers - 1), 1]
     params = [
-        {"weight": jnp.asarray(rng.normal(size=(m, n)) / np.sqrt(m)), "bias": jnp.zeros(n)}
-        for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+        {"weight": jnp.asarray(rng.normal(size=(m, n)) / np.sqrt(m)), "bias": jnp.zeros(n)} for m, n in pairwise(sizes)
     ]
     x = rng.normal(size=(128, 8))
     y = np.sin(x.sum(axis=1, keepdims=True))

@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not converged:
             print("", model.note, sep="\n")
     if not wanted.no_plot:
-        _write_picture(comparison, wanted.plot, model.title, sys.stderr if wanted.json else sys.stdout)
+        said = _write_picture(comparison, wanted.plot, model.title)
+        print(f"\n{said}", file=sys.stderr if wanted.json else sys.stdout)
     return 0 if converged else 1
 
 
@@ -155,14 +156,13 @@ def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_picture(comparison: Comparison, path: str | Path, title: str, file: TextIO) -> None:
-    """Writes the picture, or says how to get it; the comparison stands without it."""
+def _write_picture(comparison: Comparison, path: str | Path, title: str) -> str:
+    """Writes the picture, and says where it is or how to get it; the comparison stands without it."""
     try:
         comparison.plot(path, title=title)
     except (ModuleNotFoundError, OSError) as error:
-        print(f"\nNo picture: {error}", file=file)
-    else:
-        print(f"\nPicture: {path}", file=file)
+        return f"No picture: {error}"
+    return f"Picture: {path}"
 
 
 if __name__ == "__main__":

@@ -17,29 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from . import _bounded, _free
+from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
 from ._kernel import Packed, choose, pack, write_rows
-from ._linesearch import LARGEST_STEP, Search, judge, next_trial, noise, open_search, retreat, start_search
+from ._linesearch import LARGEST_STEP, Search, start_search
 from ._memory import Flag, NewPair, Scalar, Vector, multiply
-from ._status import RUNNING, Status
+from ._status import RUNNING
 
 Evaluate = Callable[[Vector], tuple[Scalar, Vector, Any]]  # x -> value, gradient, aux
-
-
-IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
-
-
-class Limits(NamedTuple):
-    """What ends a solve; traced, so a new tolerance compiles nothing."""
-
-    gtol: Scalar
-    ftol: Scalar
-    maxiter: Int[Array, ""]
-    maxfun: Int[Array, ""]
-    maxls: Int[Array, ""]
-    maxcor: int
 
 
 class Box(NamedTuple):
@@ -47,20 +34,6 @@ class Box(NamedTuple):
 
     lower: Vector
     upper: Vector
-
-
-class Progress(NamedTuple):
-    """The numbers of a solve, but for those of its search."""
-
-    nit: Scalar
-    nfev: Scalar
-    status: Scalar
-    grad_norm: Scalar  # at the current iterate
-    best_value: Scalar
-    pairs: Scalar  # in memory
-    slot: Scalar  # of the memory, for the next pair
-    idle: Scalar  # evaluations since the value last fell
-    starts: Flag  # the next trial is where the solve begins, or begins again
 
 
 class State(NamedTuple):
@@ -77,28 +50,6 @@ class State(NamedTuple):
     memory: Any
     numbers: Packed  # Search, whose value_start is the value at x, and Progress
     rows: Float[Array, "rows 3"]
-
-
-class Facts(NamedTuple):
-    """What is known once the trial is evaluated."""
-
-    value: Scalar
-    slope: Scalar  # along the direction of the search; at the start, along the gradient itself
-    slope_start: Scalar  # where the search began
-    grad_norm: Scalar
-    step_max: Scalar
-
-
-class Decision(NamedTuple):
-    """What follows from the trial."""
-
-    moves: Flag  # it is the next iterate
-    fails: Flag  # the search is over without one
-    renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
-    better: Flag  # the least value so far
-    keep: Flag  # the step and the change of the gradient make a pair
-    curvature: Scalar  # s'y of that pair
-    step: Scalar  # how far along the direction it lies
 
 
 def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) -> State:
@@ -152,7 +103,7 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> S
     slopes = multiply(jnp.stack([grad, state.grad]), jnp.where(starts, grad, direction))
     reach = LARGEST_STEP if box is None else _reach(state.x, direction, before.nit, box)
     facts = pack(value.dtype, Facts(value, slopes[0], slopes[1], grad_norm, reach))
-    verdict = choose(starts, _accept_start, _weigh_trial, OUTCOME, state.numbers, facts, limits)
+    verdict = choose(starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
     search, progress, decision = verdict.read()
     moves, better = decision.moves, decision.better
 
@@ -200,82 +151,6 @@ def _select(condition: Flag, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _accept_start(
-    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
-) -> tuple[Search, Progress, Decision]:
-    """The start is the first iterate; it is converged already, or there is nothing to start from."""
-    (_, progress), (fact,), (limit,) = numbers, facts, limits
-    finite, zero = _is_finite(fact), jnp.zeros_like(fact.value)
-    best = jnp.where(finite, fact.value, progress.best_value)
-    progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=zero > 0)
-    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
-    progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
-    # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
-    search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
-    return search, progress, Decision(zero + 1, zero, zero, finite, zero, zero, zero)
-
-
-def _weigh_trial(
-    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
-) -> tuple[Search, Progress, Decision]:
-    """The stopping tests of section 6 of BLNZ and the curvature test (3.9), in L-BFGS-B's order."""
-    (search, progress), (fact,), (limit,) = numbers, facts, limits
-    search = open_search(search, fact.slope_start, fact.step_max)
-    finite = _is_finite(fact)
-    tried = _select(finite, next_trial(search, fact.value, fact.slope), retreat(search))
-    verdict = judge(search, fact.value, fact.slope)
-    tried = tried._replace(
-        evaluations=search.evaluations + 1,
-        contradicted=search.contradicted | (finite & verdict.contradicted),
-    )
-    floor, descends = noise(jnp.abs(search.value_start)), search.slope_start < 0
-    size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
-    flat = (limit.ftol > 0) & (search.value_start - fact.value <= limit.ftol * size)
-    ends = verdict.stuck | (tried.step == search.step)  # nothing better is left in the bracket
-    lower = fact.value < search.value_start
-    moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
-    fails = ~moves & (~descends | (finite & ends) | (tried.evaluations >= limit.maxls))
-    better = finite & (fact.value < progress.best_value)
-    best_value = jnp.where(better, fact.value, progress.best_value)
-    curvature = (fact.slope - search.slope_start) * search.step
-    keep = moves & (curvature > -jnp.finfo(size.dtype).eps * search.slope_start * search.step)
-    falls = better | (moves & (fact.value < search.value_start - floor))
-    ended = fails & (progress.pairs == 0)
-    renews = ended & (best_value < search.value_start - floor)
-
-    progress = progress._replace(
-        nit=progress.nit + (moves | renews),
-        nfev=progress.nfev + 1,
-        grad_norm=jnp.where(moves, fact.grad_norm, progress.grad_norm),
-        best_value=best_value,
-        pairs=jnp.where(fails, 0, jnp.minimum(progress.pairs + keep, limit.maxcor)),
-        slot=jnp.where(progress.slot + keep < limit.maxcor, progress.slot + keep, 0),
-        idle=jnp.where(falls, 0, progress.idle + 1),
-        starts=renews,
-    )
-    exhausted = (ended & ~renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls)
-    hidden = ~tried.contradicted & (-search.slope_start * search.step <= noise(size))
-    reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
-    reason = jnp.where(finite, reason, Status.NONFINITE)
-    status = jnp.where(exhausted, reason, _limit_status(progress, limit))
-    status = jnp.where(moves & flat, Status.FTOL, status)
-    status = jnp.where(moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
-    value = jnp.where(moves, fact.value, search.value_start)
-    following = _select(moves | fails, start_search(value, jnp.ones_like(value)), tried)
-    decision = Decision(moves, fails, renews, better, keep, curvature, search.step)
-    return following, progress._replace(status=status), decision
-
-
-def _is_finite(fact: Facts) -> Flag:
-    return jnp.isfinite(fact.value) & jnp.isfinite(fact.grad_norm)
-
-
-def _limit_status(progress: Progress, limit: Limits) -> Array:
-    """What the limits say, once this trial is counted."""
-    status = jnp.where(progress.nfev >= limit.maxfun, Status.MAXFUN, RUNNING)
-    return jnp.where(progress.nit >= limit.maxiter, Status.MAXITER, status)
-
-
 def _reach(x: Vector, direction: Vector, nit: Scalar, box: Box) -> Scalar:
     """How far the box lets the direction go; the full step is feasible, and all there is in the first iteration."""
     room = jnp.where(direction < 0, box.lower - x, box.upper - x)
@@ -312,6 +187,3 @@ def _record(rows: Array, decision: Decision, progress: Progress, value: Scalar, 
     place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
     row = jnp.stack([value, grad_norm, progress.nfev])[None]
     return write_rows(rows, jnp.minimum(place, rows.shape[0] - 1), row, jnp.ones((), bool))
-
-
-OUTCOME = (Search, Progress, Decision)

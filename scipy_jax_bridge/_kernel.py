@@ -18,7 +18,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float
 
-Flag = Bool[Array, ""]
+Flag = Bool[Array, "..."]  # one, or one in each lane
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
 Rule = Callable[..., tuple[Record, ...]]
 VECTOR = 8
@@ -29,8 +29,8 @@ VECTOR = 8
 class Packed:
     """Records in one array, a lane for each field; some lanes at the end may be left over."""
 
-    values: Float[Array, " lanes"]
-    kinds: tuple[type[Record], ...] = field(metadata={"static": True})
+    values: Any  # an array of lanes, or its shape and type
+    kinds: tuple[type, ...] = field(metadata={"static": True})
 
     def read(self) -> tuple[Any, ...]:
         """The records; a field annotated as `Flag` is true where its lane is not zero."""
@@ -38,7 +38,7 @@ class Packed:
         notes = [(kind, kind.__annotations__.values()) for kind in self.kinds]
         return tuple(kind(*(self._lane(next(lanes), note) for note in fields)) for kind, fields in notes)
 
-    def take(self, *kinds: type[Record]) -> Packed:
+    def take(self, *kinds: type) -> Packed:
         """The first records alone."""
         return Packed(self.values[: _count(kinds)], kinds)
 
@@ -52,7 +52,7 @@ def pack(dtype: jnp.dtype, *records: Record) -> Packed:
     return Packed(jnp.stack(fields), tuple(type(record) for record in records))
 
 
-def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type[Record], ...], *operands: Packed) -> Packed:
+def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], *operands: Packed) -> Packed:
     """The records that `rule` makes of the operands where `first`, else those of `other`.
 
     Arguments:
@@ -109,11 +109,11 @@ def _one_by_one(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> Ar
     return jnp.pad(values, (0, lanes - values.size))
 
 
-def _count(kinds: tuple[type[Record], ...]) -> int:
+def _count(kinds: tuple[type, ...]) -> int:
     return sum(len(kind.__annotations__) for kind in kinds)
 
 
-def _width(kinds: tuple[type[Record], ...]) -> int:
+def _width(kinds: tuple[type, ...]) -> int:
     """As many lanes as fields, rounded up to what a vector unit takes at once."""
     return -(-_count(kinds) // VECTOR) * VECTOR
 

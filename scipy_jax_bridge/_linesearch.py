@@ -24,7 +24,7 @@ SHRINK = 0.66  # the bracket must shrink by this factor in two trials, section 4
 RETREAT = 0.1  # after a trial that is not finite: this far from the best step towards it
 ROUNDING = 10.0  # two values closer than this times eps times their size cannot be told apart
 
-Scalar = Float[Array, ""]
+Scalar = Float[Array, "..."]  # one, or one in each lane
 
 
 class Search(NamedTuple):

@@ -151,10 +151,12 @@ class _Chunks:
         if nfev > self.nfev:
             self._speed = (nfev - self.nfev) / max(now - self._last, 1e-9)
         self._last, self.nfev = now, int(nfev)
+        progress = Progress(self.nit, self.nfev, value, grad_norm, now, lambda: self._tree(report.x))
+        told = self._watch.report(progress)
         if status != RUNNING:
             return Status(int(status))
-        progress = Progress(self.nit, self.nfev, value, grad_norm, now, lambda: self._tree(report.x))
-        return self._watch.stop() or self._watch.report(progress)
+        stop = self._watch.stop()
+        return told if stop is None else stop
 
     def trace(self) -> Trace:
         """The rows as columns."""

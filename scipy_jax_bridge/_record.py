@@ -99,7 +99,8 @@ class Record:
         before, self.iterate, self.first_trial = self.iterate, point, None
         norm = self._write_row(point)
         report = Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, lambda: self._tree(point.x))
-        status = self._watch.report(report) or self._test(before, point, norm)
+        status = self._watch.report(report)
+        status = self._test(before, point, norm) if status is None else status
         if status is not None:
             raise Stop(status)
 
@@ -132,6 +133,8 @@ class Record:
     def _start(self, point: Point) -> None:
         self.iterate = point
         norm = self._write_row(point)
+        if self.best is None:
+            raise Stop(Status.NONFINITE)
         if self._options.maxiter == 0:
             raise Stop(Status.GTOL if norm <= self._options.gtol else Status.MAXITER)
         if self._tests and norm <= self._options.gtol:

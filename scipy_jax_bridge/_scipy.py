@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+from jaxtyping import Array, Float
 
 from ._methods import METHODS, Method
 from ._options import Options
@@ -84,7 +85,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -
 
 
 def _packed(problem: Problem) -> Callable[..., Any]:
-    def packed(x: FlatVector, data: Data) -> tuple[FlatVector, Any]:
+    def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], Any]:
         value, grad, aux = problem.value_and_grad(x, data)
         return jnp.concatenate([value[None], grad]), aux
 
@@ -92,7 +93,7 @@ def _packed(problem: Problem) -> Callable[..., Any]:
 
 
 def _bare(problem: Problem) -> Callable[..., Any]:
-    def bare(x: FlatVector, data: Data) -> tuple[FlatVector, Any]:
+    def bare(x: FlatVector, data: Data) -> tuple[Float[Array, " 1"], Any]:
         value, aux = problem.value(x, data)
         return value[None], aux
 

@@ -197,11 +197,11 @@ def _label_curves(times: Axes, counts: Axes, curves: Sequence[Curve]) -> None:
     times.set_xlabel("seconds of solving")
     counts.set_xlabel("evaluations of the objective and its gradient")
     counts.tick_params(labelleft=False)
-    for axes, ends in (
-        (times, [np.max(curve.seconds, initial=0.0) for curve in curves]),
-        (counts, [np.max(curve.evaluations, initial=0.0) for curve in curves]),
+    for axes, columns in (
+        (times, [curve.seconds for curve in curves]),
+        (counts, [curve.evaluations for curve in curves]),
     ):
-        if max(ends) > 20 * min(ends) > 0:
+        if min(map(len, columns)) > 1 and max(map(np.max, columns)) > 20 * min(map(np.max, columns)):
             axes.set_xscale("log")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

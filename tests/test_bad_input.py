@@ -15,7 +15,7 @@ import pytest
 from helpers_calls import Calls, count_compiles
 
 BACKENDS = ("scipy", "optax")
-OTHERS_INTERNALS = (".py", "Traced", "PyTreeDef", "<class ", "jaxlib", "beartype", "is not a mapping", "Known: .")
+OTHERS_INTERNALS = (".py", "Traced", "PyTreeDef", "jaxlib", "beartype", "is not a mapping", "Known: .")
 
 
 def import_as_users_do() -> Any:
@@ -112,7 +112,7 @@ CALLS = [
     option("max_iter", ValueError, "did you mean 'maxiter'?", max_iter=3),
     option("disp", ValueError, "unknown option", "'disp'", "maxiter", disp=True),
     option("of-other-method", ValueError, "unknown option", "'xatol'", xatol=1.0),
-    option("native-near", ValueError, "unknown option", "'xx'", native={"xx": 1}),
+    option("native-near", ValueError, "unknown native option 'xx'", native={"xx": 1}),
     option("native-number", TypeError, "'native'", "mapping", native=3),
     option("gtol-text", ValueError, "'gtol'", "number", "'small'", gtol="small"),
     option("gtol-none", ValueError, "'gtol'", "number", gtol=None),
@@ -153,17 +153,17 @@ CALLS = [
     side("too-deep", ValueError, "['w']['x']", "no counterpart", lower={"w": {"x": 0.0}, "part": None}),
     side("list-for-array", ValueError, "['w'][0]", "not lists", lower={"w": [0.0, 0.0, 0.0], "part": None}),
     side("list-for-dict", ValueError, "bounds.lower[0]", lower=[0.0, 0.0]),
-    side("other-key-none", ValueError, "['z']", lower={"z": None}),
+    side("other-key-none", ValueError, "lower", "params", lower={"z": None}),
     side("shape", ValueError, "lower", "params['w']", "(2,)", "(3,)", "Give", lower={"w": TWO, "part": None}),
     side("too-many-axes", ValueError, "params['w']", "(3, 1)", lower={"w": np.zeros((3, 1)), "part": None}),
     side("array-for-tree", ValueError, "upper", "(4,)", upper=np.zeros(4)),
-    side("crossed", ValueError, "params['w']", "lower 1.0", "upper 0.0", "Swap", lower=1.0, upper=0.0),
+    side("crossed", ValueError, "params['part']['b']", "lower 1.0", "upper 0.0", "Swap", lower=1.0, upper=0.0),
     side("crossed-at", ValueError, "params['w']", "component 2", lower=2.0, upper={"w": np.array([3, 3, 1]), "part": 3}),
     side("crossed-inner", ValueError, "params['part']['b']", lower={"w": None, "part": 1.0}, upper=0.0),
-    side("nan", ValueError, "lower", "params['w']", "NaN", "None", lower=float("nan")),
+    side("nan", ValueError, "lower", "params['part']['b']", "NaN", "None", lower=float("nan")),
     side("nan-at", ValueError, "upper", "NaN at 1", upper={"w": np.array([1, np.nan, 1]), "part": None}),
-    side("text", TypeError, "params['w']", "real number", "'0'", lower="0"),
-    side("complex", TypeError, "params['w']", "real number", upper=1j),
+    side("text", TypeError, "params['part']['b']", "real number", "'0'", lower="0"),
+    side("complex", TypeError, "params['part']['b']", "real number", upper=1j),
     side("objects", TypeError, "params['w']", "real number", upper={"w": np.array([None, 1, 1]), "part": None}),
     bad("bounds-bfgs", ValueError, "'BFGS' takes no bounds", "L-BFGS-B", only="scipy", method="BFGS", bounds=(0, 1)),
     bad("bounds-newton", ValueError, "takes no bounds", "trust-constr", only="scipy", method="Newton-CG", bounds=(0, 1)),
@@ -174,10 +174,10 @@ CALLS = [
     bad("fixed-missing", ValueError, "fixed", "params['part']['b']", fixed={"w": True}),
     bad("fixed-extra", ValueError, "fixed['c']", fixed={"w": True, "part": False, "c": True}),
     bad("fixed-list", ValueError, "fixed[0]", fixed=[True, False]),
-    bad("fixed-number", TypeError, "fixed", "True and False", "1", fixed=1),
-    bad("fixed-where", TypeError, "['w']", "True and False", fixed={"w": 1, "part": False}),
-    bad("fixed-text", TypeError, "['part']", "True and False", "'b'", fixed={"w": False, "part": "b"}),
-    bad("fixed-names", TypeError, "True and False", "'w'", fixed="w"),
+    bad("fixed-number", TypeError, "fixed", "True or False", "1", fixed=1),
+    bad("fixed-where", TypeError, "['w']", "True or False", fixed={"w": 1, "part": False}),
+    bad("fixed-text", TypeError, "['part']", "True or False", "'b'", fixed={"w": False, "part": "b"}),
+    bad("fixed-names", TypeError, "True or False", "'w'", fixed="w"),
     bad("fixed-mask", TypeError, "['w']", "bounds", fixed={"w": np.array([True, False, True]), "part": False}),
     bad("fixed-all", *NO_FREE, fixed=True),
     bad("fixed-all-leaves", *NO_FREE, fixed={"w": True, "part": {"b": True}}),
@@ -192,7 +192,7 @@ CALLS = [
     objective("bool", lambda p: jnp.all(p["w"] > 0), "floating-point", "bool"),
     objective("complex", lambda p: jnp.sum(p["w"]) + 1j, "complex128", "real"),
     objective("nothing", lambda p: None, "None", "return"),
-    objective("text", lambda p: "small", "real scalar", "str"),
+    objective("text", lambda p: "small", "must return", "str"),
     objective("dict", lambda p: {"loss": jnp.sum(p["w"])}, "real scalar", "dict"),
     objective("pair", lambda p: (jnp.sum(p["w"]), 1.0), "tuple", "has_aux=True"),
     objective("no-pair", lambda p: jnp.sum(p["w"]), "pair (value, aux)", has_aux=True),
@@ -234,6 +234,12 @@ def doors(call: dict[str, Any]) -> dict[str, Any]:
         "Minimizer": lambda: sjb.Minimizer(fun, **call)(params, args),
         "compile": lambda: sjb.Minimizer(fun, **call).compile(params, args),
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """A Python number becomes an array by a tiny program of JAX's own, compiled once a process."""
+    jnp.asarray(1.0), jnp.asarray(1j)
 
 
 def cases() -> list[Any]:

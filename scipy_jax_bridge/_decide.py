@@ -1,0 +1,200 @@
+"""What follows from a trial: is it the next iterate, is the search over, is the solve, and why.
+
+The rules are those of L-BFGS-B 3.0 as long as it has one. Where it would end ABNORMAL the solve goes on: from the
+least value seen, as a new start, and near the rounding floor by the approximate Wolfe conditions (`judge`). It
+ends when the value has not fallen for two whole searches, and says whether rounding is the reason.
+
+Scalar logic alone, and elementwise: `choose` runs it in the lanes of one array.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from ._kernel import Flag
+from ._linesearch import (
+    LARGEST_STEP,
+    Scalar,
+    Search,
+    Verdict,
+    judge,
+    next_trial,
+    noise,
+    open_search,
+    retreat,
+    start_search,
+)
+from ._status import RUNNING, Status
+
+IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
+
+
+class Limits(NamedTuple):
+    """What ends a solve; traced, so a new tolerance compiles nothing."""
+
+    gtol: Scalar
+    ftol: Scalar
+    maxiter: Int[Array, ""]
+    maxfun: Int[Array, ""]
+    maxls: Int[Array, ""]
+    maxcor: int
+
+
+class Progress(NamedTuple):
+    """The numbers of a solve, but for those of its search."""
+
+    nit: Scalar
+    nfev: Scalar
+    status: Scalar
+    grad_norm: Scalar  # at the current iterate
+    best_value: Scalar
+    pairs: Scalar  # in memory
+    slot: Scalar  # of the memory, for the next pair
+    idle: Scalar  # evaluations since the value last fell
+    starts: Flag  # the next trial is where the solve begins, or begins again
+
+
+class Facts(NamedTuple):
+    """What is known once the trial is evaluated."""
+
+    value: Scalar
+    slope: Scalar  # along the direction of the search; at the start, along the gradient itself
+    slope_start: Scalar  # where the search began
+    grad_norm: Scalar
+    step_max: Scalar
+
+
+class Decision(NamedTuple):
+    """What follows from the trial."""
+
+    moves: Flag  # it is the next iterate
+    fails: Flag  # the search is over without one
+    renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
+    better: Flag  # the least value so far
+    keep: Flag  # the step and the change of the gradient make a pair
+    curvature: Scalar  # s'y of that pair
+    step: Scalar  # how far along the direction it lies
+
+
+OUTCOME = (Search, Progress, Decision)
+
+
+def accept_start(
+    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
+) -> tuple[Search, Progress, Decision]:
+    """The start is the first iterate; it is converged already, or there is nothing to start from."""
+    (_, progress), (fact,), (limit,) = numbers, facts, limits
+    finite, zero = _is_finite(fact), jnp.zeros_like(fact.value)
+    best = jnp.where(finite, fact.value, progress.best_value)
+    progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=zero > 0)
+    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
+    progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
+    # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
+    search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
+    return search, progress, Decision(zero + 1, zero, zero, finite, zero, zero, zero)
+
+
+def weigh_trial(
+    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
+) -> tuple[Search, Progress, Decision]:
+    """One step of the line search; then the memory and the tests of section 6 of BLNZ, in L-BFGS-B's order."""
+    (search, before), (fact,), (limit,) = numbers, facts, limits
+    search = open_search(search, fact.slope_start, fact.step_max)
+    tried, verdict = _try(search, fact)
+    flat = _is_flat(search, fact, limit)
+    decision = _decide(search, tried, verdict, before, fact, limit, flat)
+    progress = _count(search, before, fact, limit, decision)
+    status = jnp.where(
+        (decision.fails & (before.pairs == 0) & ~decision.renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls),
+        _failure(search, tried, fact),
+        _limit_status(progress, limit),
+    )
+    status = jnp.where(decision.moves & flat, Status.FTOL, status)
+    status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
+    value = jnp.where(decision.moves, fact.value, search.value_start)
+    following = _select(decision.moves | decision.fails, start_search(value, jnp.ones_like(value)), tried)
+    return following, progress._replace(status=status), decision
+
+
+def _try(search: Search, fact: Facts) -> tuple[Search, Verdict]:
+    """The search after this trial, and what the trial means; one that is not finite never contradicts."""
+    verdict, finite = judge(search, fact.value, fact.slope), _is_finite(fact)
+    tried = _select(finite, next_trial(search, fact.value, fact.slope), retreat(search))
+    contradicted = search.contradicted | (finite & verdict.contradicted)
+    return tried._replace(evaluations=search.evaluations + 1, contradicted=contradicted), verdict
+
+
+def _decide(
+    search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Limits, flat: Flag
+) -> Decision:
+    finite, descends = _is_finite(fact), search.slope_start < 0
+    ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
+    lower = fact.value < search.value_start
+    moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
+    fails = ~moves & (~descends | ends | (tried.evaluations >= limit.maxls))
+    better = finite & (fact.value < before.best_value)
+    best_value = jnp.where(better, fact.value, before.best_value)
+    curvature = (fact.slope - search.slope_start) * search.step
+    eps = jnp.finfo(curvature.dtype).eps
+    return Decision(
+        moves=moves,
+        fails=fails,
+        renews=fails & (before.pairs == 0) & (best_value < search.value_start - _floor(search)),
+        better=better,
+        keep=moves & (curvature > -eps * search.slope_start * search.step),  # (3.9)
+        curvature=curvature,
+        step=search.step,
+    )
+
+
+def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decision: Decision) -> Progress:
+    """The numbers of the solve after this trial, but for its status."""
+    moves, fails, renews, better, keep, _, _ = decision
+    falls = better | (moves & (fact.value < search.value_start - _floor(search)))
+    return before._replace(
+        nit=before.nit + (moves | renews),
+        nfev=before.nfev + 1,
+        grad_norm=jnp.where(moves, fact.grad_norm, before.grad_norm),
+        best_value=jnp.where(better, fact.value, before.best_value),
+        pairs=jnp.where(fails, 0, jnp.minimum(before.pairs + keep, limit.maxcor)),
+        slot=jnp.where(before.slot + keep < limit.maxcor, before.slot + keep, 0),
+        idle=jnp.where(falls, 0, before.idle + 1),
+        starts=renews,
+    )
+
+
+def _failure(search: Search, tried: Search, fact: Facts) -> Array:
+    """Why nothing lower is found: rounding, if it hides the decrease and no trial contradicted the gradient."""
+    hidden = ~tried.contradicted & (-search.slope_start * search.step <= noise(_size(search, fact)))
+    reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
+    return jnp.where(_is_finite(fact), reason, Status.NONFINITE)
+
+
+def _is_flat(search: Search, fact: Facts, limit: Limits) -> Flag:
+    return (limit.ftol > 0) & (search.value_start - fact.value <= limit.ftol * _size(search, fact))
+
+
+def _is_finite(fact: Facts) -> Flag:
+    return jnp.isfinite(fact.value) & jnp.isfinite(fact.grad_norm)
+
+
+def _size(search: Search, fact: Facts) -> Scalar:
+    return jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
+
+
+def _floor(search: Search) -> Scalar:
+    return noise(jnp.abs(search.value_start))
+
+
+def _limit_status(progress: Progress, limit: Limits) -> Array:
+    """What the limits say, once this trial is counted."""
+    status = jnp.where(progress.nfev >= limit.maxfun, Status.MAXFUN, RUNNING)
+    return jnp.where(progress.nit >= limit.maxiter, Status.MAXITER, status)
+
+
+def _select(condition: Flag, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

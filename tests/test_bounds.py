@@ -1,0 +1,214 @@
+"""Bounds: every way to say them means the same box, and no result leaves it, not even by rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy_jax_bridge as sjb
+from hypothesis import given, settings, strategies as st
+from scipy_jax_bridge._bounds import flatten_bounds, read_bounds
+from scipy_jax_bridge._tree import split_params
+
+BACKENDS = ("scipy", "optax")
+INF = np.inf
+
+
+def quadratic(x: Any) -> Any:
+    return jnp.sum((x - 3.0) ** 2)
+
+
+def distance(x: Any, target: Any) -> Any:
+    return jnp.sum((x - target) ** 2)
+
+
+def start() -> dict[str, Any]:
+    return {"b": 2.0, "n": 3, "w": np.zeros((2, 3))}
+
+
+def flat(bounds: Any, params: Any) -> Any:
+    read = read_bounds(bounds)
+    assert read is not None
+    return flatten_bounds(read, params, split_params(params, None)[0])
+
+
+COLUMN, ROW = np.array([[1.0], [2.0]]), np.array([1.0, 2.0, 3.0])
+LOWERS = {
+    "scalar": (1, [1] * 7),
+    "numpy-scalar": (np.float32(1), [1] * 7),
+    "dict": ({"b": 5.0, "n": None, "w": 1.0}, [5, *[1] * 6]),
+    "part-none": ({"b": None, "n": None, "w": 1.0}, [-INF, *[1] * 6]),
+    "row": ({"b": None, "n": None, "w": ROW}, [-INF, 1, 2, 3, 1, 2, 3]),
+    "column": ({"b": None, "n": None, "w": COLUMN}, [-INF, 1, 1, 1, 2, 2, 2]),
+    "full": ({"b": 0.5, "n": None, "w": np.arange(6.0).reshape(2, 3)}, [0.5, 0, 1, 2, 3, 4, 5]),
+    "jax-array": ({"b": None, "n": None, "w": jnp.asarray(ROW)}, [-INF, 1, 2, 3, 1, 2, 3]),
+    "float32-array": ({"b": None, "n": None, "w": ROW.astype(np.float32)}, [-INF, 1, 2, 3, 1, 2, 3]),
+    "integers": ({"b": 1, "n": None, "w": np.array([1, 2, 3])}, [1, 1, 2, 3, 1, 2, 3]),
+    "infinite": ({"b": -INF, "n": None, "w": ROW}, [-INF, 1, 2, 3, 1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", LOWERS)
+@pytest.mark.parametrize("pair", [sjb.Bounds, lambda *sides: sides], ids=["Bounds", "tuple"])
+def test_a_side_spreads_over_the_vector(name: str, pair: Any) -> None:
+    side, wanted = LOWERS[name]
+    low = flat(pair(side, None), start())
+    np.testing.assert_array_equal(low.lower, wanted)
+    assert np.isposinf(low.upper).all() and low.lower.dtype == np.float64
+    high = flat(pair(None, side), start())
+    finite = np.where(np.isneginf(wanted), INF, wanted) if name != "infinite" else wanted
+    np.testing.assert_array_equal(high.upper, finite)
+    assert np.isneginf(high.lower).all()
+
+
+@pytest.mark.parametrize("bounds", [None, (None, None), sjb.Bounds()])
+def test_nothing_is_no_bounds(bounds: Any) -> None:
+    assert read_bounds(bounds) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lower=st.floats(-1e30, 1e30),
+    width=st.floats(0, 1e30),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+)
+def test_rounded_bounds_lie_in_the_box(lower: float, width: float, dtype: Any) -> None:
+    upper = lower + width
+    box = flat((lower, upper), {"x": np.zeros(1, dtype)})
+    low, high = box.lower[0], box.upper[0]
+    assert low <= high
+    assert np.isinf(low) or float(dtype(low)) == low
+    assert np.isinf(high) or float(dtype(high)) == high
+    if low < high:
+        assert lower <= low and high <= upper
+
+
+def slope(x: Any, direction: Any) -> Any:
+    return jnp.sum(direction * x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("lower", "upper"), [(0.1, 0.3), (-0.3, -0.1), (1 / 3, 2 / 3), (1e-3, 1.1e-3)])
+def test_results_stay_inside_compared_in_double(backend: str, dtype: Any, lower: float, upper: float) -> None:
+    """0.1 rounds up in float32 and 0.3 too: a clip in float32 alone leaves the box."""
+    seen: list[np.ndarray] = []
+    result = sjb.minimize(
+        slope,
+        np.full(3, (lower + upper) / 2, dtype),
+        (np.array([1, -1, 0], dtype),),
+        bounds=(lower, upper),
+        backend=backend,
+        callback=lambda progress: seen.append(np.asarray(progress.params, np.float64)),
+    )
+    x = np.asarray(result.params, np.float64)
+    assert result.params.dtype == dtype
+    for each in (x, *seen):
+        assert (each >= lower).all() and (each <= upper).all()
+    rounding = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(x[:2], [lower, upper], rtol=2 * rounding)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bounds_beyond_the_type(backend: str) -> None:
+    """They bind nothing, and no overflow is warned of."""
+    result = sjb.minimize(quadratic, np.zeros(3, np.float32), bounds=(-1e300, 1e39), backend=backend)
+    np.testing.assert_allclose(result.params, 3, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_evaluation_is_inside(backend: str) -> None:
+    """An objective that is NaN outside its bounds is never asked there."""
+
+    def fun(x: Any) -> Any:
+        return jnp.sum(x - jnp.log(x)) + jnp.sum(jnp.sqrt(2 - x))
+
+    result = sjb.minimize(fun, np.full(4, 1.9), bounds=(0.1, 1.95), backend=backend)
+    assert np.isfinite(result.trace.fun).all() and result.status.name in ("GTOL", "FTOL")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equal_bounds_hold_a_component(backend: str) -> None:
+    held = np.array([-INF, 0.7, -INF])
+    result = sjb.minimize(
+        lambda x: jnp.sum((x - 3.0) ** 2) + x[0] * x[1],
+        np.zeros(3),
+        bounds=(held, np.where(np.isinf(held), INF, held)),
+        backend=backend,
+    )
+    assert result.success and float(result.params[1]) == 0.7
+    np.testing.assert_allclose(result.params, [3 - 0.35, 0.7, 3], atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_equal_bounds_are_converged_at_once(backend: str) -> None:
+    result = sjb.minimize(quadratic, np.zeros(3), bounds=(1.0, 1.0), backend=backend)
+    assert result.success and result.nit == 0 and result.status.name == "GTOL"
+    np.testing.assert_array_equal(result.params, 1.0)
+    assert float(result.fun) == 12.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_the_bounded_part_is_bounded(backend: str) -> None:
+    result = sjb.minimize(
+        lambda p: jnp.sum((p["w"] - 5.0) ** 2) + (p["b"] - 5.0) ** 2 + p["part"]["s"] ** 2,
+        {"w": np.zeros(2), "b": 0.0, "part": {"s": 2.0, "n": 7}},
+        bounds=sjb.Bounds({"w": None, "b": None, "part": 1.0}, {"w": np.array([1.0, 9.0]), "b": None, "part": None}),
+        backend=backend,
+    )
+    np.testing.assert_allclose(result.params["w"], [1, 5], atol=1e-5)
+    np.testing.assert_allclose(result.params["b"], 5, atol=1e-5)
+    assert float(result.params["part"]["s"]) == 1.0 and result.params["part"]["n"] == 7
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bounds_of_fixed_leaves_are_left_out(backend: str) -> None:
+    result = sjb.minimize(
+        lambda p: (p["a"] - 5.0) ** 2 + p["b"] ** 2,
+        {"a": 0.0, "b": 9.0},
+        bounds=(0.0, 1.0),
+        fixed={"a": False, "b": True},
+        backend=backend,
+    )
+    assert float(result.params["a"]) == 1.0 and float(result.params["b"]) == 9.0
+
+
+def test_backends_agree_at_a_corner() -> None:
+    def fun(x: Any) -> Any:
+        return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    results = [sjb.minimize(fun, np.full(6, -1.0), bounds=(-2.0, 0.5), backend=backend) for backend in BACKENDS]
+    assert all(result.success for result in results)
+    np.testing.assert_allclose(results[0].params, results[1].params, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.0, None), (None, 1.0)], ids=str)
+def test_grad_norm_is_that_of_the_projected_gradient(backend: str, bounds: Any) -> None:
+    target = np.array([-4.0, 0.5, 4.0])
+    result = sjb.minimize(distance, np.full(3, 0.9), (target,), bounds=bounds, backend=backend)
+    lower, upper = (side if side is not None else default for side, default in zip(bounds, (-INF, INF), strict=True))
+    x, grad = np.asarray(result.params), np.asarray(result.jac)
+    np.testing.assert_allclose(grad, 2 * (x - target), atol=1e-12)
+    projected = np.abs(np.clip(x - grad, lower, upper) - x).max()
+    assert float(np.asarray(result.trace.grad_norm)[-1]) == pytest.approx(projected, abs=1e-12)
+    assert result.status.name != "GTOL" or projected <= 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_new_bounds_compile_nothing(backend: str) -> None:
+    sjb.minimize(quadratic, np.zeros(3), bounds=(0.0, 1.0), backend=backend)
+    result = sjb.minimize(quadratic, np.zeros(3), bounds=(None, np.array([1.0, 2.0, INF])), backend=backend)
+    assert result.timing.compiles == 0
+    np.testing.assert_allclose(result.params, [1, 2, 3], atol=1e-5)
+
+
+def test_traced_bounds() -> None:
+    def least(upper: Any) -> Any:
+        return sjb.minimize(quadratic, jnp.zeros(2), bounds=(0.0, upper), backend="optax").fun
+
+    assert float(jax.jit(least)(1.0)) == pytest.approx(8.0)
+    np.testing.assert_allclose(jax.vmap(least)(jnp.array([1.0, 2.0])), [8.0, 2.0], rtol=1e-6)

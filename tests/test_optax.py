@@ -1,0 +1,238 @@
+"""The Optax backend with any transformation, and its loop in chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import rosenbrock
+
+import scipy_jax_bridge as sjb
+import scipy_jax_bridge._optax as backend
+from scipy_jax_bridge import Status
+
+CENTER = np.array([1.0, -0.5])
+START = np.array([-1.2, 1.0])
+
+
+def bowl(x: jax.Array) -> jax.Array:
+    return jnp.sum(np.array([1.0, 3.0]) * (x - CENTER) ** 2)
+
+
+def clipped() -> optax.GradientTransformation:
+    schedule = optax.exponential_decay(0.3, 50, 0.5)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale_by_learning_rate(schedule))
+
+
+TRANSFORMATIONS = {
+    "adam": (optax.adam(0.1), bowl),
+    "sgd": (optax.sgd(0.1), bowl),
+    "momentum": (optax.sgd(0.05, momentum=0.5, nesterov=True), bowl),
+    "chain": (clipped(), bowl),
+    "lbfgs": (optax.lbfgs(), rosenbrock),
+    "backtracking": (optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)), bowl),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_reaches_the_minimum(name: str) -> None:
+    method, fun = TRANSFORMATIONS[name]
+    result = sjb.minimize(fun, START, backend="optax", method=method, options={"gtol": 1e-6, "ftol": 0.0})
+    assert result.status == Status.GTOL, result.message
+    np.testing.assert_allclose(result.params, [1.0, 1.0] if fun is rosenbrock else CENTER, atol=1e-5)
+    np.testing.assert_allclose(float(result.fun), float(fun(result.params)), rtol=1e-6, atol=1e-15)
+    np.testing.assert_allclose(result.jac, jax.grad(fun)(result.params), rtol=1e-6, atol=1e-12)
+    trace = result.trace
+    assert len(trace.fun) == result.nit + 1 and trace.nfev[-1] == result.nfev
+    assert trace.fun[-1] == result.fun and trace.grad_norm[-1] <= 1e-6 < np.min(trace.grad_norm[:-1])
+
+
+def test_takes_the_steps_of_a_loop_by_hand() -> None:
+    method = clipped()
+    x = jnp.asarray(START)
+    state = method.init(x)
+    values = [float(bowl(x))]
+    for _ in range(20):
+        updates, state = method.update(jax.grad(bowl)(x), state, x)
+        x = optax.apply_updates(x, updates)
+        values.append(float(bowl(x)))
+    options = {"gtol": 0.0, "ftol": 0.0, "maxiter": 20}
+    result = sjb.minimize(bowl, START, backend="optax", method=method, options=options)
+    assert (result.status, result.nit, result.nfev) == (Status.MAXITER, 20, 21)
+    np.testing.assert_allclose(result.trace.fun, values, rtol=1e-6)  # Optax counts steps in float32
+
+
+def test_takes_the_steps_of_optax_lbfgs_by_hand() -> None:
+    method = optax.lbfgs()
+    step = optax.value_and_grad_from_state(rosenbrock)
+
+    @jax.jit
+    def turn(x: Any, state: Any) -> Any:
+        value, grad = step(x, state=state)
+        updates, state = method.update(grad, state, x, value=value, grad=grad, value_fn=rosenbrock)
+        return value, optax.apply_updates(x, updates), state
+
+    x = jnp.asarray(START)
+    state, values = method.init(x), []
+    for _ in range(10):
+        value, x, state = turn(x, state)
+        values.append(float(value))
+    result = sjb.minimize(rosenbrock, START, backend="optax", method=method, options={"maxiter": 9})
+    np.testing.assert_allclose(result.trace.fun, values, rtol=1e-9)
+
+
+def test_labels_on_the_tree() -> None:
+    params = {"slow": jnp.zeros(2), "fast": jnp.zeros(2), "held": jnp.ones(2), "name": "a"}
+    method = optax.multi_transform(
+        {"slow": optax.sgd(1e-3), "fast": optax.sgd(0.2), "held": optax.set_to_zero()},
+        lambda tree: {name: None if leaf is None else name for name, leaf in tree.items()},
+    )
+
+    def fun(params: Any) -> jax.Array:
+        return sum(jnp.sum((params[name] - CENTER) ** 2) for name in ("slow", "fast", "held"))
+
+    options = {"maxiter": 30, "ftol": 0.0}
+    result = sjb.minimize(fun, params, backend="optax", method=method, options=options)
+    assert result.status == Status.MAXITER and result.params["name"] == "a"
+    np.testing.assert_array_equal(result.params["held"], params["held"])
+    np.testing.assert_allclose(result.params["fast"], CENTER, atol=1e-5)
+    np.testing.assert_allclose(result.params["slow"], CENTER * (1 - (1 - 2e-3) ** 30), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs", "backtracking", None])
+def test_counts_are_the_true_evaluations(name: str | None) -> None:
+    method, base = TRANSFORMATIONS[name] if name else (None, rosenbrock)
+    calls = []
+
+    def fun(x: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: calls.append(1))
+        return base(x)
+
+    result = sjb.minimize(fun, START, backend="optax", method=method)
+    jax.effects_barrier()
+    assert result.success and len(calls) == result.nfev
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_aux_belongs_to_params(name: str) -> None:
+    method, base = TRANSFORMATIONS[name]
+    result = sjb.minimize(lambda x: (base(x), {"x": x}), START, backend="optax", method=method, has_aux=True)
+    assert result.success
+    np.testing.assert_array_equal(result.aux["x"], result.params)
+
+
+def test_not_finite_ends_with_the_best_point() -> None:
+    def fun(x: jax.Array) -> jax.Array:
+        return jnp.where(x[0] > 0.95, jnp.nan, 1.0) * jnp.sum(-x)
+
+    result = sjb.minimize(fun, jnp.zeros(2), backend="optax", method=optax.sgd(0.1))
+    assert result.status == Status.NONFINITE
+    np.testing.assert_allclose(result.params, [0.9, 0.9])
+    assert float(result.fun) == float(fun(result.params)) == np.nanmin(result.trace.fun)
+
+
+def test_an_increase_is_no_convergence() -> None:
+    """Sgd with too long a step goes up at first; SciPy's test on f is one-sided and never sees that."""
+    result = sjb.minimize(bowl, START, backend="optax", method=optax.sgd(0.34), options={"maxiter": 5})
+    assert result.status == Status.MAXITER
+    assert float(result.fun) == np.min(result.trace.fun) == float(bowl(result.params))
+
+
+@pytest.mark.parametrize("maxfun", [1, 2, 5])
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_maxfun_is_never_exceeded(name: str, maxfun: int) -> None:
+    method, fun = TRANSFORMATIONS[name]
+    result = sjb.minimize(fun, START, backend="optax", method=method, options={"maxfun": maxfun})
+    assert result.status == Status.MAXFUN
+    assert result.nfev <= maxfun and result.nfev == result.trace.nfev[-1]
+
+
+def test_bounds_are_the_engines() -> None:
+    with pytest.raises(ValueError, match=r"takes no bounds.*scipy"):
+        sjb.minimize(bowl, START, backend="optax", method=optax.adam(0.1), bounds=(0.0, None))
+
+
+SOLVERS = {
+    name: sjb.Minimizer(rosenbrock, backend="optax", method=method, options={"maxiter": 150, "ftol": 0.0})
+    for name, method in (("engine", None), ("adam", optax.adam(0.02)), ("lbfgs", optax.lbfgs()))
+}
+LONG = np.tile(START, 4)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SOLVERS[name](LONG)
+    for size in (1, 7, backend.ROWS - 2):
+        monkeypatch.setattr(backend._Chunks, "until", lambda self, size=size: float(self.nfev + size))
+        result = SOLVERS[name](LONG)
+        np.testing.assert_array_equal(result.params, whole.params)
+        assert (result.nit, result.nfev, result.status) == (whole.nit, whole.nfev, whole.status)
+        for column in ("fun", "grad_norm", "nfev"):
+            np.testing.assert_array_equal(getattr(result.trace, column), getattr(whole.trace, column))
+
+
+@pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
+def test_rows_are_a_ring(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SOLVERS["engine" if method is None else "adam"](LONG)
+    monkeypatch.setattr(backend, "ROWS", 32)
+    solve = sjb.Minimizer(lambda x: rosenbrock(x), backend="optax", method=method, options={"maxiter": 150, "ftol": 0})
+    trace = solve(LONG).trace
+    assert len(trace.fun) == len(whole.trace.fun) > 64
+    np.testing.assert_allclose(trace.fun[:50], whole.trace.fun[:50], rtol=1e-6)
+    np.testing.assert_array_equal(trace.nfev[:50], whole.trace.nfev[:50])
+
+
+def test_callback_hears_the_end() -> None:
+    """Also of a solve that is over before the first chunk is."""
+    for _ in range(2):
+        reports = []
+        result = sjb.minimize(rosenbrock, START, backend="optax", callback=reports.append)
+        assert reports and (reports[-1].nit, reports[-1].fun) == (result.nit, float(result.fun))
+
+
+def test_trace_of_adam_is_complete() -> None:
+    options = {"gtol": 0.0, "ftol": 0.0, "maxiter": 3000}
+    result = sjb.minimize(rosenbrock, START, backend="optax", method=optax.adam(1e-3), options=options)
+    assert (result.status, result.nit, result.nfev) == (Status.MAXITER, 3000, 3001)
+    np.testing.assert_array_equal(result.trace.nfev, np.arange(1, 3002))
+    assert np.all(np.isfinite(result.trace.fun)) and np.all(np.diff(result.trace.fun[100:]) < 0)
+    np.testing.assert_allclose(result.trace.fun[0], float(rosenbrock(START)), rtol=1e-14)
+
+
+def test_trace_of_the_engine_is_complete() -> None:
+    """More iterations than the device keeps rows of."""
+    n = 800
+
+    def fun(x: jax.Array) -> jax.Array:
+        return 0.5 * jnp.sum(10 ** jnp.linspace(0, 9, n) * (x - 1) ** 2)
+
+    options = {"gtol": 0.0, "ftol": 0.0, "maxiter": 2500}
+    result = sjb.minimize(fun, jnp.zeros(n), backend="optax", options=options)
+    assert (result.status, result.nit) == (Status.MAXITER, 2500)
+    trace = result.trace
+    assert len(trace.fun) == 2501 and trace.nfev[-1] == result.nfev
+    assert np.all(np.diff(trace.nfev) >= 1) and np.all(np.isfinite(trace.fun))
+    assert np.all(np.diff(trace.fun) <= 0)  # the line search descends, in every iteration
+    shorter = sjb.minimize(fun, jnp.zeros(n), backend="optax", options={**options, "maxiter": 1500})
+    np.testing.assert_array_equal(shorter.trace.fun, trace.fun[:1501])
+
+
+def test_trace_in_a_trace_keeps_the_last_rows() -> None:
+    options = {"gtol": 0.0, "ftol": 0.0, "maxiter": 1200}
+    solve = sjb.Minimizer(rosenbrock, backend="optax", method=optax.adam(1e-3), options=options)
+    inside, outside = jax.jit(solve)(START), solve(START)
+    assert (int(inside.nit), int(inside.nfev), int(inside.status)) == (1200, 1201, Status.MAXITER)
+    np.testing.assert_allclose(inside.trace.fun, outside.trace.fun[-backend.ROWS :], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x32")
+def test_single_precision() -> None:
+    for name, (method, fun) in TRANSFORMATIONS.items():
+        options = {"gtol": 1e-3, "maxiter": 1000}
+        result = sjb.minimize(fun, jnp.array([-1.2, 1.0]), backend="optax", method=method, options=options)
+        assert result.success, name
+        assert result.params.dtype == np.float32

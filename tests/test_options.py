@@ -1,0 +1,170 @@
+"""One vocabulary: each option means the same on both backends, and SciPy's own pass through."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy_jax_bridge as sjb
+from scipy_jax_bridge import Status
+from scipy_jax_bridge._methods import METHODS
+from scipy_jax_bridge._options import read_options
+
+BACKENDS = ("scipy", "optax")
+START = np.linspace(-1.0, 1.0, 8)
+# maxls and maxcor change the path; for maxcor the device loop has to be compiled anew
+DEFAULTS = {"gtol": 1e-5, "ftol": 2.220446049250313e-09, "maxiter": 15000, "maxfun": 15000, "maxls": 20, "maxcor": 10}
+
+
+def rosenbrock(x: Any) -> Any:
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def solve(backend: str, **options: Any) -> sjb.Result:
+    return sjb.minimize(rosenbrock, START, backend=backend, options=options)
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    given = vars(sjb.Options())
+    assert {name: given[name] for name in DEFAULTS} == DEFAULTS and given["timeout"] is None
+
+
+def test_options_are_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sjb.Options().gtol = 1.0  # type: ignore[misc]
+
+
+def test_native_options_are_a_copy() -> None:
+    native = {"xtol": 1e-3}
+    options = sjb.Options(native=native)
+    native["xtol"] = 9
+    assert options.native["xtol"] == 1e-3
+    with pytest.raises(TypeError):
+        options.native["xtol"] = 9  # type: ignore[index]
+
+
+@pytest.mark.parametrize("given", [{"gtol": 1e-3, "maxiter": 7}, sjb.Options(gtol=1e-3, maxiter=7)], ids=["dict", "Options"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mapping_and_an_object_say_the_same(given: Any, backend: str) -> None:
+    result = sjb.minimize(rosenbrock, START, backend=backend, options=given)
+    assert result.nit == 7 and result.status == Status.MAXITER
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.int32(3), np.float64(3), np.array(3), jnp.asarray(3)], ids=repr)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_kind_of_number(value: Any, backend: str) -> None:
+    assert solve(backend, maxiter=value).nit == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gtol(backend: str) -> None:
+    result = solve(backend, gtol=1e-2, ftol=0)
+    norms = np.asarray(result.trace.grad_norm)
+    assert result.status == Status.GTOL and norms[-1] <= 1e-2 and (norms[:-1] > 1e-2).all()
+    assert float(jnp.abs(result.jac).max()) == pytest.approx(norms[-1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ftol(backend: str) -> None:
+    result = solve(backend, gtol=0, ftol=1e-2)
+    fun = np.asarray(result.trace.fun)
+    size = np.maximum(np.maximum(np.abs(fun[:-1]), np.abs(fun[1:])), 1)
+    reduction = (fun[:-1] - fun[1:]) / size
+    assert result.status == Status.FTOL and reduction[-1] <= 1e-2 and (reduction[:-1] > 1e-2).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ftol_zero_disables_the_test(backend: str) -> None:
+    assert solve(backend, gtol=1e-4, ftol=0).status == Status.GTOL
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("limit", [1, 2, 5, 13])
+def test_maxfun_is_never_exceeded(backend: str, limit: int) -> None:
+    result = solve(backend, maxfun=limit)
+    assert result.status == Status.MAXFUN and result.nfev == limit
+    assert float(result.fun) == pytest.approx(float(rosenbrock(result.params)), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("limit", [0, 1, 4])
+def test_maxiter(backend: str, limit: int) -> None:
+    result = solve(backend, maxiter=limit)
+    assert result.status == Status.MAXITER and result.nit == limit
+    assert len(np.asarray(result.trace.fun)) == limit + 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_maxiter_zero_at_a_minimum_is_converged(backend: str) -> None:
+    result = sjb.minimize(rosenbrock, np.ones(8), backend=backend, options={"maxiter": 0})
+    assert result.status == Status.GTOL and result.nit == 0 and result.nfev == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_maxls_limits_the_evaluations_of_an_iteration(backend: str) -> None:
+    usual, short = solve(backend), solve(backend, maxls=1)
+    assert np.diff(np.asarray(usual.trace.nfev)).max() > 1
+    steps = np.diff(np.asarray(short.trace.nfev))
+    assert len(steps) == 0 or steps.max() <= 2  # a failed search starts again along the gradient
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_maxcor_is_the_memory(backend: str) -> None:
+    assert solve(backend, maxcor=1).nit != solve(backend, maxcor=20).nit
+
+
+@pytest.mark.parametrize("name", ["gtol", "ftol", "maxiter", "maxls", "maxcor"])
+def test_scipy_is_given_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SciPy's own name, as a value and not as its `tol`, which sets two at once."""
+    given: dict[str, Any] = {}
+    minimize = scipy.optimize.minimize
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        given.update(kwargs)
+        return minimize(*args, **kwargs)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", spy)
+    value = {"gtol": 1e-3, "ftol": 1e-4, "maxiter": 12, "maxls": 9, "maxcor": 4}[name]
+    solve("scipy", **{name: value})
+    assert given["options"][name] == value and "tol" not in given
+
+
+@pytest.mark.parametrize(
+    ("method", "native"),
+    [("trust-constr", {"initial_tr_radius": 0.5}), ("Nelder-Mead", {"adaptive": True}), ("BFGS", {"norm": 2})],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_options_of_a_method_reach_scipy(
+    method: str, native: dict[str, Any], nested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    minimize = scipy.optimize.minimize
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        given.update(kwargs["options"])
+        return minimize(*args, **kwargs)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", spy)
+    options = sjb.Options(maxiter=3, native=native) if nested else {"maxiter": 3, **native}
+    sjb.minimize(rosenbrock, START[:2], method=method, options=options)
+    assert native.items() <= given.items()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scipy_knows_every_option_that_we_name(method: str) -> None:
+    """SciPy only warns of an option it does not know; here warnings are errors, and none may be left over."""
+    facts = METHODS[method]
+    solver = {"trust-constr": "_trustregion_constr", "l-bfgs-b": "_lbfgsb_py"}.get(method)
+    described = str(scipy.optimize.show_options("minimize", facts.name, disp=False))
+    names = [*facts.common.values(), *facts.native]
+    missing = [name for name in names if name not in described]
+    assert not missing, (solver, missing)
+
+
+def test_a_name_said_twice_is_taken_once() -> None:
+    options = read_options({"xtol": 1.0, "native": {"eta": 2.0}}, frozenset({"xtol", "eta"}), "TNC")
+    assert dict(options.native) == {"xtol": 1.0, "eta": 2.0}

@@ -1,0 +1,282 @@
+"""The SciPy backend: the path of a hand-written call, every method, and what SciPy is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from problems import PROBLEMS, Problem, rosenbrock
+
+import scipy_jax_bridge as sjb
+from scipy_jax_bridge import Status
+from scipy_jax_bridge._methods import METHODS, Method
+from scipy_jax_bridge._record import Record
+
+CENTER = jnp.array([1.0, -0.5, 2.0])
+START = jnp.array([0.2, 0.1, 0.5])
+
+
+def convex(x: jax.Array) -> jax.Array:
+    """Coupled, with a positive definite Hessian everywhere and its minimum 0 at CENTER."""
+    d = x - CENTER
+    return jnp.sum(d**2) + 0.25 * jnp.sum(d**4) + 0.5 * (d[0] + d[1]) ** 2
+
+
+def methods(condition: Callable[[Method], bool] = lambda method: True) -> Any:
+    """Every method of the table with this capability."""
+    chosen = [method for method in METHODS.values() if condition(method)]
+    return pytest.mark.parametrize("method", chosen, ids=lambda method: method.name)
+
+
+def has_gradient(method: Method) -> bool:
+    return method.derivatives != "none"
+
+
+def by_hand(fun: Callable[[Any], Any]) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """The packed callable that an expert writes: one array in, one array out."""
+
+    @jax.jit
+    def packed(x: jax.Array) -> jax.Array:
+        value, grad = jax.value_and_grad(fun)(x)
+        return jnp.concatenate([value[None], grad])
+
+    def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+        out = np.asarray(packed(x))
+        return out[0], out[1:]
+
+    return evaluate
+
+
+def same_as_by_hand(problem: Problem, **options: Any) -> None:
+    bounds = scipy.optimize.Bounds(problem.lower, problem.upper) if problem.bounded else None
+    theirs = scipy.optimize.minimize(
+        by_hand(problem.fun), problem.start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
+    box = (problem.lower, problem.upper) if problem.bounded else None
+    ours = sjb.minimize(problem.fun, jnp.asarray(problem.start), bounds=box, options=options)
+    np.testing.assert_array_equal(ours.params, theirs.x)
+    np.testing.assert_array_equal(ours.jac, theirs.jac)
+    assert (float(ours.fun), ours.nit, ours.nfev) == (theirs.fun, theirs.nit, theirs.nfev)
+    assert ours.success == theirs.success
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_same_path_as_by_hand(problem: Problem) -> None:
+    same_as_by_hand(problem)
+
+
+@pytest.mark.parametrize(
+    "options", [{"maxcor": 3}, {"gtol": 1e-9, "ftol": 1e-15}, {"maxls": 3}], ids=lambda options: "-".join(options)
+)
+def test_same_path_as_by_hand_with_options(options: dict[str, Any]) -> None:
+    same_as_by_hand(Problem("", rosenbrock, np.tile([-1.2, 1.0], 5), 0.0, None, None, None, ""), **options)
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_same_path_as_by_hand_on_a_larger_problem(n: int) -> None:
+    start = np.tile([-1.2, 1.0], n // 2)
+    same_as_by_hand(Problem("", rosenbrock, start, 0.0, None, None, None, ""), maxiter=100)
+    same_as_by_hand(Problem("", rosenbrock, start, 0.0, None, np.full(n, -1.5), np.full(n, 0.8), ""), maxiter=100)
+
+
+@methods()
+def test_every_method_minimizes(method: Method) -> None:
+    solve = sjb.Minimizer(convex, method=method.name, options={"gtol": 1e-6})
+    result = solve(START)
+    assert result.success, result.message
+    assert result.method == method.name
+    np.testing.assert_allclose(result.params, CENTER, atol=1e-2 if method.derivatives == "none" else 1e-3)
+    np.testing.assert_allclose(float(result.fun), float(convex(result.params)), rtol=1e-12, atol=1e-15)
+    assert solve(START).timing.compiles == 0
+
+
+@methods(has_gradient)
+def test_gtol_has_one_meaning(method: Method) -> None:
+    """Whatever the method's own test is: GTOL means that the largest component is at most gtol."""
+    result = sjb.minimize(convex, START, method=method.name, options={"gtol": 1e-3, "ftol": 0.0})
+    assert result.status == Status.GTOL
+    norms = np.asarray(result.trace.grad_norm)
+    assert norms[-1] <= 1e-3 and np.all(norms[:-1] > 1e-3)
+    assert float(jnp.max(jnp.abs(jax.grad(convex)(result.params)))) <= 1e-3 * (1 + 1e-12)
+    np.testing.assert_allclose(result.jac, jax.grad(convex)(result.params), rtol=1e-9, atol=1e-12)
+
+
+@methods()
+def test_trace_of_every_method(method: Method) -> None:
+    reports = []
+    result = sjb.minimize(convex, START, method=method.name, callback=reports.append)
+    trace = result.trace
+    assert len(trace.fun) == result.nit + 1
+    assert trace.nfev[0] == 1 and np.all(np.diff(trace.nfev) >= 0) and trace.nfev[-1] <= result.nfev
+    np.testing.assert_allclose(trace.fun[0], float(convex(START)), rtol=1e-12)
+    assert np.all(np.isfinite(trace.fun))
+    assert np.all(np.isfinite(trace.grad_norm)) == has_gradient(method)  # every iterate is found again, not evaluated
+    assert [each.nit for each in reports] == list(range(1, result.nit + 1))
+    for each, value in zip(reports, trace.fun[1:], strict=True):  # asked for after the solve: SciPy's array is gone
+        np.testing.assert_allclose(float(convex(each.params)), value, rtol=1e-12, atol=1e-15)
+
+
+@methods()
+def test_starts_at_the_minimum(method: Method) -> None:
+    result = sjb.minimize(convex, CENTER, method=method.name)
+    if has_gradient(method):
+        assert (result.status, result.nit, result.nfev) == (Status.GTOL, 0, 1)
+    np.testing.assert_allclose(result.params, CENTER, atol=1e-3)
+
+
+@methods(lambda method: method.bounds)
+def test_bounds_of_every_method(method: Method) -> None:
+    upper = np.array([0.5, np.inf, np.inf])
+    seen = []
+    result = sjb.minimize(
+        lambda x: jnp.sum((x - CENTER) ** 2),
+        START,
+        method=method.name,
+        bounds=sjb.Bounds(0.0, upper),
+        callback=lambda progress: seen.append(progress.params),
+    )
+    assert result.success, result.message
+    np.testing.assert_allclose(result.params, [0.5, 0.0, 2.0], atol=1e-3)
+    assert np.all(result.params <= upper) and np.all(result.params >= 0)
+
+
+@methods(lambda method: not method.bounds)
+def test_methods_without_bounds_say_so(method: Method) -> None:
+    with pytest.raises(ValueError, match=r"takes no bounds.*L-BFGS-B"):
+        sjb.minimize(convex, START, method=method.name, bounds=(0.0, None))
+
+
+@methods()
+def test_limits_of_every_method(method: Method) -> None:
+    for maxfun in (1, 3):
+        result = sjb.minimize(convex, START, method=method.name, options={"maxfun": maxfun, "gtol": 0.0, "ftol": 0.0})
+        assert (result.status, result.nfev) == (Status.MAXFUN, maxfun)
+    result = sjb.minimize(convex, START, method=method.name, options={"maxiter": 2, "gtol": 0.0, "ftol": 0.0})
+    assert (result.status, result.nit) == (Status.MAXITER, 2)
+
+
+@methods()
+def test_stop_from_the_callback_of_every_method(method: Method) -> None:
+    def callback(progress: sjb.Progress) -> None:
+        if progress.nit == 2:
+            raise StopIteration
+
+    result = sjb.minimize(convex, START, method=method.name, callback=callback, options={"gtol": 0.0, "ftol": 0.0})
+    assert (result.status, result.nit) == (Status.CALLBACK, 2)
+
+
+@jax.custom_jvp
+def no_derivative(x: jax.Array) -> jax.Array:
+    return x
+
+
+@no_derivative.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise AssertionError("a derivative was asked for")
+
+
+@methods(lambda method: not has_gradient(method))
+def test_derivative_free_methods_cost_no_gradient(method: Method) -> None:
+    result = sjb.minimize(lambda x: jnp.sum((no_derivative(x) - 1.0) ** 2), jnp.zeros(2), method=method.name)
+    assert result.success and result.jac is None
+    np.testing.assert_allclose(result.params, [1.0, 1.0], atol=1e-3)
+    assert np.all(np.isnan(result.trace.grad_norm))
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What scipy.optimize.minimize was called with, and every x it evaluated at."""
+    seen: list[dict[str, Any]] = []
+    minimize = scipy.optimize.minimize
+
+    def spy(fun: Any, x0: Any, **rest: Any) -> Any:
+        points: list[Any] = []
+        seen.append({"x0": x0, "points": points, **rest})
+
+        def watched(x: Any) -> Any:
+            out = fun(x)
+            points.append((x.dtype, out[1].dtype if isinstance(out, tuple) else None))
+            return out
+
+        return minimize(watched, x0, **rest)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", spy)
+    return seen
+
+
+@methods(lambda method: method.derivatives in ("product", "hessian"))
+def test_second_derivatives_are_exact(method: Method, handed: list[dict[str, Any]]) -> None:
+    sjb.minimize(convex, START, method=method.name)
+    x, v = np.array([0.3, -0.7, 1.9]), np.array([1.0, 2.0, -0.5])
+    hessian = jax.hessian(convex)(x)
+    if method.derivatives == "hessian":
+        np.testing.assert_allclose(handed[0]["hess"](x), hessian, rtol=1e-13)
+    else:
+        np.testing.assert_allclose(handed[0]["hessp"](x, v), hessian @ v, rtol=1e-13)
+
+
+@methods()
+def test_scipy_gets_double_precision(method: Method, handed: list[dict[str, Any]]) -> None:
+    """SciPy casts every x to the type of x0, so float32 there would spoil the search."""
+    result = sjb.minimize(lambda x: jnp.sum((x - 1.5) ** 2), np.zeros(2, np.float32), method=method.name)
+    assert result.params.dtype == np.float32
+    np.testing.assert_allclose(result.params, [1.5, 1.5], atol=2e-2)
+    assert handed[0]["x0"].dtype == np.float64
+    types = {each for point in handed[0]["points"] for each in point if each is not None}
+    assert types == {np.dtype(np.float64)}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("trust-ncg", {"initial_trust_radius": 0.5, "max_trust_radius": 7.0}),
+        ("trust-constr", {"initial_tr_radius": 0.5}),
+        ("Nelder-Mead", {"xatol": 1e-7, "adaptive": True}),
+        ("COBYLA", {"rhobeg": 0.3}),
+        ("BFGS", {"norm": 2}),
+        ("Newton-CG", {"xtol": 1e-9}),
+        ("TNC", {"eta": 0.3}),
+    ],
+)
+def test_own_options_reach_scipy(method: str, options: dict[str, Any], handed: list[dict[str, Any]]) -> None:
+    sjb.minimize(convex, START, method=method, options=options | {"maxfun": 500})
+    sjb.minimize(convex, START, method=method, options=sjb.Options(native=options))
+    for call in handed:
+        assert {name: call["options"][name] for name in options} == options
+
+
+def test_own_option_of_another_method() -> None:
+    with pytest.raises(ValueError, match="initial_trust_radius"):
+        sjb.minimize(convex, START, options={"initial_trust_radius": 0.5})
+
+
+@methods()
+def test_counts_are_the_true_evaluations(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    evaluate = Record.evaluate
+
+    def counted(self: Record, x: Any) -> Any:
+        calls.append(1)
+        return evaluate(self, x)
+
+    monkeypatch.setattr(Record, "evaluate", counted)
+    result = sjb.minimize(convex, START, method=method.name, callback=lambda progress: progress.params)
+    assert len(calls) == result.nfev
+
+
+def test_method_names_are_scipys_in_any_case() -> None:
+    assert sjb.minimize(convex, START, method="bfgs").method == "BFGS"
+
+
+def test_no_program_is_compiled_twice() -> None:
+    solve = sjb.Minimizer(lambda x, c: jnp.sum((x - c) ** 2), method="trust-ncg")
+    assert solve.compile(START, (CENTER,)) > 0
+    for center in (CENTER, 2 * CENTER):
+        result = solve(START, (center,))
+        assert result.timing.compiles == 0 and result.timing.compile_s == 0.0
+        np.testing.assert_allclose(result.params, center, atol=1e-5)
