@@ -104,7 +104,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _list_models() -> str:
-    titles = {name: (inspect.getdoc(build) or "").splitlines()[0] for name, build in MODELS.items()}
+    titles = {name: (inspect.getdoc(build) or name).splitlines()[0] for name, build in MODELS.items()}
     return "\n".join(f"  {name:<12}{title}" for name, title in titles.items())
 
 

@@ -55,7 +55,9 @@ def compare(
         ValueError: `repeats` is less than 1, or there is nothing to compare.
 
     Example:
-        >>> comparison = compare(lambda x: ((x - 3.0) ** 2).sum(), np.zeros(2), repeats=1)
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> comparison = sjb.compare(lambda x: jnp.sum((x - 3.0) ** 2), jnp.zeros(2), repeats=1)
         >>> [row["status"] for row in comparison.rows()]
         ['GTOL', 'GTOL']
     """

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import PROBLEMS, Problem
 
 import scipy_jax_bridge as sjb
+from problems import PROBLEMS, Problem
 from scipy_jax_bridge import Status
 
 BACKENDS = ("scipy", "optax")
+TABLE = np.arange(3)
 SHAPES = ("dict", "nested")
 LOOPS = {"hs1", "hs2", "hs5", "hs45", "many active", "one-sided", "fixed coordinate", "start outside"}  # bounded ones
 QUICK = {"rosenbrock 2", "log sum", "hs5", "fixed coordinates"}  # for what compiles a device loop for each shape
@@ -47,7 +48,7 @@ class Shape:
     bound: Callable[[Any], Any]
 
 
-def to_dict(x: Any, *, rider: Any = "a label", table: Any = np.arange(3)) -> dict[str, Any]:
+def to_dict(x: Any, *, rider: Any = "a label", table: Any = TABLE) -> dict[str, Any]:
     return {"first": x[:1], "label": rider, "rest": x[1:], "table": table}
 
 
@@ -322,7 +323,9 @@ def test_nothing_of_the_user_changes(backend: str) -> None:
     np.testing.assert_allclose(result.params["w"], [1.0, 2.5], atol=1e-6)
     assert options == {"maxiter": 50} and params["label"] == "a" and isinstance(params["b"], float)
     assert lower["b"] is None and upper == {"w": None, "label": None, "b": 0.5}
-    for now, before in zip(jax.tree.leaves((params["w"], params["b"], data, lower["w"])), jax.tree.leaves(copies)):
+    for now, before in zip(
+        jax.tree.leaves((params["w"], params["b"], data, lower["w"])), jax.tree.leaves(copies), strict=True
+    ):
         np.testing.assert_array_equal(now, before)
 
 

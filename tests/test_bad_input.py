@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from helpers_calls import Calls, count_compiles
 
 BACKENDS = ("scipy", "optax")
@@ -158,7 +159,9 @@ CALLS = [
     side("too-many-axes", ValueError, "params['w']", "(3, 1)", lower={"w": np.zeros((3, 1)), "part": None}),
     side("array-for-tree", ValueError, "upper", "(4,)", upper=np.zeros(4)),
     side("crossed", ValueError, "params['part']['b']", "lower 1.0", "upper 0.0", "Swap", lower=1.0, upper=0.0),
-    side("crossed-at", ValueError, "params['w']", "component 2", lower=2.0, upper={"w": np.array([3, 3, 1]), "part": 3}),
+    side(
+        "crossed-at", ValueError, "params['w']", "component 2", lower=2.0, upper={"w": np.array([3, 3, 1]), "part": 3}
+    ),
     side("crossed-inner", ValueError, "params['part']['b']", lower={"w": None, "part": 1.0}, upper=0.0),
     side("nan", ValueError, "lower", "params['part']['b']", "NaN", "None", lower=float("nan")),
     side("nan-at", ValueError, "upper", "NaN at 1", upper={"w": np.array([1, np.nan, 1]), "part": None}),
@@ -166,9 +169,17 @@ CALLS = [
     side("complex", TypeError, "params['part']['b']", "real number", upper=1j),
     side("objects", TypeError, "params['w']", "real number", upper={"w": np.array([None, 1, 1]), "part": None}),
     bad("bounds-bfgs", ValueError, "'BFGS' takes no bounds", "L-BFGS-B", only="scipy", method="BFGS", bounds=(0, 1)),
-    bad("bounds-newton", ValueError, "takes no bounds", "trust-constr", only="scipy", method="Newton-CG", bounds=(0, 1)),
     bad(
-        "bounds-adam", ValueError, "takes no bounds", "backend='scipy'", only="optax", method=optax.adam(1), bounds=(0, 1)
+        "bounds-newton", ValueError, "takes no bounds", "trust-constr", only="scipy", method="Newton-CG", bounds=(0, 1)
+    ),
+    bad(
+        "bounds-adam",
+        ValueError,
+        "takes no bounds",
+        "backend='scipy'",
+        only="optax",
+        method=optax.adam(1),
+        bounds=(0, 1),
     ),
     # fixed
     bad("fixed-missing", ValueError, "fixed", "params['part']['b']", fixed={"w": True}),

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy_jax_bridge as sjb
 from hypothesis import given, settings, strategies as st
+
+import scipy_jax_bridge as sjb
 from scipy_jax_bridge._bounds import flatten_bounds, read_bounds
 from scipy_jax_bridge._tree import split_params
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import rosenbrock
 
 import scipy_jax_bridge as sjb
 import scipy_jax_bridge._optax as backend
+from problems import rosenbrock
 from scipy_jax_bridge import Status
 
 CENTER = np.array([1.0, -0.5])

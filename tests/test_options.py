@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._methods import METHODS
@@ -47,7 +48,9 @@ def test_native_options_are_a_copy() -> None:
         options.native["xtol"] = 9  # type: ignore[index]
 
 
-@pytest.mark.parametrize("given", [{"gtol": 1e-3, "maxiter": 7}, sjb.Options(gtol=1e-3, maxiter=7)], ids=["dict", "Options"])
+@pytest.mark.parametrize(
+    "given", [{"gtol": 1e-3, "maxiter": 7}, sjb.Options(gtol=1e-3, maxiter=7)], ids=["dict", "Options"]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_mapping_and_an_object_say_the_same(given: Any, backend: str) -> None:
     result = sjb.minimize(rosenbrock, START, backend=backend, options=given)
@@ -109,7 +112,8 @@ def test_maxls_limits_the_evaluations_of_an_iteration(backend: str) -> None:
     usual, short = solve(backend), solve(backend, maxls=1)
     assert np.diff(np.asarray(usual.trace.nfev)).max() > 1
     steps = np.diff(np.asarray(short.trace.nfev))
-    assert len(steps) == 0 or steps.max() <= 2  # a failed search starts again along the gradient
+    assert short.status == Status.LINESEARCH and (steps[:-1] == 1).all()
+    assert steps[-1] <= 3  # a search that fails starts again along the gradient
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -158,11 +162,13 @@ def test_options_of_a_method_reach_scipy(
 def test_scipy_knows_every_option_that_we_name(method: str) -> None:
     """SciPy only warns of an option it does not know; here warnings are errors, and none may be left over."""
     facts = METHODS[method]
-    solver = {"trust-constr": "_trustregion_constr", "l-bfgs-b": "_lbfgsb_py"}.get(method)
     described = str(scipy.optimize.show_options("minimize", facts.name, disp=False))
-    names = [*facts.common.values(), *facts.native]
-    missing = [name for name in names if name not in described]
-    assert not missing, (solver, missing)
+    if facts.name in ("dogleg", "trust-ncg", "trust-krylov"):  # SciPy describes them elsewhere: try
+        radii = {"initial_trust_radius": 1.0, "max_trust_radius": 100.0, "eta": 0.1, "inexact": True}
+        native = {name: radii[name] for name in facts.native}
+        assert sjb.minimize(rosenbrock, START[:2], method=facts.name, options=native).success
+        return
+    assert [name for name in [*facts.common.values(), *facts.native] if name not in described] == []
 
 
 def test_a_name_said_twice_is_taken_once() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy_jax_bridge as sjb
 from hypothesis import given, settings, strategies as st
+
+import scipy_jax_bridge as sjb
 from scipy_jax_bridge._tree import leaf_paths, split_args, split_params, spread_prefix
 
 BACKENDS = ("scipy", "optax")
@@ -32,13 +32,6 @@ class Model:
     weight: Any
     count: Any
     name: str = dataclasses.field(default="model", metadata={"static": True})
-
-
-class Module(eqx.Module):
-    weight: jax.Array
-    steps: jax.Array
-    activation: Any
-    name: str = eqx.field(static=True)
 
 
 def kinds(tree: Any, held: Any = None) -> list[str]:
@@ -184,12 +177,14 @@ def trees_to_solve() -> dict[str, tuple[Any, Any]]:
         "array": (np.zeros(2), lambda p: p),
         "number": (0.0, lambda p: p),
         "numpy-scalar": (np.float64(0), lambda p: p),
-        "dict": ({"w": np.zeros(2), "n": 2, "s": "relu", "f": activation, "none": None, "flag": True}, lambda p: p["w"]),
+        "dict": (
+            {"w": np.zeros(2), "n": 2, "s": "relu", "f": activation, "none": None, "flag": True},
+            lambda p: p["w"],
+        ),
         "list": ([np.zeros((1, 2)), "a"], lambda p: p[0]),
         "tuple": ((np.zeros(2), np.arange(3)), lambda p: p[0]),
         "namedtuple": (Pair(np.zeros(2), "b"), lambda p: p.a),
         "dataclass": (Model(np.zeros(2), np.int32(3)), lambda p: p.weight),
-        "equinox": (Module(jnp.zeros(2), jnp.arange(2), jnp.tanh, "net"), lambda p: p.weight),
         "nested": ({"layers": [{"w": np.zeros(2)}, {"w": 4}]}, lambda p: p["layers"][0]["w"]),
         "float16": ({"w": np.zeros(2, np.float16)}, lambda p: p["w"]),
         "bfloat16": ({"w": jnp.zeros(2, jnp.bfloat16)}, lambda p: p["w"]),
@@ -218,6 +213,22 @@ def test_every_tree_comes_back_as_it_was(name: str, backend: str) -> None:
             assert after.dtype == np.asarray(before).dtype and after.shape == np.shape(before)
         else:
             assert same_rider(before, after)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equinox_module(backend: str) -> None:
+    """A module with a static field, a function as a leaf and a part that is None."""
+    equinox = pytest.importorskip("equinox")
+    start = equinox.nn.MLP(2, "scalar", 3, 1, activation=jnp.tanh, use_bias=False, key=jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=(20, 2))
+
+    def fun(model: Any, x: Any) -> Any:
+        return jnp.mean((jax.vmap(model)(x) - jnp.tanh(x[:, 0])) ** 2)
+
+    result = sjb.minimize(fun, start, (x,), backend=backend, options={"maxiter": 30})
+    assert isinstance(result.params, equinox.nn.MLP) and result.params.activation is start.activation
+    assert float(result.fun) < 0.1 * float(result.trace.fun[0])
+    assert float(fun(result.params, x)) == pytest.approx(float(result.fun))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,253 @@
+"""The compiled engine: SciPy's path step by step, one evaluation a step, always inside the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import reference_lbfgsb
+import scipy_jax_bridge as sjb
+from problems import PROBLEMS, Problem, hs5, rosenbrock, shifted_quadratic
+from scipy_jax_bridge import Status
+
+CHAOTIC = {"rosenbrock 20": 30, "ill-conditioned": 50}  # iterations over which rounding does not grow too large
+ROUGH = {"badly scaled": 1e-3}  # condition 1e12
+COMPILES = {"hs1", "hs2", "hs5", "hs45", "many active", "one-sided", "fixed coordinate", "start outside"}
+
+
+@cache
+def minimizer(problem: Problem) -> Callable[..., sjb.Result]:
+    bounds = (problem.lower, problem.upper) if problem.bounded else None
+
+    def solve(**options: Any) -> sjb.Result:
+        start = jnp.asarray(problem.start)
+        return sjb.minimize(problem.fun, start, backend="optax", bounds=bounds, options=options)
+
+    return solve
+
+
+@cache
+def reference(problem: Problem) -> reference_lbfgsb.Reference:
+    both = jax.jit(jax.value_and_grad(problem.fun))
+
+    def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, grad = both(x)
+        return float(value), np.asarray(grad)
+
+    return reference_lbfgsb.minimize(fun, problem.start, problem.lower, problem.upper)
+
+
+every_problem = pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.bounded and each.name not in COMPILES else [])
+        for each in PROBLEMS
+    ],
+)
+
+
+@every_problem
+def test_steps_are_those_of_the_reference(problem: Problem) -> None:
+    ours, plain = minimizer(problem)(), reference(problem)
+    rows = CHAOTIC.get(problem.name, plain.nit + 1)
+    if problem.name not in CHAOTIC:
+        assert (ours.nit, ours.nfev, ours.status.name) == (plain.nit, plain.nfev, plain.reason.upper())
+    np.testing.assert_array_equal(ours.trace.nfev[:rows], plain.evaluations[:rows])
+    rtol = ROUGH.get(problem.name, 1e-7)
+    np.testing.assert_allclose(ours.trace.fun[:rows], plain.values[:rows], rtol=rtol, atol=1e-9)
+
+
+@every_problem
+def test_iterates_are_those_of_the_reference(problem: Problem) -> None:
+    plain = reference(problem)
+    for k in (1, 2, 3, 5, 8, 12):
+        if k >= len(plain.iterates):
+            break
+        result = minimizer(problem)(maxiter=k)
+        best = int(np.argmin(plain.values[: k + 1]))  # what did not converge comes back as the best point
+        expected = plain.iterates[k] if result.success else plain.iterates[best]
+        scale = 1 + np.abs(expected)
+        assert np.max(np.abs(np.asarray(result.params) - expected) / scale) < ROUGH.get(problem.name, 1e-6)
+
+
+@pytest.mark.parametrize("maxcor", [1, 3])
+def test_little_memory(maxcor: int) -> None:
+    both = jax.jit(jax.value_and_grad(rosenbrock))
+    fun = lambda x: (float(both(x)[0]), np.asarray(both(x)[1]))  # noqa: E731
+    plain = reference_lbfgsb.minimize(fun, [-1.2, 1.0], maxcor=maxcor)
+    ours = sjb.minimize(rosenbrock, jnp.array([-1.2, 1.0]), backend="optax", options={"maxcor": maxcor})
+    assert (ours.nit, ours.nfev) == (plain.nit, plain.nfev)
+    np.testing.assert_allclose(ours.trace.fun, plain.values, rtol=1e-4, atol=1e-9)
+
+
+def marked(x: jax.Array) -> jax.Array:
+    """Has one acosh, whose derivative is no acosh: it counts the copies of the objective."""
+    return jnp.sum(jnp.arccosh(2.0 + (x - 1.0) ** 2))
+
+
+def primitives(jaxpr: Any) -> list[tuple[str, Any]]:
+    """Every equation, those of inner programs included."""
+    found = []
+    for equation in jaxpr.eqns:
+        found.append((equation.primitive.name, equation))
+        for each in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
+            inner = getattr(each, "jaxpr", each)
+            if hasattr(inner, "eqns"):
+                found += primitives(inner)
+    return found
+
+
+@pytest.mark.parametrize("bounds", [None, (0.0, None)], ids=["free", "bounded"])
+def test_the_program_holds_the_objective_once(bounds: Any) -> None:
+    solve = sjb.Minimizer(marked, backend="optax", bounds=bounds)
+    found = primitives(jax.make_jaxpr(lambda x: solve(x).params)(jnp.zeros(3)).jaxpr)
+    names = [name for name, _ in found]
+    assert names.count("acosh") == 1
+    loops = [equation for name, equation in found if name == "while"]
+    bodies = [[name for name, _ in primitives(each.params["body_jaxpr"].jaxpr)] for each in loops]
+    outer = max(bodies, key=len)
+    assert "acosh" in outer
+    if bounds is None:
+        assert len(loops) == 1 and "while" not in outer  # the search is in the carry; nothing bounded is compiled
+        assert not {"sort", "cholesky", "lu"} & set(names)
+
+
+BOX = 5
+TRIALS: list[np.ndarray] = []
+
+
+def watched(x: jax.Array, center: jax.Array, stiffness: jax.Array) -> jax.Array:
+    jax.debug.callback(lambda x: TRIALS.append(np.array(x)), x)
+    d = x - center
+    return jnp.sum(stiffness * d**2) + 0.1 * jnp.sum(d) ** 2 + 0.05 * jnp.sum(d**4)
+
+
+numbers = st.floats(-3.0, 3.0, allow_nan=False).map(lambda value: round(value, 3))
+vectors = st.lists(numbers, min_size=BOX, max_size=BOX).map(np.array)
+sides = st.lists(st.sampled_from(["both", "lower", "upper", "none", "fixed"]), min_size=BOX, max_size=BOX)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(start=vectors, center=vectors, one=vectors, other=vectors, kinds=sides, stiff=st.integers(0, 3))
+def test_every_trial_is_inside_the_box(
+    start: np.ndarray, center: np.ndarray, one: np.ndarray, other: np.ndarray, kinds: list[str], stiff: int
+) -> None:
+    kind = np.array(kinds)
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    low = np.where((kind == "upper") | (kind == "none"), -np.inf, low)
+    high = np.where((kind == "lower") | (kind == "none"), np.inf, high)
+    high = np.where(kind == "fixed", low, high)
+    stiffness = 10.0 ** np.linspace(0, stiff, BOX)
+    TRIALS.clear()
+    solve = sjb.Minimizer(watched, backend="optax", bounds=(low, high))
+    result = solve(jnp.asarray(start), (jnp.asarray(center), jnp.asarray(stiffness)))
+    jax.effects_barrier()
+    assert len(TRIALS) == result.nfev
+    trials = np.stack([*TRIALS, result.params])
+    assert np.all(trials >= low) and np.all(trials <= high)
+    held = kind == "fixed"
+    assert np.all(trials[:, held] == low[held])
+    np.testing.assert_array_equal(TRIALS[0], np.clip(start, low, high))
+    assert result.success, result.message
+    plain = sjb.minimize(watched, start, (center, stiffness), bounds=(low, high))
+    np.testing.assert_allclose(float(result.fun), float(plain.fun), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(result.params, plain.params, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [2, 10])
+@pytest.mark.usefixtures("x32")
+def test_single_precision_ends_with_a_reason(n: int) -> None:
+    """With tolerances that float32 cannot hold."""
+    start = jnp.asarray(np.tile([-1.2, 1.0], n // 2), jnp.float32)
+    result = sjb.minimize(rosenbrock, start, backend="optax", options={"gtol": 0.0, "ftol": 0.0})
+    assert result.status in {Status.GTOL, Status.NOISE_FLOOR}, result.message
+    assert result.nfev < 400 and float(result.fun) < 1e-9
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_double_precision_ends_at_the_noise_floor(n: int) -> None:
+    result = sjb.minimize(
+        lambda x: rosenbrock(x) + 1.0,
+        jnp.tile(jnp.array([-1.2, 1.0]), n // 2),
+        backend="optax",
+        options={"gtol": 0.0, "ftol": 0.0},
+    )
+    assert result.status in {Status.GTOL, Status.NOISE_FLOOR}, result.message
+    assert result.nfev < 400 and abs(float(result.fun) - 1.0) < 1e-12
+
+
+def test_a_wrong_gradient_is_a_line_search_that_fails() -> None:
+    @jax.custom_jvp
+    def uphill(x: jax.Array) -> jax.Array:
+        return jnp.sum(x**2)
+
+    uphill.defjvp(lambda primals, tangents: (uphill(*primals), -2 * primals[0] @ tangents[0]))
+    result = sjb.minimize(uphill, jnp.ones(3), backend="optax")
+    assert result.status == Status.LINESEARCH and not result.success
+    assert result.nfev < 200
+
+
+def shifted(x: jax.Array, center: jax.Array) -> jax.Array:
+    d = x - center
+    return rosenbrock(d) + 0.5 * jnp.sum(d**2)
+
+
+SHIFTED = {
+    "free": sjb.Minimizer(shifted, backend="optax"),
+    "bounded": sjb.Minimizer(shifted, backend="optax", bounds=(-1.0, 1.2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        pytest.param("free", (0, None), id="free-params"),
+        pytest.param("free", (None, 0), id="free-args"),
+        pytest.param("free", (0, 0), id="free-both"),
+        pytest.param("bounded", (0, 0), id="bounded-both"),
+        pytest.param("bounded", (0, None), id="bounded-params", marks=pytest.mark.slow),
+        pytest.param("bounded", (None, 0), id="bounded-args", marks=pytest.mark.slow),
+    ],
+)
+def test_a_batch_is_the_loop_over_single_solves(name: str, axes: tuple[int | None, int | None]) -> None:
+    rng = np.random.default_rng(0)
+    starts, centers = rng.uniform(-1.0, 1.0, (4, 3)), rng.uniform(-0.5, 0.5, (4, 3))
+    solve = SHIFTED[name]
+    inputs = [each if axis == 0 else each[0] for each, axis in zip((starts, centers), axes, strict=True)]
+    batch = jax.jit(jax.vmap(lambda x, center: solve(x, (center,)), in_axes=axes))(*map(jnp.asarray, inputs))
+    for k in range(4):
+        x, center = (each if axis is None else each[k] for each, axis in zip(inputs, axes, strict=True))
+        single = solve(jnp.asarray(x), (jnp.asarray(center),))
+        assert (batch.nit[k], batch.nfev[k], batch.code[k]) == (single.nit, single.nfev, single.code)
+        np.testing.assert_allclose(batch.params[k], single.params, atol=1e-9)
+        np.testing.assert_allclose(batch.fun[k], single.fun, rtol=1e-9)
+        np.testing.assert_allclose(batch.trace.fun[k][: single.nit + 1], single.trace.fun, rtol=1e-7)
+        assert np.all(np.isnan(batch.trace.fun[k][single.nit + 1 :]))
+    assert np.all(batch.success) and np.all(batch.status == batch.code)
+
+
+@pytest.mark.parametrize(("fun", "bounds"), [(hs5, (-1.5, 4.0)), (shifted_quadratic, None)], ids=["bounded", "free"])
+def test_jit_is_the_eager_solve(fun: Any, bounds: Any) -> None:
+    solve = sjb.Minimizer(fun, backend="optax", bounds=bounds)
+    start = jnp.array([0.3, 0.7])
+    inside, outside = jax.jit(solve)(start), solve(start)
+    assert (int(inside.nit), int(inside.nfev), inside.status) == (outside.nit, outside.nfev, outside.status)
+    np.testing.assert_allclose(inside.params, outside.params, atol=1e-12)
+    assert bool(inside.success) and inside.backend == "optax"
+    assert isinstance(inside, sjb.Result)
+
+
+def test_bounds_may_be_traced() -> None:
+    solve = jax.jit(lambda upper: sjb.minimize(shifted_quadratic, START, backend="optax", bounds=(None, upper)).params)
+    np.testing.assert_allclose(solve(0.5), [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(solve(-1.0), [-1.0, -1.0], atol=1e-6)
+
+
+START = np.zeros(2)

@@ -1,0 +1,56 @@
+"""Imports go strictly downward, the backends never meet, and others' private modules stay theirs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import scipy_jax_bridge
+
+HOUSE = Path(scipy_jax_bridge.__file__).parent
+FLOORS = [
+    "_types _errors _status _show",
+    "_options _tree _cache _kernel _methods _threads models",
+    "_bounds _watch _linesearch _memory",
+    "_problem _progress _free _bounded",
+    "_result _engine _transform",
+    "_record _verdict",
+    "_scipy _optax",
+    "_backends",
+    "_implicit",
+    "_minimize",
+    "_comparison",
+    "_compare _stories",
+    "__main__ __init__",
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports, as a dotted name; those of the house begin with a dot."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield base if node.module else ""
+            yield from (f"{base}{'.' if node.module else ''}{alias.name}" for alias in node.names)
+
+
+def test_imports_go_strictly_downward() -> None:
+    rooms = {path.stem: path for path in HOUSE.glob("*.py")}
+    assert set(FLOOR) == {*rooms, "models"}, "a room without a floor, or a floor without its room"
+    for room, path in rooms.items():
+        below = {name.lstrip(".").split(".")[0] for name in imports(path) if name.startswith(".")}
+        upward = {other for other in below & set(FLOOR) if FLOOR[other] >= FLOOR[room]}
+        assert not upward, f"{room} imports {upward}"
+    for path in (HOUSE / "models").glob("*.py"):
+        assert all("scipy_jax_bridge" not in name or "models" in name for name in imports(path)), path.name
+
+
+def test_only_public_modules_of_others() -> None:
+    for path in HOUSE.rglob("*.py"):
+        for name in imports(path):
+            if not name.startswith((".", "scipy_jax_bridge", "__future__")):
+                assert not any(part.startswith("_") for part in name.split(".")), f"{path.name}: {name}"

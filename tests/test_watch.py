@@ -1,0 +1,266 @@
+"""Who may stop a solve from outside: the clock, the keyboard, the callback; and the progress bar."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import scipy_jax_bridge as sjb
+from helpers_calls import Calls
+from scipy_jax_bridge import Status
+
+BACKENDS = ("scipy", "optax")
+
+
+def rosenbrock(x: Any) -> Any:
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+START = np.linspace(-1.0, 1.0, 8)
+
+
+def slow(x: Any) -> Any:
+    """An objective of some milliseconds that never ends: each step down is as long as the one before."""
+    work = jax.lax.fori_loop(0, 400, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
+    return -jnp.sum(jnp.sqrt(1.0 + x**2)) + 1e-12 * jnp.sum(work)
+
+
+FOREVER = {"maxiter": 10**8, "maxfun": 10**8, "ftol": 0.0, "gtol": 0.0}
+
+CHILD = """
+import signal
+import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a child in the background may ignore it
+import jax
+jax.config.update("jax_enable_x64", True)
+import jax.numpy as jnp
+import numpy as np
+import scipy_jax_bridge as sjb
+
+def fun(x):
+    n = x.size
+    scale = jnp.logspace(0, 8, n)
+    work = jax.lax.fori_loop(0, 300, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2) + 1e-14 * jnp.sum(work)
+
+backend = sys.argv[1]
+solve = sjb.Minimizer(fun, backend=backend, options=dict(maxiter=10**7, maxfun=10**7, ftol=0.0, gtol=0.0))
+start = np.tile([-1.2, 1.0], 1000)
+solve.compile(start)
+print("READY", flush=True)
+result = solve(start)
+print(result.status.name, result.success, float(result.fun) < float(result.trace.fun[0]), result.nit > 0)
+print("min" if float(result.fun) <= float(np.nanmin(result.trace.fun)) else "not the best")
+print("ALIVE", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child on Windows")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ctrl_c_hands_back_the_best_so_far(backend: str) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, backend],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "READY\n"
+        time.sleep(0.7)
+        began = time.perf_counter()
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        took = time.perf_counter() - began
+    finally:
+        child.kill()
+    assert child.returncode == 0, err
+    assert out.splitlines() == ["INTERRUPTED False True True", "min", "ALIVE"]
+    assert took < 10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_keyboard_is_given_back(backend: str) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    sjb.minimize(rosenbrock, START, backend=backend)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_handler_of_the_callers_stays(backend: str) -> None:
+    mine, seen = (lambda *_: None), []
+    before = signal.signal(signal.SIGINT, mine)
+    try:
+        sjb.minimize(
+            rosenbrock, START, backend=backend, callback=lambda _: seen.append(signal.getsignal(signal.SIGINT))
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen and all(each is mine for each in seen)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_thread_leaves_the_keyboard_alone(backend: str) -> None:
+    results: list[sjb.Result] = []
+    thread = threading.Thread(target=lambda: results.append(sjb.minimize(rosenbrock, START, backend=backend)))
+    thread.start()
+    thread.join()
+    assert results[0].success
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_timeout(backend: str) -> None:
+    solve = sjb.Minimizer(slow, backend=backend, options={**FOREVER, "timeout": 0.5})
+    solve.compile(np.full(4, 0.5))
+    began = time.perf_counter()
+    result = solve(np.full(4, 0.5))
+    took = time.perf_counter() - began
+    assert took < 5
+    assert result.status == Status.TIMEOUT and not result.success and result.nfev >= 1
+    assert result.timing.solve_s >= 0.4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compilation_is_not_counted_by_the_clock(backend: str) -> None:
+    """The time limit is shorter than any compilation."""
+    result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(2), backend=backend, options={"timeout": 5.0})
+    assert result.success and result.timing.compile_s > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_callback_is_told(backend: str) -> None:
+    told: list[sjb.Progress] = []
+    params: list[Any] = []
+
+    def callback(progress: sjb.Progress) -> None:
+        told.append(progress)
+        params.append(progress.params)
+
+    start = {"x": START, "n": 3}
+    result = sjb.minimize(lambda p: rosenbrock(p["x"]), start, backend=backend, callback=callback)
+    assert told
+    trace = result.trace
+    for progress, at in zip(told, params, strict=True):
+        row = progress.nit
+        assert progress.fun == pytest.approx(float(np.asarray(trace.fun)[row]), rel=1e-12)
+        assert progress.grad_norm == pytest.approx(float(np.asarray(trace.grad_norm)[row]), rel=1e-12)
+        assert progress.nfev >= int(np.asarray(trace.nfev)[row]) and progress.seconds >= 0
+        assert at["n"] == 3 and at["x"].shape == (8,)
+    assert [each.nit for each in told] == sorted({each.nit for each in told})
+    assert "params" not in repr(told[0]) and "fun=" in repr(told[0])
+
+
+def test_scipy_calls_back_once_an_iteration_and_at_its_point() -> None:
+    told: list[tuple[int, float, Any]] = []
+    result = sjb.minimize(rosenbrock, START, callback=lambda p: told.append((p.nit, p.fun, p.params)))
+    assert [nit for nit, _, _ in told] == list(range(1, result.nit + 1))
+    for _, fun, x in told:
+        assert fun == pytest.approx(float(rosenbrock(x)), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_callback_costs_no_evaluations(backend: str) -> None:
+    """GPJax, GPflow and BoTorch evaluate again for the record."""
+    calls = Calls(rosenbrock)
+    quiet = sjb.minimize(calls, START, backend=backend)
+    traced = calls.traced
+    loud = sjb.minimize(calls, START, backend=backend, callback=lambda progress: progress.params)
+    assert (loud.nit, loud.nfev) == (quiet.nit, quiet.nfev)
+    assert calls.traced == traced and calls.evaluated == 0 and loud.timing.compiles == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_stop_iteration_ends_the_solve(backend: str) -> None:
+    def stop(progress: sjb.Progress) -> None:
+        raise StopIteration
+
+    result = sjb.minimize(slow, np.full(4, 0.5), backend=backend, callback=stop, options=FOREVER)
+    assert result.status == Status.CALLBACK and not result.success
+    assert float(result.fun) == pytest.approx(float(slow(result.params)), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_end_is_told(backend: str) -> None:
+    """Also when the whole solve is one chunk, as it is once the speed is known."""
+    for _ in range(3):
+        told: list[int] = []
+        result = sjb.minimize(
+            rosenbrock, START, backend=backend, callback=lambda progress, told=told: told.append(progress.nit)
+        )
+        assert told and told[-1] == result.nit
+
+
+@pytest.mark.parametrize(
+    "method", ["BFGS", "TNC", "COBYLA", "COBYQA", "trust-constr", "Nelder-Mead", "Powell", "SLSQP"]
+)
+def test_stop_iteration_ends_every_method(method: str) -> None:
+    """SciPy wraps neither TNC's callback nor COBYLA's; trust-constr's gets two arguments."""
+    told = []
+
+    def stop(progress: sjb.Progress) -> None:
+        told.append(progress.nit)
+        if len(told) == 2:
+            raise StopIteration
+
+    result = sjb.minimize(rosenbrock, START[:3], method=method, callback=stop)
+    assert result.status == Status.CALLBACK and len(told) == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_error_of_the_callback_comes_through(backend: str) -> None:
+    def broken(progress: sjb.Progress) -> None:
+        raise KeyError("mine")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyError, match="mine"):
+        sjb.minimize(rosenbrock, START, backend=backend, callback=broken)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_the_callback_returns_means_nothing(backend: str) -> None:
+    assert sjb.minimize(rosenbrock, START, backend=backend, callback=lambda progress: True).success
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_progress_bar(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    told: list[int] = []
+    result = sjb.minimize(
+        rosenbrock, START, backend=backend, progress=True, callback=lambda progress: told.append(progress.nit)
+    )
+    shown = capsys.readouterr().err
+    assert result.success and told
+    assert "iterations" in shown and "fun" in shown and "grad_norm" in shown and "evals/s" in shown
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_missing_tqdm_is_a_clear_error(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tqdm", "tqdm.auto"):
+        monkeypatch.setitem(sys.modules, name, None)
+    calls = Calls(rosenbrock)
+    with pytest.raises(ImportError, match=r"scipy_jax_bridge\[progress\]"):
+        sjb.minimize(calls, START, backend=backend, progress=True)
+    assert calls.evaluated == 0
+
+
+def test_no_progress_needs_no_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def guard(name: str, *args: Any, **kwargs: Any) -> Any:
+        assert not name.startswith("tqdm")
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", guard)
+    assert sjb.minimize(rosenbrock, START).success
