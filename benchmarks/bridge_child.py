@@ -21,7 +21,8 @@ from timing import interleave
 
 TIGHT_CALLS = 3000
 SOLVES = 9
-ITERATIONS = 40
+LARGE_SOLVES = 3
+ITERATIONS = 25
 
 
 class Evaluations:
@@ -93,7 +94,7 @@ def threads(what: str) -> dict[str, float]:
     ours, theirs = solve(x0, (scales,)), hand()
     np.testing.assert_allclose(float(ours.fun), theirs.fun, rtol=1e-2)
     contenders = {"ours": lambda: solve(x0, (scales,)).params, "hand": lambda: hand().x}
-    times = interleave(contenders, SOLVES)
+    times = interleave(contenders, LARGE_SOLVES)
     counts = {"ours": int(ours.nfev), "hand": theirs.nfev}
     return {name: statistics.median(seconds) / counts[name] for name, seconds in times.items()}
 

@@ -1,4 +1,4 @@
-"""Three objectives whose compilation weighs: a Gaussian process, a deep network, an ODE.
+"""Objectives whose compilation weighs: Gaussian processes, a deep network, an ODE.
 
 Each makes a new function every time it is asked, so that nothing compiled before is found again.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy_jax_bridge.models import co2
 
 Workload = tuple[Callable[[], Callable[..., jax.Array]], Any, tuple[Any, ...]]
 
@@ -34,6 +35,17 @@ def gaussian_process(points: int = 100) -> Workload:
         return objective
 
     return make, {"length": jnp.zeros(()), "scale": jnp.zeros(()), "noise": jnp.full((), -2.0)}, (x, y)
+
+
+def carbon_dioxide(months: int = 120) -> Workload:
+    """The package's model of the CO2 record, eleven hyperparameters in nested dicts, on made-up months."""
+    years = 1960.0 + np.arange(months) / 12
+    ppm = 1.3 * (years - years.mean()) + 3.0 * np.sin(2 * np.pi * years)
+
+    def make() -> Callable[..., jax.Array]:
+        return lambda params, years, ppm: co2.objective(params, years, ppm)
+
+    return make, jax.tree.map(jnp.log, co2.START), (years, ppm)
 
 
 def deep_network(layers: int = 9, width: int = 32) -> Workload:
@@ -89,6 +101,7 @@ def ode_scan(steps: int = 200) -> Workload:
 
 WORKLOADS = {
     "Gaussian process, 3 parameters": gaussian_process,
+    "Gaussian process of CO2, 11 parameters": carbon_dioxide,
     "9-layer MLP, 18 leaves": deep_network,
     "scan through an ODE, 4 parameters": ode_scan,
 }

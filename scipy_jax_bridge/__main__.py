@@ -47,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"{error}\nThe model rosenbrock needs no data.", file=sys.stderr)
         return 1
+    return _run(model, wanted)
+
+
+def _run(model: Model, wanted: argparse.Namespace) -> int:
+    """Compares, prints and draws; the exit status."""
     options = OPTIONS.get(model.name, Options())
     if not wanted.json:
         print(_describe(model, options, wanted.repeats), end="\n\n", flush=True)
@@ -65,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps([_without_nan(row) for row in rows], indent=2, allow_nan=False))
     else:
         print(write_table(rows, comparison.notes()))
-        print("", *tell(model, comparison), sep="\n")
-        if not converged:
-            print("", model.note, sep="\n")
+        print("", *tell(model, comparison), *([] if converged else ["", model.note]), sep="\n")
     if not wanted.no_plot:
         said = _write_picture(comparison, wanted.plot, model.title)
         print(f"\n{said}", file=sys.stderr if wanted.json else sys.stdout)

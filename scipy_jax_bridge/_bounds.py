@@ -124,12 +124,13 @@ def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.
     """The bounds as numbers of the leaf's own type, rounded into the box, so that no leaf leaves it by rounding."""
     if np.dtype(dtype) == np.float64:
         return lower, upper
-    low, high = lower.astype(dtype), upper.astype(dtype)
     infinity = np.asarray(np.inf, dtype)
-    low = np.where(low.astype(np.float64) < lower, np.nextafter(low, infinity), low)
-    high = np.where(high.astype(np.float64) > upper, np.nextafter(high, -infinity), high)
+    with np.errstate(over="ignore"):  # beyond the type's range is infinite
+        low, high = lower.astype(dtype), upper.astype(dtype)
+        low = np.where(low.astype(np.float64) < lower, np.nextafter(low, infinity), low)
+        high = np.where(high.astype(np.float64) > upper, np.nextafter(high, -infinity), high)
+        nearest = lower.astype(dtype)
     crossed = low > high  # no number of this type lies between them: the nearest one holds
-    nearest = lower.astype(dtype)
     low, high = np.where(crossed, nearest, low), np.where(crossed, nearest, high)
     return low.astype(np.float64), high.astype(np.float64)
 

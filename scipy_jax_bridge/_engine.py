@@ -182,8 +182,8 @@ def _keep_numbers(verdict: Packed, step: Scalar, box: Box | None) -> Packed:
 def _record(rows: Array, decision: Decision, progress: Progress, value: Scalar, grad_norm: Scalar) -> Array:
     """A row of the trace for every trial, over the one before unless that was an iterate.
 
-    Where the room is used up, the last row is the newest.
+    A ring: iteration k is row k modulo the number of rows.
     """
     place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
     row = jnp.stack([value, grad_norm, progress.nfev])[None]
-    return write_rows(rows, jnp.minimum(place, rows.shape[0] - 1), row, jnp.ones((), bool))
+    return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row, jnp.ones((), bool))

@@ -85,7 +85,7 @@ def _run(
         own = {each.name: getattr(problem, each.name) for each in fields(problem)}
         own.update(fun=objective, plan=replace(problem.plan, programs=Programs()))
         problem = _Converted(**own, hoisted=hoisted)
-    if backend.traceable:
+    if is_traced(inputs) and backend.traceable:
         return backend.trace(problem, options)
     if is_traced(inputs):
         raise TracedCall(

@@ -129,7 +129,7 @@ def write_rows(rows: Array, place: Array, block: Array, keep: Array) -> Array:
 
 
 @write_rows.def_vmap
-def _write_rows_of_many(size: int, batched: list[bool], *operands: Array) -> tuple[Array, bool]:
+def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
     rows, place, block, keep = (
         operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
         for operand, is_batched in zip(operands, batched, strict=True)

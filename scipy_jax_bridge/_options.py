@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+from jax.typing import ArrayLike
+
 from ._errors import unknown_name
 from ._types import Tracer
 
@@ -33,7 +35,8 @@ class Options:
         ftol: stop when (f_k - f_{k+1}) / max(abs f_k, abs f_{k+1}, 1) is at most this; 0 disables.
             Default 2.220446049250313e-09, which is 1e7 times the rounding of float64.
         maxiter: iterations. Default 15000.
-        maxfun: objective evaluations, never exceeded. Default 15000.
+        maxfun: objective evaluations, never exceeded; only a line search inside an Optax transformation is
+            finished first. Default 15000.
         maxls: line-search evaluations in one iteration. Default 20.
         maxcor: L-BFGS memory, pairs. Default 10.
         timeout: wall-clock seconds of solving, compilation not counted. Default None: no limit.
@@ -49,13 +52,13 @@ class Options:
         15000
     """
 
-    gtol: float = 1e-5
-    ftol: float = 2.220446049250313e-09
-    maxiter: int = 15000
-    maxfun: int = 15000
-    maxls: int = 20
+    gtol: ArrayLike = 1e-5
+    ftol: ArrayLike = 2.220446049250313e-09
+    maxiter: ArrayLike = 15000
+    maxfun: ArrayLike = 15000
+    maxls: ArrayLike = 20
     maxcor: int = 10
-    timeout: float | None = None
+    timeout: float | int | None = None
     native: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

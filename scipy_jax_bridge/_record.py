@@ -72,7 +72,7 @@ class Record:
         status = self._watch.stop()
         if status is not None and self.nfev > 0:
             raise Stop(status)
-        x = np.array(x, dtype=np.float64)  # a copy: SciPy goes on writing into its own
+        x = self._inside(x)
         packed, aux = self._program(x if self._cast is None else x.astype(self._cast), self._data)
         packed = np.asarray(packed, dtype=np.float64)
         point = Point(x, packed[0], packed[1:] if self._has_grad else None, aux)
@@ -91,11 +91,10 @@ class Record:
 
     def iteration(self, intermediate_result: Any) -> None:
         """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
-        x = getattr(intermediate_result, "x", intermediate_result)
+        x = self._inside(getattr(intermediate_result, "x", intermediate_result))
         point = self.find(x)
         if point is None:
-            value = float(getattr(intermediate_result, "fun", np.nan))
-            point = Point(np.array(x, dtype=np.float64), value, None, None)
+            point = Point(x, float(getattr(intermediate_result, "fun", np.nan)), None, None)
         before, self.iterate, self.first_trial = self.iterate, point, None
         norm = self._write_row(point)
         report = Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, lambda: self._tree(point.x))
@@ -119,6 +118,12 @@ class Record:
         columns = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         fun, grad_norm, nfev, seconds = (np.array(column) for column in columns)
         return Trace(fun, grad_norm, nfev.astype(int), seconds)
+
+    def _inside(self, x: HostVector) -> HostVector:
+        """A copy, since SciPy goes on writing into its own, and in the box: some methods leave it by rounding."""
+        if self._bounds is None:
+            return np.array(x, dtype=np.float64)
+        return np.clip(x, self._bounds.lower, self._bounds.upper)
 
     def _keep(self, point: Point) -> None:
         self._recent = [*self._recent[1 - RECENT :], point]
@@ -147,6 +152,7 @@ class Record:
 
     def find(self, x: HostVector) -> Point | None:
         """The evaluation at `x`, if it is recent: the iterate of a search is its last, of a trust region maybe not."""
+        x = self._inside(x)
         known = self._recent if self.iterate is None else [self.iterate, *self._recent]
         return next((point for point in reversed(known) if np.array_equal(point.x, x)), None)
 

@@ -118,6 +118,8 @@ class Result:
         status = self.status
         if not isinstance(status, Status):
             return "A batch of solves; see status."
+        if status == Status.FTOL and self.detail:
+            return f"Converged. {self.detail}"  # by a test that is not the interface's
         return f"{status.sentence} {self.detail}".strip()
 
     def __str__(self) -> str:

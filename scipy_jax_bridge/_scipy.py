@@ -121,10 +121,13 @@ def _drive(
         bounds = scipy.optimize.Bounds(problem.bounds.lower, problem.bounds.upper)  # type: ignore[arg-type]
         x0 = np.clip(x0, problem.bounds.lower, problem.bounds.upper)
     native = {name: getattr(options, ours) for ours, name in method.common.items()} | dict(options.native)
+    unlimited = np.iinfo(np.int32).max  # the record keeps these limits, to the evaluation
     if method.own_stops:
-        native["maxfun"] = np.iinfo(np.int32).max  # the record keeps the limit, to the evaluation
+        native["maxfun"] = unlimited
+    elif "maxiter" in native:
+        native["maxiter"] = unlimited
     if method.name == "Nelder-Mead":
-        native["maxfev"] = np.iinfo(np.int32).max
+        native["maxfev"] = unlimited
     has_grad = method.derivatives != "none"
     with SingleThreaded() as solver:
         try:
@@ -160,7 +163,7 @@ def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: Sing
 
 def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:
     """A status from the numbers, never from SciPy's words, which change from version to version."""
-    said = f"SciPy's {method.name} said: {found.message}"
+    said = f"SciPy's {method.name} ended by its own rule: {found.message}"
     point = record.find(found.x)
     if point is None:  # a method that ends at a point it has not just evaluated
         point = record.evaluate(found.x)
@@ -182,7 +185,7 @@ def _is_noise(record: Record) -> bool:
     if iterate is None or iterate.grad is None or trial is None:
         return True
     promised = abs(float(iterate.grad @ (trial.x - iterate.x)))
-    return promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value))
+    return bool(promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value)))
 
 
 def _final(record: Record, status: Status) -> Point:

@@ -93,7 +93,7 @@ def _evaluate(
 ) -> tuple[Scalar, FlatVector, Any, Array]:
     """At the trial point, and how many evaluations that took: none if a line search left value and gradient."""
     left = optax.tree_utils.tree_get_all_with_path(state.inner, "grad")
-    if len(left) != 1 or jax.tree.leaves(state.aux):
+    if len(left) != 1 or not jax.tree.leaves(left[0][1]) or jax.tree.leaves(state.aux):
         return *evaluate(state.trial), jnp.ones((), jnp.int32)
     known = optax.tree_utils.tree_get(state.inner, "value")
     unknown = ~jnp.isfinite(known)
@@ -148,19 +148,16 @@ def _judge(
 
 def _move(method: Any, translation: Translation, evaluate: Evaluate, state: TransformState) -> TransformState:
     """The transformation's step, unless the solve has ended."""
-    tree, grad = translation.to_tree(state.x), translation.to_tree(state.grad)
 
     def value_of(tree: Any) -> Scalar:
         return evaluate(translation.to_vector(tree))[0]
 
-    updates, inner = method.update(grad, state.inner, tree, value=state.value, grad=grad, value_fn=value_of)
-    trial = translation.to_vector(optax.apply_updates(tree, updates))
-    steps = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
-    searched = sum((jnp.asarray(count, jnp.int32) for _, count in steps), jnp.zeros((), jnp.int32))
-    goes_on = state.status == RUNNING
-    return state._replace(
-        trial=jnp.where(goes_on, trial, state.trial),
-        inner=jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), inner, state.inner),
-        nit=state.nit + goes_on,
-        nfev=state.nfev + jnp.where(goes_on, searched, 0),
-    )
+    def move(state: TransformState) -> TransformState:
+        tree, grad = translation.to_tree(state.x), translation.to_tree(state.grad)
+        updates, inner = method.update(grad, state.inner, tree, value=state.value, grad=grad, value_fn=value_of)
+        steps = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
+        searched = sum((jnp.asarray(count, jnp.int32) for _, count in steps), jnp.zeros((), jnp.int32))
+        trial = translation.to_vector(optax.apply_updates(tree, updates))
+        return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
+
+    return lax.cond(state.status == RUNNING, move, lambda state: state, state)

@@ -10,19 +10,19 @@ import scipy_jax_bridge
 
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
-    "_types _errors _status _show",
-    "_options _tree _cache _kernel _methods _threads models",
-    "_bounds _watch _linesearch _memory",
-    "_problem _progress _free _bounded",
-    "_result _engine _transform",
-    "_record _verdict",
-    "_scipy _optax",
+    "_types _errors _status _cache _kernel _methods _show _threads models",
+    "_options _tree _watch _memory _linesearch _transform",
+    "_bounds _progress _decide _free _bounded",
+    "_problem _engine",
+    "_result",
+    "_record _optax _verdict",
+    "_scipy _comparison",
     "_backends",
     "_implicit",
     "_minimize",
-    "_comparison",
-    "_compare _stories",
-    "__main__ __init__",
+    "_compare __init__",
+    "_stories",
+    "__main__",
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 
@@ -47,6 +47,11 @@ def test_imports_go_strictly_downward() -> None:
         assert not upward, f"{room} imports {upward}"
     for path in (HOUSE / "models").glob("*.py"):
         assert all("scipy_jax_bridge" not in name or "models" in name for name in imports(path)), path.name
+
+
+def test_the_backends_never_meet() -> None:
+    for room, other in (("_scipy", "_optax"), ("_record", "_optax"), ("_optax", "_scipy"), ("_optax", "_record")):
+        assert not any(other in name.split(".") for name in imports(HOUSE / f"{room}.py"))
 
 
 def test_only_public_modules_of_others() -> None:

@@ -23,10 +23,8 @@ BOUNDS = {"free": None, "active": sjb.Bounds({"w": -0.25, "b": None}, {"w": 0.75
 def fit(params: Any, data: jax.Array) -> jax.Array:
     """Convex, coupled, and not quadratic; at DATA the box BOUNDS holds the second and the third weight."""
     d = params["w"] - data * (1 + 0.3 * params["b"])
-    coupling = 0.5 * (params["b"] - jnp.sum(params["w"])) ** 2
-    return (
-        jnp.sum(d**2 + 0.2 * d**4 + 0.3 * params["w"] ** 2) + coupling + 0.1 * jnp.sum(jnp.cosh(d)) + params["b"] ** 2
-    )
+    coupling = 0.5 * (params["b"] - jnp.sum(params["w"])) ** 2 + params["b"] ** 2
+    return jnp.sum(d**2 + 0.2 * d**4 + 0.3 * params["w"] ** 2) + coupling + 0.1 * jnp.sum(jnp.cosh(d))
 
 
 def solver(backend: str, bounds: Any) -> sjb.Minimizer:
