@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy_jax_bridge as sjb
-from scipy_jax_bridge.models import rosenbrock
 
+import scipy_jax_bridge as sjb
 from rivals import GTOL, by_hand, check_stationary, documented_loop
+from scipy_jax_bridge.models import rosenbrock
 from timing import CompileCounter, Row, busy_core, compare, header, interleave, run_child, table
 
 GRADIENT_ONLY = {"gtol": GTOL, "ftol": 0.0}

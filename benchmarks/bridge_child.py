@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy_jax_bridge as sjb
 import threadpoolctl
-from scipy_jax_bridge.models import rosenbrock
 
+import scipy_jax_bridge as sjb
 from rivals import by_hand
+from scipy_jax_bridge.models import rosenbrock
 from timing import interleave
 
 TIGHT_CALLS = 3000

@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy_jax_bridge as sjb
-from scipy_jax_bridge.models import rosenbrock
 
+import scipy_jax_bridge as sjb
 from rivals import GTOL, by_hand, check_stationary, documented_loop, jaxopt_lbfgs, optimistix_lbfgs
+from scipy_jax_bridge.models import rosenbrock
 from timing import Row, Seconds, compare, header, interleave, table
 from workloads import WORKLOADS, Workload
 

@@ -49,10 +49,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
+        """Ours in multiples of theirs."""
         return self.ours / self.theirs if self.theirs else float("nan")
 
     @property
     def verdict(self) -> str:
+        """Whether the target is reached; empty without one."""
         if self.target is None:
             return ""
         figure = self.ratio if self.unit == "s" else self.ours

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from scipy_jax_bridge.models import co2
 
 Workload = tuple[Callable[[], Callable[..., jax.Array]], Any, tuple[Any, ...]]

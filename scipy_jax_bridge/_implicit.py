@@ -28,7 +28,7 @@ from ._cache import Programs
 from ._options import Options
 from ._problem import Problem
 from ._result import Outcome, Timing, Trace
-from ._types import is_traced
+from ._types import closes_over_tracer, is_traced
 from ._watch import Watch
 
 Inputs = tuple[list[Any], Any, Any]  # the start, the data with hoisted constants, the bounds
@@ -85,7 +85,8 @@ def _run(
         own = {each.name: getattr(problem, each.name) for each in fields(problem)}
         own.update(fun=objective, plan=replace(problem.plan, programs=Programs()))
         problem = _Converted(**own, hoisted=hoisted)
-    if is_traced(inputs) and backend.traceable:
+    traced = is_traced(inputs) or closes_over_tracer(problem.fun)
+    if traced and backend.traceable:
         return backend.trace(problem, options)
     if is_traced(inputs):
         raise TracedCall(

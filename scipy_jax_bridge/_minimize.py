@@ -16,7 +16,7 @@ from ._implicit import solve_in_trace
 from ._options import Options, read_options
 from ._problem import Problem, prepare
 from ._result import Result, finish
-from ._types import Objective, Params, is_traced
+from ._types import Objective, Params, closes_over_tracer, is_traced
 from ._watch import Progress, Watch
 
 
@@ -93,7 +93,7 @@ class Minimizer:
     def _is_traced(self, params: Params, args: Any) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
         tolerances = (self._options.gtol, self._options.ftol)
-        return is_traced((params, args, bounds, tolerances)) or _closes_over_tracer(self._fun)
+        return is_traced((params, args, bounds, tolerances)) or closes_over_tracer(self._fun)
 
     def _solve_in_trace(self, params: Params, args: Any) -> Result:
         problem = self._prepare(params, args)
@@ -206,22 +206,3 @@ def _widen(tree: Any) -> Any:
         return leaf
 
     return jax.tree.map(widen, tree)
-
-
-def _closes_over_tracer(fun: Any, depth: int = 3) -> bool:
-    """Whether a traced value hides in the function's closure, where its arguments do not show it."""
-    function = getattr(fun, "func", fun)
-    bound = (getattr(fun, "args", ()), getattr(fun, "keywords", None)) if function is not fun else ()
-    if is_traced(bound):
-        return True
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            content = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        if callable(content) and depth > 0:
-            if _closes_over_tracer(content, depth - 1):
-                return True
-        elif is_traced(content):
-            return True
-    return False

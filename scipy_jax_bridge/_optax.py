@@ -110,7 +110,7 @@ def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS iterations."""
     loop, box = _loop_of(problem, method, options), _box(problem)
     state = loop.start(problem.free, box)
-    state = loop.advance(state, problem.data, _limits(problem, options), box, jnp.inf)
+    state = loop.advance(state, problem.data, _limits(problem, options), box, jnp.asarray(jnp.inf, problem.plan.dtype))
     report = loop.report(state)
     nit, nfev, status = report.numbers[:3].astype(jnp.int32)
     first = jnp.maximum(nit + 1 - ROWS, 0)

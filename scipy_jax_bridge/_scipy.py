@@ -150,7 +150,7 @@ def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: Sing
     """hessp or hess, for a method that uses them."""
     dtype, data = problem.plan.dtype, problem.data
 
-    def product(x: HostVector, v: HostVector) -> HostVector:
+    def product(x: HostVector, v: np.ndarray) -> HostVector:  # trust-constr begins with whole numbers
         return np.asarray(programs["product"](x.astype(dtype), np.asarray(v).astype(dtype), data), dtype=np.float64)
 
     def hessian(x: HostVector) -> Any:

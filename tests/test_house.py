@@ -20,8 +20,8 @@ FLOORS = [
     "_backends",
     "_implicit",
     "_minimize",
-    "_compare __init__",
-    "_stories",
+    "_compare",
+    "_stories __init__",
     "__main__",
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
