@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw(options.plot, _panels(table))
 
 
-def _cell(
-    worker: Worker, kind: str, name: str, solver: str, size: int, options: argparse.Namespace
-) -> Row:
+def _cell(worker: Worker, kind: str, name: str, solver: str, size: int, options: argparse.Namespace) -> Row:
     """Measures one cell; a solver that raises or takes too long leaves a row that says so."""
     repeats = 0 if options.quick else REPEATS
     try:
@@ -118,16 +116,12 @@ def _names(text: str) -> list[str]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--letters", type=_letters, default=("A", "H"), help="initials of problems (A-H)")
     add("--kind", choices=KINDS, action="append", help="one kind only; both when left out")
     add("--problems", type=_names, default=[], metavar="NAME,NAME", help="these problems only")
-    add(
-        "--only", type=_names, default=list(LABELS), metavar="SOLVER,SOLVER", help=f"of {[*LABELS]}"
-    )
+    add("--only", type=_names, default=list(LABELS), metavar="SOLVER,SOLVER", help=f"of {[*LABELS]}")
     add("--reuse", type=Path, metavar="FILE", help="take over the rows of an earlier run")
     add("--out", type=Path, metavar="FILE", help="write the rows as JSON while they come")
     add("--plot", type=Path, metavar="FILE", help="draw the Dolan-Moré performance profiles")

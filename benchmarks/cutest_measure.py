@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import peers
 from cutest_problems import Problem, load, rosenbrock
 
@@ -27,9 +28,7 @@ def use_doubles() -> None:
     jax.config.update("jax_enable_x64", True)
 
 
-def measure(
-    kind: str, name: str, solver: str, settings: peers.Settings, repeats: int
-) -> dict[str, Any]:
+def measure(kind: str, name: str, solver: str, settings: peers.Settings, repeats: int) -> dict[str, Any]:
     """Compiles, solves, times, and evaluates the final point.
 
     Args:

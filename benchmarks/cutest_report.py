@@ -119,8 +119,7 @@ def _ratios(table: Table, kind: str) -> str:
             if ratios:
                 medians = [_median_time(table, kind, field, solver) for solver in (one, other)]
                 lines += [
-                    f"  {word}, {LABELS[one]} / {LABELS[other]}: {median(ratios):.3g} "
-                    f"[{medians[0] / medians[1]:.3g}]"
+                    f"  {word}, {LABELS[one]} / {LABELS[other]}: {median(ratios):.3g} [{medians[0] / medians[1]:.3g}]"
                 ]
     return "\n".join(lines) if len(lines) > 1 else ""
 

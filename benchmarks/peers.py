@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cutest_problems import INSTALL, Problem
 from jax.flatten_util import ravel_pytree
+
+from cutest_problems import INSTALL, Problem
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ def scipy_by_hand(problem: Problem, settings: Settings) -> Run:
         return packed[0], packed[1:]
 
     def run() -> Answer:
-        found = minimize(
-            value_and_grad, x0, jac=True, method="L-BFGS-B", bounds=bounds, options=options
-        )
+        found = minimize(value_and_grad, x0, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return Answer(found.x, found.nit, found.nfev, found.message)
 
     return run
@@ -176,9 +175,7 @@ def optimistix_lbfgs(problem: Problem, settings: Settings) -> Run:
     solver = GradientRule(rtol=0.0, atol=0.0)
 
     def solve(x0: jax.Array, args: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        found = optimistix.minimise(
-            problem.fun, solver, x0, args, max_steps=settings.maxfun, throw=False
-        )
+        found = optimistix.minimise(problem.fun, solver, x0, args, max_steps=settings.maxfun, throw=False)
         return found.value, found.state.num_accepted_steps - 1, found.stats["num_steps"]
 
     return _on_device(solve, problem)

@@ -156,24 +156,38 @@ def find_cauchy_point(
     upper: Vector,
 ) -> CauchyPoint:
     """Algorithm CP of BLNZ, one breakpoint a step."""
-    blocked = ((x <= lower) & (grad >= 0)) | ((x >= upper) & (grad <= 0))
-    heading = jnp.where(blocked, 0, -grad)
-    room = jnp.where(grad < 0, upper - x, x - lower)
-    times = jnp.where(heading != 0, room / jnp.abs(grad), jnp.inf)  # (4.1)
-    walk = _walk_path(memory, middle, heading, room, times)
+    path = (x, grad, lower, upper)
+    walk = _walk_path(memory, middle, path)
+    heading, _, _ = _breakpoints(*path)
     moving = ~walk.stopped & (heading != 0)
     rest = jnp.maximum(-walk.slope / walk.curve, 0)
     rest = jnp.where(jnp.any(moving), rest, 0)
     end = jnp.where(walk.stopped, jnp.where(grad < 0, upper, lower), x + (walk.time + rest) * heading)
     return CauchyPoint(
         x=jnp.clip(end, lower, upper),
-        free=~(walk.stopped | blocked),
+        free=~(walk.stopped | _is_blocked(*path)),
         offset=walk.offset + rest * walk.heading,
     )
 
 
-def _walk_path(memory: BoundedMemory, middle: CompactMatrix, heading: Vector, room: Vector, times: Vector) -> Walk:
-    """Pass every breakpoint that lies before the minimum of its segment."""
+def _is_blocked(x: Array, grad: Array, lower: Array, upper: Array) -> Array:
+    """Which variables are at a bound that the gradient step would leave."""
+    return ((x <= lower) & (grad >= 0)) | ((x >= upper) & (grad <= 0))
+
+
+def _breakpoints(x: Array, grad: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
+    """Where each variable heads, the room it has there, and the time at which it has used that up, (4.1)."""
+    heading = jnp.where(_is_blocked(x, grad, lower, upper), 0, -grad)
+    room = jnp.where(grad < 0, upper - x, x - lower)
+    return heading, room, jnp.where(heading != 0, room / jnp.abs(grad), jnp.inf)
+
+
+def _walk_path(memory: BoundedMemory, middle: CompactMatrix, path: tuple[Vector, Vector, Vector, Vector]) -> Walk:
+    """Pass every breakpoint that lies before the minimum of its segment.
+
+    On the way breakpoints are computed one by one: the loop holds no vectors for them.
+    """
+    heading, _, times = _breakpoints(*path)
     order = jnp.argsort(times)
     compact = _times_w(memory, heading)
     slope = -jnp.sum(heading * heading)
@@ -189,20 +203,20 @@ def _walk_path(memory: BoundedMemory, middle: CompactMatrix, heading: Vector, ro
         jnp.zeros(heading.shape, bool),
     )
 
-    def ahead(walk: Walk) -> Scalar:
-        return times[order[jnp.minimum(walk.passed, order.size - 1)]]
+    def ahead(walk: Walk) -> tuple[Array, tuple[Scalar, Scalar, Scalar]]:
+        index = order[jnp.minimum(walk.passed, order.size - 1)]
+        return index, _breakpoints(*(each[index] for each in path))
 
     def goes_on(walk: Walk) -> Flag:
-        there = ahead(walk)
+        _, (_, _, there) = ahead(walk)
         return (walk.passed < order.size) & (there < jnp.inf) & (-walk.slope / walk.curve >= there - walk.time)
 
     def pass_breakpoint(walk: Walk) -> Walk:
-        index = order[jnp.minimum(walk.passed, order.size - 1)]
-        step = heading[index]
-        gap = jnp.sign(step) * room[index]  # z_b in (4.9)
+        index, (step, room, there) = ahead(walk)
+        gap = jnp.sign(step) * room  # z_b in (4.9)
         column = memory.rows[:, index]
         row = jnp.concatenate([memory.theta * column[0::2], column[1::2]])
-        duration = ahead(walk) - walk.time
+        duration = there - walk.time
         offset = walk.offset + duration * walk.heading
         middle_row = multiply(middle, row)
         slope = walk.slope + duration * walk.curve + step**2 - memory.theta * step * gap + step * (middle_row @ offset)
@@ -210,7 +224,7 @@ def _walk_path(memory: BoundedMemory, middle: CompactMatrix, heading: Vector, ro
         curve = jnp.maximum(curve - step**2 * (middle_row @ row), floor)  # (4.9) and (4.10)
         heads = walk.heading - step * row
         stopped = walk.stopped.at[index].set(True)
-        return Walk(walk.passed + 1, ahead(walk), slope, curve, heads, offset, stopped)
+        return Walk(walk.passed + 1, there, slope, curve, heads, offset, stopped)
 
     return lax.while_loop(goes_on, pass_breakpoint, start)
 
@@ -245,17 +259,20 @@ def _subspace_minimum(
 def _subspace_matrix(memory: BoundedMemory, free: Mask) -> CompactMatrix:
     """M^-1 - W'Z Z'W / theta, over the free variables Z, summed so that nothing large cancels.
 
-    Pair by pair, so that no masked copy of the memory is made.
+    Vector by vector, so that no masked copy of the memory is made.
     """
     rows, theta = memory.rows, memory.theta
 
-    def products(slot: Int[Array, ""]) -> tuple[Halves, Halves, Halves]:
-        s, y = rows[2 * slot], rows[2 * slot + 1]
-        held_s, free_y, held_y = jnp.where(free, 0, s), jnp.where(free, y, 0), jnp.where(free, 0, y)
-        return multiply_rows(rows, held_s), multiply_rows(rows, free_y), multiply_rows(rows, held_y)
+    def products(of: tuple[Int[Array, ""], Flag]) -> Halves:
+        index, held = of
+        return multiply_rows(rows, jnp.where(free == held, 0, rows[index]))
 
     filled = _filled(memory)
-    (ss_held, _), (sy_free, yy_free), (sy_held, _) = lax.map(products, jnp.arange(filled.size))
+    of_s = 2 * jnp.arange(filled.size)
+    wanted = (jnp.concatenate([of_s, of_s + 1, of_s + 1]), jnp.repeat(jnp.array([True, False, True]), filled.size))
+    s_products, y_products = lax.map(products, wanted)
+    ss_held, sy_free, sy_held = jnp.split(s_products, 3)
+    _, yy_free, _ = jnp.split(y_products, 3)
     corner = jnp.where(_newer(memory), sy_held.T, -sy_free.T)
     both = filled[:, None] & filled[None, :]
     blocks = (theta * ss_held, corner, -yy_free / theta - jnp.diag(jnp.diagonal(memory.sy)))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from . import _bounded, _free
 from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
-from ._kernel import Packed, choose, pack, write_rows
+from ._kernel import Packed, any_goes_on, choose, pack, runs, write_row
 from ._linesearch import LARGEST_STEP, Search, start_search
 from ._memory import Flag, NewPair, Scalar, Vector, multiply
 from ._status import RUNNING
@@ -90,20 +90,24 @@ def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, u
         _, progress = state.numbers.read()
         return (progress.status == RUNNING) & (progress.nfev < until)
 
-    return lax.while_loop(goes_on, lambda state: turn(evaluate, state, packed_limits, box), state)
+    def step(state: State) -> State:
+        return turn(evaluate, state, packed_limits, box, runs(goes_on(state)))
+
+    return lax.while_loop(lambda state: any_goes_on(goes_on(state)), step, state)
 
 
-def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> State:
-    """One evaluation and all that follows from it."""
+def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None, active: Flag) -> State:
+    """One evaluation and all that follows from it; nothing does unless `active`."""
     value, grad, aux = evaluate(state.trial)
     _, before = state.numbers.read()
     starts = before.starts
     direction = state.target - state.x
     grad_norm = jnp.max(jnp.abs(project(state.trial, grad, box)))
-    slopes = multiply(jnp.stack([grad, state.grad]), jnp.where(starts, grad, direction))
-    reach = LARGEST_STEP if box is None else _reach(state.x, direction, before.nit, box)
-    facts = pack(value.dtype, Facts(value, slopes[0], slopes[1], grad_norm, reach))
-    verdict = choose(starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
+    along = jnp.where(starts, grad, direction)
+    reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, before.nit, box)
+    facts = pack(value.dtype, Facts(value, multiply(grad, along), multiply(state.grad, along), grad_norm, reach))
+    outcome = choose(starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
+    verdict = outcome.or_else(active, state.numbers)
     search, progress, decision = verdict.read()
     moves, better = decision.moves, decision.better
 
@@ -121,7 +125,7 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> S
     step = search.step if box is None else _first_step(search.step, x, target, starts, box)
     best_x = jnp.where(better, state.trial, state.best_x)
     return State(
-        trial=jnp.where(decision.renews, best_x, _take_step(x, target, step, box)),
+        trial=jnp.where(active, jnp.where(decision.renews, best_x, _take_step(x, target, step, box)), state.trial),
         x=x,
         grad=base,
         target=target,
@@ -131,7 +135,7 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None) -> S
         best_aux=_select(better, aux, state.best_aux),
         memory=memory,
         numbers=_keep_numbers(verdict, step, box),
-        rows=_record(state.rows, decision, progress, value, grad_norm),
+        rows=_record(state.rows, decision, progress, value, grad_norm, active),
     )
 
 
@@ -179,11 +183,13 @@ def _keep_numbers(verdict: Packed, step: Scalar, box: Box | None) -> Packed:
     return numbers if box is None else Packed(numbers.values.at[0].set(step), numbers.kinds)
 
 
-def _record(rows: Array, decision: Decision, progress: Progress, value: Scalar, grad_norm: Scalar) -> Array:
+def _record(
+    rows: Array, decision: Decision, progress: Progress, value: Scalar, grad_norm: Scalar, active: Flag
+) -> Array:
     """A row of the trace for every trial, over the one before unless that was an iterate.
 
     A ring: iteration k is row k modulo the number of rows.
     """
     place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
-    row = jnp.stack([value, grad_norm, progress.nfev])[None]
-    return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row, jnp.ones((), bool))
+    row = jnp.stack([value, grad_norm, progress.nfev])
+    return write_row(rows, lax.rem(place, jnp.int32(rows.shape[0])), row, active)

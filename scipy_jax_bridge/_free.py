@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+
 from ._memory import (
     NewPair,
     Rows,
@@ -72,5 +73,5 @@ def find_target(memory: FreeMemory, x: Vector, grad: Vector, box: None) -> Vecto
     first = multiply_small(r_inverse, s_grad)
     bent = jnp.where(inverse_d > 0, first / inverse_d, 0)  # D R^-1 S'g
     inner = bent + (multiply_small(yy, first) - y_grad) / theta
-    second = jnp.sum(r_inverse * inner[:, None], axis=0)
+    second = multiply_small(r_inverse.T, inner)
     return x - (grad / theta + combine_rows(second, -first / theta, rows))

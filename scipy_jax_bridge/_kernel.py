@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 Flag = Bool[Array, "..."]  # one, or one in each lane
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
@@ -41,6 +41,11 @@ class Packed:
     def take(self, *kinds: type) -> Packed:
         """The first records alone."""
         return Packed(self.values[: _count(kinds)], kinds)
+
+    def or_else(self, condition: Flag, other: Packed) -> Packed:
+        """These where `condition`, else the `other`, whose records are the first of these, and zeros after them."""
+        rest = self.values.size - other.values.size
+        return Packed(jnp.where(condition, self.values, jnp.pad(other.values, (0, rest))), self.kinds)
 
     def _lane(self, position: int, note: Any) -> Array:
         return self.values[position] != 0 if "Flag" in str(note) else self.values[position]
@@ -119,23 +124,46 @@ def _width(kinds: tuple[type, ...]) -> int:
 
 
 @custom_vmap
-def write_rows(rows: Array, place: Array, block: Array, keep: Array) -> Array:
-    """`rows` with the block of rows that begins at `place` replaced if `keep`; in a loop, in place.
+def any_goes_on(flag: Array) -> Array:
+    """Whether a loop goes on: in a batch as long as any of its solves does.
 
-    Only that block is read and written. A batch writes all rows instead: faster than a scatter.
+    The one answer for all spares the batch what a loop with an answer for each would do after every turn: choose
+    between old and new for every array of the carry. So the turn itself must leave alone what has ended (`runs`).
     """
-    old = jax.lax.dynamic_slice_in_dim(rows, place, block.shape[0])
-    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(keep, block, old), place, 0)
+    return flag
 
 
-@write_rows.def_vmap
-def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
-    rows, place, block, keep = (
+@any_goes_on.def_vmap
+def _any_of_many_goes_on(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return any_goes_on(jnp.any(flag, axis=0)), False
+
+
+@custom_vmap
+def runs(flag: Array) -> Array:
+    """In the turn of a loop that goes on by `any_goes_on(flag)`: whether this solve does. Always, if it is alone."""
+    return jnp.ones_like(flag)
+
+
+@runs.def_vmap
+def _runs_of_many(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return flag, True
+
+
+@custom_vmap
+def write_row(rows: Array, place: Array, row: Array, keep: Array) -> Array:
+    """`rows` with the one at `place` replaced if `keep`; in a loop, in place.
+
+    Only that row is read and written. A batch writes all rows instead: faster than a scatter.
+    """
+    old = jax.lax.dynamic_index_in_dim(rows, place, keepdims=False)
+    return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(keep, row, old), place, 0)
+
+
+@write_row.def_vmap
+def _write_row_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
+    rows, place, row, keep = (
         operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
         for operand, is_batched in zip(operands, batched, strict=True)
     )
-    height, length = block.shape[1], rows.shape[1]
-    repeated = jnp.tile(block, (1, -(-length // height), 1))[:, :length]  # a block begins at a multiple of its height
-    offset = jnp.arange(length) - place[:, None]
-    here = (offset >= 0) & (offset < height) & keep[:, None]
-    return jnp.where(here[:, :, None], repeated, rows), True
+    here = (jnp.arange(rows.shape[1]) == place[:, None]) & keep[:, None]
+    return jnp.where(here[:, :, None], row[:, None, :], rows), True

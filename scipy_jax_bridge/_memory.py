@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-from ._kernel import Flag, write_rows
+from ._kernel import Flag, write_row
 
 Scalar = Float[Array, ""]
 Vector = Float[Array, " n"]
@@ -47,7 +49,8 @@ def empty_rows(size: int, maxcor: int, dtype: jnp.dtype) -> Rows:
 
 def write_pair(rows: Rows, new: NewPair) -> Rows:
     """The rows with the new pair over the oldest one, in place."""
-    return write_rows(rows, 2 * new.slot, jnp.stack([new.s, new.y]), new.keep)
+    rows = write_row(rows, 2 * new.slot, new.s, new.keep)
+    return write_row(rows, 2 * new.slot + 1, new.y, new.keep)
 
 
 def newest_slot(new: NewPair, slots: int) -> Bool[Array, " m"]:
@@ -77,9 +80,18 @@ def multiply(left: Array, right: Array) -> Array:
     return jnp.dot(left, right, precision=lax.Precision.HIGHEST)
 
 
+@custom_vmap
 def multiply_small(matrix: Square, vector: Float[Array, " m"]) -> Float[Array, " m"]:
-    """matrix @ vector for a few rows: a sum joins its neighbors in one kernel, a product of matrices does not."""
+    """matrix @ vector for a few rows: a sum joins its neighbors in one kernel, a product of matrices does not.
+
+    A batch of such sums is slower than a batch of products.
+    """
     return jnp.sum(matrix * vector, axis=1)
+
+
+@multiply_small.def_vmap
+def _multiply_many_small(size: int, batched: list[bool], matrix: Array, vector: Array) -> tuple[Array, bool]:
+    return jax.vmap(multiply, [0 if each else None for each in batched])(matrix, vector), True
 
 
 def put(matrix: Square, slot: Bool[Array, " m"], row: Float[Array, " m"], column: Float[Array, " m"]) -> Square:

@@ -67,6 +67,8 @@ METHODS = {
         _method("Nelder-Mead", "none", True, _ITERATIONS, "xatol fatol adaptive initial_simplex"),
         _method("Powell", "none", True, {"ftol": "ftol", "maxiter": "maxiter"}, "xtol direc"),
         _method("COBYLA", "none", True, {"maxfun": "maxiter"}, "rhobeg tol catol"),
-        _method("COBYQA", "none", True, _ITERATIONS, "f_target feasibility_tol initial_tr_radius final_tr_radius scale"),
+        _method(
+            "COBYQA", "none", True, _ITERATIONS, "f_target feasibility_tol initial_tr_radius final_tr_radius scale"
+        ),
     )
 }

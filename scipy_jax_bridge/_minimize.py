@@ -20,6 +20,9 @@ from ._types import Objective, Params, closes_over_tracer, is_traced
 from ._watch import Progress, Watch
 
 
+X64 = "jax_enable_x64"
+
+
 class Minimizer:
     """A solver for one objective, to be called again and again with new parameters and data.
 
@@ -184,14 +187,14 @@ def minimize(
 @contextmanager
 def _scope(precision: str | None) -> Iterator[None]:
     """Double precision inside, for this thread alone."""
-    if precision is None or jax.config.jax_enable_x64:
+    if precision is None or getattr(jax.config, X64):
         yield
         return
     if hasattr(jax, "enable_x64"):
         with jax.enable_x64(True):
             yield
         return
-    from jax.experimental import enable_x64  # its home before it became public in JAX 0.8
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its home before JAX 0.8
 
     with enable_x64():
         yield

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from jax.typing import ArrayLike
-
 from ._errors import unknown_name
 from ._types import Tracer
 
@@ -52,11 +50,11 @@ class Options:
         15000
     """
 
-    gtol: ArrayLike = 1e-5
-    ftol: ArrayLike = 2.220446049250313e-09
-    maxiter: ArrayLike = 15000
-    maxfun: ArrayLike = 15000
-    maxls: ArrayLike = 20
+    gtol: Any = 1e-5  # a number, or a traced one
+    ftol: Any = 2.220446049250313e-09
+    maxiter: Any = 15000
+    maxfun: Any = 15000
+    maxls: Any = 20
     maxcor: int = 10
     timeout: float | int | None = None
     native: Mapping[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ._kernel import Flag, write_rows
+from ._kernel import Flag, write_row
 from ._status import RUNNING, Status
 from ._types import FlatVector
 
@@ -125,7 +125,7 @@ def _judge(
     status = jnp.where(stays, Status.LINESEARCH, status)
     status = jnp.where(grad_norm <= limits.gtol, Status.GTOL, status)
     status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
-    row = jnp.stack([value, grad_norm, nfev.astype(value.dtype)])[None]
+    row = jnp.stack([value, grad_norm, nfev.astype(value.dtype)])
     place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
     best = (state.trial, value, grad, aux)
     kept = (state.best_x, state.best_value, state.best_grad, state.best_aux)
@@ -142,7 +142,7 @@ def _judge(
         grad_norm=grad_norm,
         nfev=nfev,
         status=status,
-        rows=write_rows(state.rows, place, row, jnp.ones((), bool)),
+        rows=write_row(state.rows, place, row, jnp.ones((), bool)),
     )
 
 

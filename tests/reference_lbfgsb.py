@@ -263,9 +263,7 @@ def beyond(best: Trial, trial: Trial, low: float, high: float) -> float:
     return high if trial.step > best.step else low
 
 
-def trial_step(
-    best: Trial, other: Trial, trial: Trial, bracketed: bool, low: float, high: float
-) -> tuple[float, bool]:
+def trial_step(best: Trial, other: Trial, trial: Trial, bracketed: bool, low: float, high: float) -> tuple[float, bool]:
     """The next step and whether a minimizer is bracketed now, [MT] section 4, cases 1 to 4."""
     if trial.value > best.value:  # case 1
         cubic, square = cubic_minimizer(best, trial), quadratic(best, trial)
@@ -327,9 +325,7 @@ def exhausted(step: float, bracketed: bool, low: float, high: float) -> bool:
     return bracketed and (step <= low or step >= high or high - low <= INTERVAL * high)
 
 
-def search(
-    phi: Callable[[float], Trial], start: Trial, step: float, cap: float, maxls: int
-) -> Trial | None:
+def search(phi: Callable[[float], Trial], start: Trial, step: float, cap: float, maxls: int) -> Trial | None:
     """[MT]'s search for a step in [0, cap]; None where ``maxls`` trials do not suffice."""
     best = other = start
     bracketed, first_stage = False, True
@@ -418,9 +414,7 @@ def advance_or_restart(
     return reached
 
 
-def verdict(
-    before: State, now: State, box: tuple[Vector, Vector], gtol: float, ftol: float
-) -> str | None:
+def verdict(before: State, now: State, box: tuple[Vector, Vector], gtol: float, ftol: float) -> str | None:
     """The stopping tests of [ZBLN] section 2, the gradient's first."""
     if np.max(np.abs(projected_gradient(now.x, now.gradient, *box))) <= gtol:
         return "gtol"

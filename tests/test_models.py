@@ -87,15 +87,11 @@ def test_objective_is_a_finite_scalar_with_a_finite_gradient(model):
 
 
 def test_gradient_agrees_with_finite_differences(model):
-    jax.test_util.check_grads(
-        lambda params: model.fun(params, *model.args), (model.params,), order=1, modes="rev"
-    )
+    jax.test_util.check_grads(lambda params: model.fun(params, *model.args), (model.params,), order=1, modes="rev")
 
 
 def test_data_are_arguments_and_not_constants(model):
-    assert all(
-        np.size(value) <= 1 for value in jax.make_jaxpr(model.fun)(model.params, *model.args).consts
-    )
+    assert all(np.size(value) <= 1 for value in jax.make_jaxpr(model.fun)(model.params, *model.args).consts)
 
 
 def test_arrays_are_numpy_in_double_precision(model):
@@ -160,9 +156,7 @@ def test_digits_objective_is_scikit_learns_up_to_the_documented_factor():
     images, labels = model.args
     weights = np.random.default_rng(0).normal(size=(64, 10))
     params = {"weights": weights, "bias": np.linspace(-1.0, 1.0, 10)}
-    losses = sklearn_metrics.log_loss(
-        labels, jax.nn.softmax(digits.logits(params, images)), normalize=False
-    )
+    losses = sklearn_metrics.log_loss(labels, jax.nn.softmax(digits.logits(params, images)), normalize=False)
     theirs = digits.INVERSE_REGULARIZATION * losses + 0.5 * np.sum(weights**2)
     factor = 1 / (digits.INVERSE_REGULARIZATION * len(images))
     np.testing.assert_allclose(model.fun(params, images, labels), factor * theirs, rtol=1e-12)
@@ -177,28 +171,21 @@ def test_co2_objective_agrees_with_scikit_learn():
     model = load("co2", every=4)
     years, concentrations = model.args
     term = jax.tree.map(lambda value: float(np.exp(value)), model.params)
-    trend, season, irregular, noise = (
-        term[name] for name in ("trend", "season", "irregular", "noise")
-    )
+    trend, season, irregular, noise = (term[name] for name in ("trend", "season", "irregular", "noise"))
     kernel = (
         trend["scale"] ** 2 * kernels.RBF(trend["length"])
         + season["scale"] ** 2
         * kernels.RBF(season["decay"])
         * kernels.ExpSineSquared(season["length"], periodicity=1.0)
-        + irregular["scale"] ** 2
-        * kernels.RationalQuadratic(irregular["length"], irregular["shape"])
+        + irregular["scale"] ** 2 * kernels.RationalQuadratic(irregular["length"], irregular["shape"])
         + noise["scale"] ** 2 * kernels.RBF(noise["length"])
         + kernels.WhiteKernel(noise["white"] ** 2)
     )
     process = gaussian_process.GaussianProcessRegressor(kernel, alpha=co2.JITTER, optimizer=None)
     process.fit(years[:, None], concentrations)
     theirs = process.log_marginal_likelihood_value_
-    np.testing.assert_allclose(
-        -len(years) * model.fun(model.params, *model.args), theirs, rtol=1e-9
-    )
-    np.testing.assert_allclose(
-        model.metrics(model.params, model.args)["log_marginal_likelihood"], theirs, rtol=1e-9
-    )
+    np.testing.assert_allclose(-len(years) * model.fun(model.params, *model.args), theirs, rtol=1e-9)
+    np.testing.assert_allclose(model.metrics(model.params, model.args)["log_marginal_likelihood"], theirs, rtol=1e-9)
 
 
 def test_co2_solution_is_a_minimum_on_its_bounds():

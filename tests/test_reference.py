@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.optimize
+
 from problems import BOUNDED, PROBLEMS, UNBOUNDED, Problem
 from reference_lbfgsb import (
     Matrix,

@@ -42,7 +42,6 @@ def load(name: str, **settings: Any) -> Model:
     if name not in MODELS:
         nearest = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"no model is named {name!r}; did you mean {nearest!r}? "
-            f"The models are {', '.join(sorted(MODELS))}."
+            f"no model is named {name!r}; did you mean {nearest!r}? The models are {', '.join(sorted(MODELS))}."
         )
     return MODELS[name](**settings)

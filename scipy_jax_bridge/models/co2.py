@@ -36,9 +36,7 @@ START = {
 Hyperparameters = dict[str, dict[str, Float[ArrayLike, ""]]]
 
 
-def covariance(
-    hyperparameters: Hyperparameters, years: Float[ArrayLike, " points"]
-) -> Float[Array, "points points"]:
+def covariance(hyperparameters: Hyperparameters, years: Float[ArrayLike, " points"]) -> Float[Array, "points points"]:
     r"""Covariance of the measurements, noise and jitter included; every hyperparameter positive.
 
     With $d = t - t'$ and $a, \ell$ the "scale" and "length" of the term at hand,
@@ -64,8 +62,7 @@ def covariance(
     lags = jnp.asarray(years)[:, None] - jnp.asarray(years)[None, :]
     squares = jnp.square(lags)
     trend, season, irregular, noise = (
-        jax.tree.map(jnp.asarray, hyperparameters[term])
-        for term in ("trend", "season", "irregular", "noise")
+        jax.tree.map(jnp.asarray, hyperparameters[term]) for term in ("trend", "season", "irregular", "noise")
     )
 
     def squared_exponential(length):
@@ -190,9 +187,7 @@ def build(every: int = 1) -> Model:
     """
     years, concentrations = read_record(every)
     lower, upper = limits(years)
-    start = jax.tree.map(
-        lambda value, *pair: np.asarray(np.clip(np.log(value), *pair)), START, lower, upper
-    )
+    start = jax.tree.map(lambda value, *pair: np.asarray(np.clip(np.log(value), *pair)), START, lower, upper)
     return Model(
         name="co2",
         title=f"Gaussian process on {len(years)} months of carbon dioxide at Mauna Loa",

@@ -25,9 +25,7 @@ LARGEST_PIXEL = 16.0
 Params = dict[str, Float[ArrayLike, "..."]]
 
 
-def logits(
-    params: Params, images: Float[ArrayLike, "images pixels"]
-) -> Float[Array, "images classes"]:
+def logits(params: Params, images: Float[ArrayLike, "images pixels"]) -> Float[Array, "images classes"]:
     """Scores of every class for every image, before the softmax: `images @ weights + bias`."""
     return jnp.matmul(images, params["weights"]) + params["bias"]
 

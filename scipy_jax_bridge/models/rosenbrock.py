@@ -68,7 +68,6 @@ def build(n: int = 100, leaves: int = 1) -> Model:
         title=f"Rosenbrock's function of {n} numbers in {shape}",
         fun=objective,
         params=start if leaves == 1 else dict(zip(names, np.split(start, leaves), strict=True)),
-        note="Not convex. The least value is 0, where every number is 1; from this start L-BFGS-B "
-        "reaches it.",
+        note="Not convex. The least value is 0, where every number is 1; from this start L-BFGS-B reaches it.",
         metrics=metrics,
     )
