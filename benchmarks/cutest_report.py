@@ -30,9 +30,11 @@ class Table:
         self.best = {kind: self._best(kind) for kind in self.cells}
 
     def problems(self, kind: str) -> list[str]:
+        """The problems of this kind, in the order in which they were run."""
         return list(dict.fromkeys(problem for problem, _ in self.cells.get(kind, ())))
 
     def solvers(self, kind: str) -> list[str]:
+        """The solvers that ran on problems of this kind."""
         present = {solver for _, solver in self.cells.get(kind, ())}
         return [solver for solver in LABELS if solver in present]
 

@@ -19,7 +19,6 @@ from ._result import Result, finish
 from ._types import Objective, Params, closes_over_tracer, is_traced
 from ._watch import Progress, Watch
 
-
 X64 = "jax_enable_x64"
 
 

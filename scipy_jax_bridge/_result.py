@@ -140,9 +140,8 @@ class Result:
 def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
     """The public result: the only place where flat vectors become trees again."""
     structure, plan = problem.plan.params, problem.plan
-    free, grads = (
-        each if isinstance(each, list | None) else structure.unravel(each) for each in (outcome.x, outcome.grad)
-    )
+    free = outcome.x if isinstance(outcome.x, list) else structure.unravel(outcome.x)
+    grads = outcome.grad if isinstance(outcome.grad, list | None) else structure.unravel(outcome.grad)
     value = outcome.value
     return Result(
         params=structure.merge(free, problem.riders),

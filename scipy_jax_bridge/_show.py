@@ -168,7 +168,7 @@ def _new_figure(size: tuple[float, float]) -> Figure:
     return Picture(figsize=size, layout="constrained")
 
 
-def _heights(values: Sequence[Float[np.ndarray, " rows"]]) -> list[Float[np.ndarray, " rows"]]:
+def _heights(values: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Values less the least of all, for a log axis: what is not above it lies a little below the lowest that is."""
     finite = np.concatenate([each[np.isfinite(each)] for each in values])
     if not finite.size:

@@ -124,9 +124,8 @@ def spread_prefix(prefix: PyTree, tree: PyTree, name: str) -> list[Any]:
     """
     above = jax.tree_util.tree_leaves_with_path(prefix, is_leaf=lambda node: node is None)
     below = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    empty = [
-        path for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not jax.tree.leaves(node))
-    ]
+    parts = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not jax.tree.leaves(node))
+    empty = {path for path, node in parts if not jax.tree.leaves(node)}
     values: list[Any] = [_MISSING] * len(below)
     for path, value in above:
         places = [place for place, leaf in enumerate(below) if leaf[: len(path)] == path]
