@@ -153,7 +153,7 @@ class Record:
     def find(self, x: HostVector) -> Point | None:
         """The evaluation at `x`, if it is recent: the iterate of a search is its last, of a trust region maybe not."""
         x = self._inside(x)
-        known = self._recent if self.iterate is None else [self.iterate, *self._recent]
+        known = [point for point in (self.best, self.iterate) if point is not None] + self._recent
         return next((point for point in reversed(known) if np.array_equal(point.x, x)), None)
 
     def _test(self, before: Point | None, point: Point, norm: float) -> Status | None:

@@ -249,6 +249,7 @@ def jitted() -> tuple[Callable[..., Any], Holder]:
 def test_nothing_of_the_users_is_kept_alive(make: Callable[[], Any], backend: str) -> None:
     fun, holder = make()
     alive = weakref.ref(holder)
+    gc.collect()  # what earlier tests left in cycles would go at any time
     before = len(_cache._caches)
     result = sjb.minimize(fun, np.zeros(5), backend=backend)
     solver = sjb.Minimizer(fun, backend=backend)

