@@ -92,9 +92,9 @@ class Record:
     def iteration(self, intermediate_result: Any) -> None:
         """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
         x = self._inside(getattr(intermediate_result, "x", intermediate_result))
-        point = self.find(x)
+        point = self.find(x) or self.best  # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
         if point is None:
-            point = Point(x, float(getattr(intermediate_result, "fun", np.nan)), None, None)
+            return
         before, self.iterate, self.first_trial = self.iterate, point, None
         norm = self._write_row(point)
         report = Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, lambda: self._tree(point.x))
