@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections import deque
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +28,7 @@ class Stop(Exception):
 
 
 class Point(NamedTuple):
-    """An evaluation: where, the value, the gradient (None for a derivative-free method), the auxiliary output."""
+    """An evaluation: where, the value, the gradient (None for a derivative-free method), aux."""
 
     x: HostVector
     value: float
@@ -52,7 +55,7 @@ class Record:
         self._cast = None if problem.plan.dtype == np.float64 else problem.plan.dtype
         self._has_grad, self._tests, self._options, self._watch = has_grad, tests, options, watch
         self._structure, self._riders = problem.plan.params, problem.riders
-        self._recent: list[Point] = []
+        self._recent: deque[Point] = deque(maxlen=RECENT)
         self._rows: list[tuple[float, float, int, float]] = []
         self.iterate: Point | None = None
         self.best: Point | None = None
@@ -91,14 +94,14 @@ class Record:
 
     def iteration(self, intermediate_result: Any) -> None:
         """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
-        x = self._inside(getattr(intermediate_result, "x", intermediate_result))
-        point = self.find(x) or self.best  # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
-        if point is None:
-            return
+        point = self._recent[-1]
+        if self._tests:  # L-BFGS-B's iterate is its last evaluation; others have to be asked
+            x = getattr(intermediate_result, "x", intermediate_result)
+            # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
+            point = self.find(x) or self.best or point
         before, self.iterate, self.first_trial = self.iterate, point, None
         norm = self._write_row(point)
-        report = Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, lambda: self._tree(point.x))
-        status = self._watch.report(report)
+        status = self._tell(point, norm) if self._watch.callback is not None else None
         status = self._test(before, point, norm) if status is None else status
         if status is not None:
             raise Stop(status)
@@ -111,7 +114,7 @@ class Record:
         if self._bounds is not None:
             lower, upper = self._bounds.lower, self._bounds.upper
             grad = np.where(grad < 0, np.maximum(point.x - upper, grad), np.minimum(point.x - lower, grad))
-        return float(np.abs(grad).max())
+        return float(max(grad.max(), -grad.min()))
 
     def trace(self) -> Trace:
         """The rows as columns."""
@@ -125,10 +128,13 @@ class Record:
             return np.array(x, dtype=np.float64)
         return np.clip(x, self._bounds.lower, self._bounds.upper)
 
+    def _tell(self, point: Point, norm: float) -> Status | None:
+        tree = functools.partial(self._tree, point.x)
+        return self._watch.report(Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, tree))
+
     def _keep(self, point: Point) -> None:
-        self._recent = [*self._recent[1 - RECENT :], point]
-        finite = np.isfinite(point.value) and (point.grad is None or np.isfinite(point.grad).all())
-        if finite and (self.best is None or point.value < self.best.value):
+        self._recent.append(point)
+        if (self.best is None or point.value < self.best.value) and _is_finite(point):
             self.best = point
         if self.first_trial is None:
             self.first_trial = point
@@ -153,7 +159,7 @@ class Record:
     def find(self, x: HostVector) -> Point | None:
         """The evaluation at `x`, if it is recent: the iterate of a search is its last, of a trust region maybe not."""
         x = self._inside(x)
-        known = [point for point in (self.best, self.iterate) if point is not None] + self._recent
+        known = [point for point in (self.best, self.iterate) if point is not None] + list(self._recent)
         return next((point for point in reversed(known) if np.array_equal(point.x, x)), None)
 
     def _test(self, before: Point | None, point: Point, norm: float) -> Status | None:
@@ -171,3 +177,10 @@ class Record:
 
     def _tree(self, x: HostVector) -> Any:
         return self._structure.merge(jax.device_put(self._structure.unravel(x)), self._riders)
+
+
+def _is_finite(point: Point) -> bool:
+    """Whether value and gradient are; the sum of squares tells in one pass unless it overflows."""
+    if not math.isfinite(point.value):
+        return False
+    return point.grad is None or math.isfinite(point.grad @ point.grad) or bool(np.isfinite(point.grad).all())

@@ -85,6 +85,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -
 
 
 def _packed(problem: Problem) -> Callable[..., Any]:
+    # Value and gradient and no more: another output would change their last bits, and with them SciPy's path.
     def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], Any]:
         value, grad, aux = problem.value_and_grad(x, data)
         return jnp.concatenate([value[None], grad]), aux

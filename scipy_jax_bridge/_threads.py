@@ -19,7 +19,7 @@ from typing import Any
 
 import scipy.linalg.cython_blas
 
-PREFIXES = ("scipy_openblas", "openblas", "scipy_openblas64_")
+NAMES = ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads", "scipy_openblas_{}_num_threads64_")
 
 
 class _Library:
@@ -81,9 +81,9 @@ def _openblas() -> _Library | None:
         handle = ctypes.CDLL(scipy.linalg.cython_blas.__file__)
     except OSError:
         return None
-    for prefix in PREFIXES:
-        set_threads = getattr(handle, f"{prefix}_set_num_threads", None)
-        get_threads = getattr(handle, f"{prefix}_get_num_threads", None)
+    for name in NAMES:
+        set_threads = getattr(handle, name.format("set"), None)
+        get_threads = getattr(handle, name.format("get"), None)
         if set_threads is not None and get_threads is not None:
             return _Library(set_threads, get_threads)
     return None
