@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
 from ._options import Options
 from ._problem import Problem
@@ -114,7 +115,9 @@ class Record:
         if self._bounds is not None:
             lower, upper = self._bounds.lower, self._bounds.upper
             grad = np.where(grad < 0, np.maximum(point.x - upper, grad), np.minimum(point.x - lower, grad))
-        return float(max(grad.max(), -grad.min()))
+        if not math.isfinite(grad @ grad):  # BLAS does not see a NaN
+            return float(np.abs(grad).max())
+        return abs(float(grad[idamax(grad)]))
 
     def trace(self) -> Trace:
         """The rows as columns."""
