@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
+from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
 from ._options import Options
 from ._problem import Problem
@@ -115,7 +115,7 @@ class Record:
         if self._bounds is not None:
             lower, upper = self._bounds.lower, self._bounds.upper
             grad = np.where(grad < 0, np.maximum(point.x - upper, grad), np.minimum(point.x - lower, grad))
-        if not math.isfinite(grad @ grad):  # BLAS does not see a NaN
+        if not _is_finite(grad):  # BLAS does not see a NaN
             return float(np.abs(grad).max())
         return abs(float(grad[idamax(grad)]))
 
@@ -137,7 +137,8 @@ class Record:
 
     def _keep(self, point: Point) -> None:
         self._recent.append(point)
-        if (self.best is None or point.value < self.best.value) and _is_finite(point):
+        lower = math.isfinite(point.value) and (self.best is None or point.value < self.best.value)
+        if lower and (point.grad is None or _is_finite(point.grad)):
             self.best = point
         if self.first_trial is None:
             self.first_trial = point
@@ -182,8 +183,6 @@ class Record:
         return self._structure.merge(jax.device_put(self._structure.unravel(x)), self._riders)
 
 
-def _is_finite(point: Point) -> bool:
-    """Whether value and gradient are; the sum of squares tells in one pass unless it overflows."""
-    if not math.isfinite(point.value):
-        return False
-    return point.grad is None or math.isfinite(point.grad @ point.grad) or bool(np.isfinite(point.grad).all())
+def _is_finite(grad: HostVector) -> bool:
+    """Whether every component is: their sum tells in one pass, unless it overflows; BLAS does not warn of that."""
+    return math.isfinite(dasum(grad)) or bool(np.isfinite(grad).all())

@@ -280,3 +280,8 @@ def test_no_program_is_compiled_twice() -> None:
         result = solve(START, (center,))
         assert result.timing.compiles == 0 and result.timing.compile_s == 0.0
         np.testing.assert_allclose(result.params, center, atol=1e-5)
+
+
+def test_a_huge_gradient_is_finite_and_warns_of_nothing() -> None:
+    result = sjb.minimize(lambda x: 1e200 * jnp.sum(x), np.ones(2), options={"maxiter": 0})
+    assert result.status == Status.MAXITER and result.trace.grad_norm[0] == 1e200 and float(result.fun) == 2e200
