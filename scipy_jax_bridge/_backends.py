@@ -14,7 +14,7 @@ from ._methods import METHODS
 from ._optax import compile_optax, solve_optax, trace_optax
 from ._options import Options
 from ._problem import Problem
-from ._result import Outcome
+from ._result import Outcome, Result
 from ._scipy import compile_scipy, solve_scipy
 from ._watch import Watch
 
@@ -45,9 +45,9 @@ class Backend:
     _solve: Callable[..., Outcome]
     _compile: Callable[..., tuple[dict[str, Any], float, int]]
 
-    def solve(self, problem: Problem, options: Options, watch: Watch) -> Outcome:
-        """Minimize."""
-        return self._solve(problem, self.method, options, watch)
+    def solve(self, problem: Problem, options: Options, watch: Watch, earlier: Result | None = None) -> Outcome:
+        """Minimize, or go on from an earlier result."""
+        return self._solve(problem, self.method, options, watch, earlier)
 
     def compile(self, problem: Problem, options: Options) -> tuple[dict[str, Any], float, int]:
         """The programs, the seconds spent on them now, and how many were compiled."""

@@ -11,7 +11,10 @@ import time
 import types
 import weakref
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+
+from ._beside import run_beside
 
 Value = TypeVar("Value")
 LIMIT = 64  # structures kept for one function; the oldest goes first
@@ -46,6 +49,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._compiled: dict[Hashable, Any] = {}
+        self._pending: dict[Hashable, Future[Any]] = {}  # what an interrupted call left to the compiler
         self._lock = threading.RLock()
         self.speed: dict[Hashable, float] = {}  # evaluations a second, as last seen
 
@@ -63,9 +67,16 @@ class Programs:
             if name in self._compiled:
                 return self._compiled[name], 0.0
             began = time.perf_counter()
-            function, inputs = make()
-            program = function.lower(*inputs).compile()
+            if name not in self._pending:
+                function, inputs = make()
+                self._pending[name] = run_beside(function.lower(*inputs).compile)
+            try:
+                program = self._pending[name].result()
+            except Exception:  # the compiler's own; an interrupted wait leaves it at work for the next call
+                del self._pending[name]
+                raise
             self._compiled[name] = program
+            del self._pending[name]
             return program, time.perf_counter() - began
 
 

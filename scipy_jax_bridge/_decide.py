@@ -115,6 +115,8 @@ def weigh_trial(
     )
     status = jnp.where(decision.moves & flat, Status.FTOL, status)
     status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
+    # Where a search is lost its numbers stay, for the host to tell where.
+    decision = decision._replace(fails=decision.fails & (status != Status.NONFINITE))
     value = jnp.where(decision.moves, fact.value, search.value_start)
     following = _select(decision.moves | decision.fails, start_search(value, jnp.ones_like(value)), tried)
     return following, progress._replace(status=status), decision

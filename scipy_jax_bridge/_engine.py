@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -137,6 +138,18 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None, acti
         numbers=_keep_numbers(verdict, step, box),
         rows=_record(state.rows, decision, progress, value, grad_norm, active),
     )
+
+
+def reopen(state: State, status: int) -> State:
+    """The carry of a solve that was stopped, with another status; on the host."""
+    return state._replace(numbers=state.numbers.with_lane("status", status))
+
+
+def find_lost(state: State) -> Any:
+    """After NONFINITE: the last trial that was not finite; `retreat` has left its step as the longest."""
+    search, _ = state.numbers.read()
+    step = np.asarray(search.step_max)
+    return np.asarray(state.x) + step * (np.asarray(state.target) - np.asarray(state.x))
 
 
 def project(x: Vector, grad: Vector, box: Box | None) -> Vector:

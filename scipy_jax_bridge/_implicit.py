@@ -94,7 +94,8 @@ def _run(
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
         )
     box = None if box is None else FlatBounds(np.asarray(box.lower), np.asarray(box.upper))
-    outcome = backend.solve(replace(problem, bounds=box), options, Watch(options.timeout))
+    with Watch(options.timeout) as watch:
+        outcome = backend.solve(replace(problem, bounds=box), options, watch)
     ravel, dtype = problem.plan.params.ravel, problem.plan.dtype
     grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
     return replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)

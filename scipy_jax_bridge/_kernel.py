@@ -47,6 +47,13 @@ class Packed:
         rest = self.values.size - other.values.size
         return Packed(jnp.where(condition, self.values, jnp.pad(other.values, (0, rest))), self.kinds)
 
+    def with_lane(self, name: str, value: float) -> Packed:
+        """These with another value of one field; on the host."""
+        names = [field for kind in self.kinds for field in kind.__annotations__]
+        values = np.array(self.values)
+        values[names.index(name)] = value
+        return Packed(values, self.kinds)
+
     def _lane(self, position: int, note: Any) -> Array:
         return self.values[position] != 0 if "Flag" in str(note) else self.values[position]
 

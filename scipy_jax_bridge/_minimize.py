@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,10 +14,12 @@ from jaxtyping import PyTree
 
 from ._backends import choose_backend
 from ._bounds import Bounds, read_bounds
+from ._guard import count_call
 from ._implicit import solve_in_trace
 from ._options import Options, read_options
 from ._problem import Problem, prepare
-from ._result import Result, finish
+from ._result import Outcome, Result, describe_coarsest, finish
+from ._status import Status
 from ._types import Objective, Params, closes_over_tracer, is_traced
 from ._watch import Progress, Watch
 
@@ -76,21 +80,35 @@ class Minimizer:
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
         with _scope(self._precision):
-            return self._backend.compile(self._prepare(params, args), self._options)[1]
+            return self._backend.compile(self._prepare_eagerly(params, args), self._options)[1]
 
     def __call__(self, params: Params, args: Any = ()) -> Result:
         """Minimize from `params`; as `minimize`."""
         if self._is_traced(params, args):
             return self._solve_in_trace(params, args)
+        earlier = params if isinstance(params, Result) else None
         with _scope(self._precision), self._watch() as watch:
-            problem = self._prepare(params, args)
-            outcome = self._backend.solve(problem, self._options, watch)
-            return finish(outcome, problem, self._backend.name, self._backend.method_name)
+            problem = self._prepare_eagerly(params if earlier is None else earlier.params, args)
+            try:
+                outcome = self._backend.solve(problem, self._options, watch, earlier)
+            except BaseException as error:
+                self._attach(error, problem, watch)
+                raise
+            return self._finish(outcome, problem)
 
     def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
             params, args = _widen((params, args))
         return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
+
+    def _prepare_eagerly(self, params: Params, args: Any) -> Problem:
+        problem = self._prepare(params, args)
+        count_call(self._fun, problem.key, (self._backend.name, self._backend.method), problem.is_new)
+        if problem.is_new and self._precision is not None and problem.plan.coarsest is not None:
+            warnings.warn(
+                f"precision={self._precision!r} was asked for. {describe_coarsest(problem.plan.coarsest)}", stacklevel=3
+            )
+        return problem
 
     def _is_traced(self, params: Params, args: Any) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
@@ -99,19 +117,30 @@ class Minimizer:
 
     def _solve_in_trace(self, params: Params, args: Any) -> Result:
         problem = self._prepare(params, args)
-        outcome = solve_in_trace(self._backend, problem, self._options)
+        return self._finish(solve_in_trace(self._backend, problem, self._options), problem)
+
+    def _finish(self, outcome: Outcome, problem: Problem) -> Result:
         return finish(outcome, problem, self._backend.name, self._backend.method_name)
+
+    def _attach(self, error: BaseException, problem: Problem, watch: Watch) -> None:
+        """Let the exception carry the best result so far; None if nothing was found yet."""
+        outcome = None if watch.found is None else watch.found()
+        if outcome is not None and isinstance(error, KeyboardInterrupt):
+            outcome = replace(outcome, status=int(Status.INTERRUPTED))
+        error.best_result = None if outcome is None else self._finish(outcome, problem)  # type: ignore[attr-defined]
+        if outcome is not None:
+            error.add_note("The best result so far is this exception's attribute best_result.")
 
     @contextmanager
     def _watch(self) -> Iterator[Watch]:
-        watch = Watch(self._options.timeout, self._callback)
-        if not self._progress:
-            yield watch
-            return
-        from ._progress import show_progress
+        with Watch(self._options.timeout, self._callback) as watch:
+            if not self._progress:
+                yield watch
+                return
+            from ._progress import show_progress
 
-        with show_progress(watch, self._options):
-            yield watch
+            with show_progress(watch, self._options):
+                yield watch
 
 
 def minimize(
@@ -136,7 +165,9 @@ def minimize(
     Arguments:
         fun: fun(params, *args) returns a real scalar, or (scalar, aux) with has_aux. Traced by JAX.
         params: the start: any tree. Floating-point arrays and floats are optimized, everything else (integers,
-            booleans, strings, functions) rides along untouched. A start outside the bounds is clipped.
+            booleans, strings, functions) rides along untouched. A start outside the bounds is clipped. Or a
+            Result to go on from: on the device loop bit for bit as if it had never stopped (same objective, data,
+            bounds and maxcor; limits count from the first start), with SciPy from its point with fresh memory.
         args: further arguments of fun, a tuple of trees; arrays and numbers are inputs of the compiled program,
             so new data compile nothing; all else is static. Default ().
         backend: "scipy" (SciPy drives, on the host) or "optax" (one loop, all on the device). Default "scipy".
@@ -156,7 +187,9 @@ def minimize(
         A Result: params, fun, jac, aux, nit, nfev, status, success, message, trace, timing.
 
     Errors:
-        TypeError, ValueError: what was wrong with the call, where (the leaf's path), and the cure.
+        TypeError, ValueError: what was wrong with the call, where (the leaf's path), and the cure; an objective
+            that is not finite at the start.
+        Whatever the objective or the callback raises, with the best result so far as its attribute `best_result`.
 
     Example:
         >>> import jax.numpy as jnp

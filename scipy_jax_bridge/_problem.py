@@ -17,6 +17,8 @@ from jaxtyping import PyTree
 
 from ._bounds import Bounds, FlatBounds, flatten_bounds
 from ._cache import Programs, cache_of
+from ._guard import Key
+from ._rounding import Coarsest, find_coarsest
 from ._tree import Structure, leaf_paths, split_args, split_params, spread_prefix
 from ._types import FlatVector, HostVector, Objective, Params
 
@@ -38,6 +40,7 @@ class Plan:
         params, args: the trees without their arrays.
         dtype: of the flat vector: the widest of the free leaves and of the value, at least float32.
         value_dtype: of the objective.
+        coarsest: where the objective is computed in a coarser type than the flat vector's; None if nowhere.
         aux: shapes and types of the auxiliary output, None without one.
         programs: what has been compiled.
     """
@@ -46,8 +49,14 @@ class Plan:
     args: Structure
     dtype: Any
     value_dtype: Any
+    coarsest: Coarsest | None
     aux: PyTree
     programs: Programs = field(default_factory=Programs)
+
+    @property
+    def rounding(self) -> float:
+        """The relative rounding of an objective value."""
+        return float(jnp.finfo(self.dtype if self.coarsest is None else self.coarsest.dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Problem:
     riders: list[Any]  # the data of params as they were given
     data: Data
     bounds: FlatBounds | None
+    key: Key
+    is_new: bool  # no call before had this key
 
     def value(self, x: FlatVector, data: Data) -> tuple[Any, Any]:
         """The objective at the flat vector, in the vector's type, and the auxiliary output."""
@@ -110,11 +121,15 @@ def prepare(
     box = None if bounds is None else flatten_bounds(bounds, params, structure)
     data = (_to_device(riders), _to_device(arrays))
 
-    def make() -> Plan:
-        return _make_plan(fun, has_aux, structure, args_structure, free, data)
+    made: list[Plan] = []
 
-    key = (structure, args_structure, has_aux, _settings())
-    return Problem(fun, has_aux, cache_of(fun).get(key, make), free, riders, data, box)
+    def make() -> Plan:
+        made.append(_make_plan(fun, has_aux, structure, args_structure, free, data))
+        return made[0]
+
+    key = Key(structure, args_structure, has_aux, _settings())
+    plan = cache_of(fun).get(key, make)
+    return Problem(fun, has_aux, plan, free, riders, data, box, key, bool(made))
 
 
 def _make_plan(
@@ -127,7 +142,7 @@ def _make_plan(
         _check_leaves(output, has_aux)
         return output
 
-    output = jax.eval_shape(call, [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in free], data)
+    program, output = jax.make_jaxpr(call, return_shape=True)(free, data)
     if has_aux:
         if not (isinstance(output, tuple) and len(output) == 2):
             raise TypeError("with has_aux=True fun must return a pair (value, aux).")
@@ -136,7 +151,10 @@ def _make_plan(
         aux = None
     _check_value(output, has_aux)
     dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
-    return Plan(structure, args, dtype, output.dtype, aux)
+    coarsest = find_coarsest(program, len(free))
+    if coarsest is not None and jnp.finfo(coarsest.dtype).eps <= jnp.finfo(dtype).eps:
+        coarsest = None
+    return Plan(structure, args, dtype, output.dtype, coarsest, aux)
 
 
 def _check_leaves(output: Any, has_aux: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
+from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Problem
 from ._result import Trace
@@ -19,6 +21,9 @@ from ._types import HostVector
 from ._watch import Progress, Watch
 
 RECENT = 4  # evaluations remembered: a method's iterate is among its last few
+WALL = (4.0, 9.0)  # height and slope, over the decrease promised, of the parabola that turns at a tenth of the way
+HIDDEN = 10.0  # roundings of the objective: a smaller change is none
+STAIRS = 6  # trials of one search without a change, where the objective is coarser than SciPy's arithmetic
 
 
 class Stop(Exception):
@@ -29,12 +34,13 @@ class Stop(Exception):
 
 
 class Point(NamedTuple):
-    """An evaluation: where, the value, the gradient (None for a derivative-free method), aux."""
+    """An evaluation: where, value, gradient (None for a derivative-free method), aux, and whether all is finite."""
 
     x: HostVector
     value: float
     grad: HostVector | None
     aux: Any
+    finite: bool
 
 
 class Record:
@@ -61,7 +67,13 @@ class Record:
         self.iterate: Point | None = None
         self.best: Point | None = None
         self.first_trial: Point | None = None  # the first evaluation since the iterate
-        self.rounding = float(jax.numpy.finfo(problem.plan.dtype).eps)
+        self.lost: Point | None = None  # the first one since the iterate that is not finite
+        self.cut: Point | None = None  # the same of the search that led to the iterate: its step was cut short
+        self.rounding = problem.plan.rounding
+        self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
+        self._unchanged = 0  # evaluations since the iterate that did not change the objective
+        self._highest = -math.inf  # of the finite values
+        self._evaluation_s = 0.0  # the last one took
         self.nfev = 0
 
     @property
@@ -77,21 +89,30 @@ class Record:
         if status is not None and self.nfev > 0:
             raise Stop(status)
         x = self._inside(x)
+        began = time.perf_counter()
         packed, aux = self._program(x if self._cast is None else x.astype(self._cast), self._data)
+        self._watch.wait(packed, self._evaluation_s)
         packed = np.asarray(packed, dtype=np.float64)
-        point = Point(x, packed[0], packed[1:] if self._has_grad else None, aux)
+        self._evaluation_s = time.perf_counter() - began
+        value, grad = packed[0], packed[1:] if self._has_grad else None
+        point = Point(x, value, grad, aux, math.isfinite(value) and (grad is None or _is_finite(grad)))
         self.nfev += 1
         self._keep(point)
         return point
 
     def value(self, x: HostVector) -> float:
-        """For a derivative-free method."""
-        return self.evaluate(x).value
+        """For a derivative-free method; above all others where the objective is not finite."""
+        point = self.evaluate(x)
+        return point.value if point.finite else self._highest + abs(self._highest) + 1
 
     def value_and_grad(self, x: HostVector) -> tuple[float, HostVector]:
         """For all others."""
         point = self.evaluate(x)
-        return point.value, point.grad  # type: ignore[return-value]
+        return (point.value, point.grad) if point.finite else self._wall(point)  # type: ignore[return-value]
+
+    def describe(self, point: Point) -> str:
+        """Where a point is not finite."""
+        return describe_nonfinite(self._structure, point.x, point.value, point.grad)
 
     def iteration(self, intermediate_result: Any) -> None:
         """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
@@ -100,7 +121,8 @@ class Record:
             x = getattr(intermediate_result, "x", intermediate_result)
             # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
             point = self.find(x) or self.best or point
-        before, self.iterate, self.first_trial = self.iterate, point, None
+        before, self.iterate, self.cut = self.iterate, point, self.lost
+        self.first_trial, self.lost, self._unchanged = None, None, 0
         norm = self._write_row(point)
         status = self._tell(point, norm) if self._watch.callback is not None else None
         status = self._test(before, point, norm) if status is None else status
@@ -137,19 +159,46 @@ class Record:
 
     def _keep(self, point: Point) -> None:
         self._recent.append(point)
-        lower = math.isfinite(point.value) and (self.best is None or point.value < self.best.value)
-        if lower and (point.grad is None or _is_finite(point.grad)):
-            self.best = point
         if self.first_trial is None:
             self.first_trial = point
+        if not point.finite:
+            self.lost = self.lost or point
+        else:
+            self._highest = max(self._highest, point.value)
+            if self.best is None or point.value < self.best.value:
+                self.best = point
         if self.nfev == 1:
             self._start(point)
+        elif self._coarse and point.finite:
+            self._count_unchanged(point)
+
+    def _count_unchanged(self, point: Point) -> None:
+        """SciPy's search goes by float64; on the stairs of a coarser objective it would use up maxls each time."""
+        iterate = self.iterate
+        if iterate is None or abs(point.value - iterate.value) > HIDDEN * self.rounding * abs(iterate.value):
+            return
+        self._unchanged += 1
+        if self._unchanged == STAIRS:
+            raise Stop(Status.NOISE_FLOOR)
+
+    def _wall(self, point: Point) -> tuple[float, HostVector]:
+        """What the method is told of a point that is not finite, to make it try much closer to its iterate.
+
+        Value and slope are those of the parabola that begins like the objective at the iterate and has its minimum
+        a tenth of the way, so that every interpolation leads there, as the device loop does.
+        """
+        iterate = self.iterate if self.iterate is not None and self.iterate.finite else self.best
+        assert iterate is not None and iterate.grad is not None
+        away = point.x - iterate.x
+        promised = max(abs(float(iterate.grad @ away)), self.rounding * max(abs(iterate.value), 1.0))
+        height, slope = (each * promised for each in WALL)
+        return iterate.value + height, away * (slope / max(float(away @ away), np.finfo(np.float64).tiny))
 
     def _start(self, point: Point) -> None:
         self.iterate = point
         norm = self._write_row(point)
-        if self.best is None:
-            raise Stop(Status.NONFINITE)
+        if not point.finite:
+            raise refuse_start(self.describe(point))
         if self._options.maxiter == 0:
             raise Stop(Status.GTOL if norm <= self._options.gtol else Status.MAXITER)
         if self._tests and norm <= self._options.gtol:
@@ -173,7 +222,7 @@ class Record:
         options = self._options
         if norm <= options.gtol:
             return Status.GTOL
-        if before is not None and self._has_grad and options.ftol > 0:
+        if before is not None and self.cut is None and self._has_grad and options.ftol > 0:
             size = max(abs(before.value), abs(point.value), 1.0)
             if 0 < before.value - point.value <= options.ftol * size:
                 return Status.FTOL

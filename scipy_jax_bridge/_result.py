@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from ._problem import Problem
+from ._rounding import Coarsest
 from ._status import Status
 from ._types import Params, Tracer
+
+FRESH_MEMORY = (
+    "Went on from the best point of the earlier result, with fresh memory; nit, nfev and trace are of this call alone."
+)
 
 
 class Trace(NamedTuple):
@@ -36,10 +44,22 @@ class Timing(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Carry:
+    """All that the device loop needs to go on as if it had never stopped.
+
+    Arguments:
+        leaves: of the loop's carry, in the order of its tree.
+    """
+
+    leaves: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a backend hands back: the free leaves, or inside a trace the flat vector, and plain numbers.
 
     `x`, `value`, `grad` and `aux` belong to the final point if the solve converged, else to the best one.
+    `detail` is what the method itself said, `note` what else there is to say.
     """
 
     x: Any
@@ -52,12 +72,19 @@ class Outcome:
     trace: Trace
     timing: Timing
     detail: str = ""
+    note: str = ""
+    carry: Carry | None = None
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing"],
+    meta_fields=["backend", "method", "detail", "note"],
+    drop_fields=["carry"],
+)
 @dataclass(frozen=True)
 class Result:
-    """The result of a solve: immutable, and a pytree.
+    """The result of a solve: immutable, and a pytree. Pass it in the place of `params` to go on from it.
 
     Arguments:
         params: the final point if the solve converged, otherwise the best finite point it saw. The same tree,
@@ -72,7 +99,9 @@ class Result:
         trace: one row an iteration.
         timing: seconds of compiling and solving, programs compiled.
         backend, method: who solved it.
-        detail: what the method itself said, if it said something.
+        detail, note: what the method itself said; what else there is to say.
+        carry: what the device loop needs to go on bit for bit, after a stop from outside or at a limit: the memory
+            of the solve, about 2 maxcor + 10 vectors. It is pickled with the result, and no part of the tree.
 
     Example:
         >>>         >>> import scipy_jax_bridge as sjb
@@ -90,9 +119,11 @@ class Result:
     code: Any
     trace: Trace
     timing: Timing
-    backend: str = field(metadata={"static": True})
-    method: str = field(metadata={"static": True})
-    detail: str = field(metadata={"static": True})
+    backend: str
+    method: str
+    detail: str = ""
+    note: str = ""
+    carry: Carry | None = field(default=None, repr=False, compare=False)
 
     @property
     def x(self) -> Params:
@@ -118,9 +149,8 @@ class Result:
         status = self.status
         if not isinstance(status, Status):
             return "A batch of solves; see status."
-        if status == Status.FTOL and self.detail:
-            return f"Converged. {self.detail}"  # by a test that is not the interface's
-        return f"{status.sentence} {self.detail}".strip()
+        own_rule = status == Status.FTOL and self.detail  # not the interface's
+        return " ".join(filter(None, ("Converged." if own_rule else status.sentence, self.detail, self.note)))
 
     def __str__(self) -> str:
         if not isinstance(self.status, Status):
@@ -143,9 +173,10 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
     free = outcome.x if isinstance(outcome.x, list) else structure.unravel(outcome.x)
     grads = outcome.grad if isinstance(outcome.grad, list | None) else structure.unravel(outcome.grad)
     value = outcome.value
+    value = value if value.dtype == plan.value_dtype else value.astype(plan.value_dtype)
     return Result(
         params=structure.merge(free, problem.riders),
-        fun=value if value.dtype == plan.value_dtype else value.astype(plan.value_dtype),
+        fun=value,
         jac=None if grads is None else structure.masked(grads),
         aux=outcome.aux,
         nit=outcome.nit,
@@ -156,4 +187,32 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         backend=backend,
         method=method,
         detail=outcome.detail,
+        note=" ".join(filter(None, (outcome.note, _describe_floor(outcome, problem)))),
+        carry=outcome.carry,
+    )
+
+
+def _describe_floor(outcome: Outcome, problem: Problem) -> str:
+    """What more precision would buy, where rounding may have ended the solve."""
+    plan = problem.plan
+    if isinstance(outcome.status, Tracer) or outcome.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
+        return ""
+    if plan.coarsest is not None:
+        return describe_coarsest(plan.coarsest)
+    double = np.finfo(np.float64)
+    if plan.rounding <= double.eps:
+        return ""
+    own, norm = jnp.finfo(plan.dtype), np.asarray(outcome.trace.grad_norm, dtype=np.float64)[-1]
+    # Near a minimum the objective lies above it by about the square of the gradient.
+    return (
+        f"{own.dtype} has {own.precision} digits and float64 has {double.precision}: with it, the gradient norm could "
+        f"go from {norm:.1g} to about {math.sqrt(double.eps / plan.rounding) * norm:.1g}."
+    )
+
+
+def describe_coarsest(coarsest: Coarsest) -> str:
+    """Which operation of the objective is coarser than the solve."""
+    return (
+        f"The objective itself computes in {coarsest.dtype} (first in the operation {coarsest.operation!r}), whatever "
+        "its parameters are: remove the cast, or the data and constants of that type."
     )

@@ -19,7 +19,7 @@ from ._methods import METHODS, Method
 from ._options import Options
 from ._problem import Data, Problem
 from ._record import Point, Record, Stop
-from ._result import Outcome, Timing
+from ._result import FRESH_MEMORY, Outcome, Result, Timing
 from ._status import Status
 from ._threads import SingleThreaded
 from ._types import FlatVector, HostVector
@@ -48,7 +48,7 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict
     return programs, sum(seconds), sum(spent > 0 for spent in seconds)
 
 
-def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -> Outcome:
+def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, earlier: Result | None) -> Outcome:
     """Minimize with a method of `scipy.optimize.minimize`.
 
     Arguments:
@@ -56,6 +56,10 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -
         method: a key of METHODS.
         options: the limits, and the method's own options.
         watch: who may stop the solve.
+        earlier: what to go on from; SciPy's memory cannot be filled from outside, so its point is all that is used.
+
+    Errors:
+        ValueError: the objective or its gradient is not finite at the start.
     """
     programs, compile_s, compiles = compile_scipy(problem, method, options)
     facts = METHODS[method]
@@ -68,20 +72,24 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch) -
         options=options,
         watch=watch,
     )
-    with watch.solving():
-        status, detail = _drive(record, problem, facts, programs, options)
-        point = _final(record, status)
-        solve_s = watch.seconds
-    return Outcome(
-        **problem.on_device(point.x, point.value, point.grad),
-        aux=point.aux,
-        nit=record.nit,
-        nfev=record.nfev,
-        status=int(status),
-        trace=record.trace(),
-        timing=Timing(compile_s, solve_s, compiles),
-        detail=detail,
-    )
+
+    def hand_back(status: Status, detail: str) -> Outcome:
+        solve_s, point = watch.seconds, _final(record, status)
+        return Outcome(
+            **problem.on_device(point.x, point.value, point.grad),
+            aux=point.aux,
+            nit=record.nit,
+            nfev=record.nfev,
+            status=int(status),
+            trace=record.trace(),
+            timing=Timing(compile_s, solve_s, compiles),
+            detail=detail,
+            note="" if earlier is None else FRESH_MEMORY,
+        )
+
+    watch.found = lambda: None if record.best is None else hand_back(Status.ERROR, "")
+    watch.begin()
+    return hand_back(*_drive(record, problem, facts, programs, options))
 
 
 def _packed(problem: Problem) -> Callable[..., Any]:
@@ -142,9 +150,9 @@ def _drive(
                 options=native,
                 **_second_derivatives(problem, programs, solver),
             )
+            return _read_ending(record, method, options, found)
         except Stop as stop:
             return stop.status, ""
-    return _read_ending(record, method, options, found)
 
 
 def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
@@ -171,12 +179,14 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
     record.iterate = point
     if record.projected_norm(point) <= options.gtol:
         return Status.GTOL, ""
-    if not np.isfinite(point.value):
-        return Status.NONFINITE, said
-    if found.success and not (method.own_stops and options.ftol == 0):
+    lost = record.lost or record.cut if point.finite else point
+    # A step that was cut short to stay where the objective is finite changes little, and proves nothing.
+    if found.success and not (method.own_stops and (lost or options.ftol == 0)):
         return Status.FTOL, "" if method.own_stops else said
     if record.nit >= options.maxiter:
         return Status.MAXITER, ""
+    if lost is not None:
+        return Status.NONFINITE, f"In iteration {record.nit + 1}: {record.describe(lost)}."
     return (Status.NOISE_FLOOR if _is_noise(record) else Status.LINESEARCH), said
 
 

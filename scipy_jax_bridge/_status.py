@@ -58,6 +58,14 @@ class Status(enum.IntEnum):
         ),
     )
 
+    ERROR = (
+        10,
+        (
+            "An exception ended the solve. This is the best point so far; it is attached to the exception. Mend the "
+            "cause, then go on from result.params."
+        ),
+    )
+
     @property
     def success(self) -> bool:
         """Whether the solve converged."""

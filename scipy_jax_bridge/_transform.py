@@ -18,6 +18,7 @@ from ._kernel import Flag, write_row
 from ._status import RUNNING, Status
 from ._types import FlatVector
 
+RETREAT = 0.1  # of the way to a trial that was not finite
 Scalar = Float[Array, ""]
 Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, Any]]
 
@@ -46,6 +47,7 @@ class TransformState(NamedTuple):
     nit: Int[Array, ""]
     nfev: Int[Array, ""]
     status: Int[Array, ""]
+    retreats: Int[Array, ""]  # from trials that were not finite, since the last one that was
     rows: Float[Array, "rows 3"]
 
 
@@ -67,6 +69,7 @@ def start_transform(method: Any, translation: Translation, x: FlatVector, aux: A
         nit=whole,
         nfev=whole,
         status=whole + RUNNING,
+        retreats=whole,
         rows=jnp.full((rows, 3), jnp.nan, x.dtype),
     )
 
@@ -96,7 +99,7 @@ def _evaluate(
     if len(left) != 1 or not jax.tree.leaves(left[0][1]) or jax.tree.leaves(state.aux):
         return *evaluate(state.trial), jnp.ones((), jnp.int32)
     known = optax.tree_utils.tree_get(state.inner, "value")
-    unknown = ~jnp.isfinite(known)
+    unknown = ~jnp.isfinite(known) | (state.retreats > 0)
 
     def recall(_: FlatVector) -> tuple[Scalar, FlatVector]:
         return jnp.asarray(known, state.value.dtype), translation.to_vector(left[0][1])
@@ -108,7 +111,10 @@ def _evaluate(
 def _judge(
     state: TransformState, value: Scalar, grad: FlatVector, aux: Any, fresh: Array, limits: Any
 ) -> TransformState:
-    """Record the point and decide whether it ends the solve."""
+    """Record the point and decide whether it ends the solve.
+
+    From a trial that is not finite the loop draws back towards the last point, maxls times at most.
+    """
     grad_norm = jnp.max(jnp.abs(grad))
     nfev = state.nfev + fresh
     first = state.nfev == 0
@@ -117,21 +123,33 @@ def _judge(
     reduction = state.value - value
     size = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
     # Not every transformation descends; an increase is no convergence.
-    flat = ~first & (limits.ftol > 0) & (reduction >= 0) & (reduction <= limits.ftol * size)
+    # Nor is a small decrease after a retreat.
+    flat = ~first & (state.retreats == 0) & (limits.ftol > 0) & (reduction >= 0) & (reduction <= limits.ftol * size)
     stays = ~first & jnp.all(state.trial == state.x)
     status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
     status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
     status = jnp.where(flat, Status.FTOL, status)
     status = jnp.where(stays, Status.LINESEARCH, status)
     status = jnp.where(grad_norm <= limits.gtol, Status.GTOL, status)
-    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+    closer = state.x + RETREAT * (state.trial - state.x)
+    lost = ~finite & (first | (state.retreats >= limits.maxls) | jnp.all(closer == state.x))
+    limited = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
+    status = jnp.where(finite, status, jnp.where(lost, Status.NONFINITE, limited)).astype(jnp.int32)
     row = jnp.stack([value, grad_norm, nfev.astype(value.dtype)])
     place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
     best = (state.trial, value, grad, aux)
     kept = (state.best_x, state.best_value, state.best_grad, state.best_aux)
     best_x, best_value, best_grad, best_aux = jax.tree.map(lambda new, old: jnp.where(better, new, old), best, kept)
+    taken = finite | first
+    x, value, grad, aux, grad_norm = jax.tree.map(
+        lambda new, old: jnp.where(taken, new, old),
+        (state.trial, value, grad, aux, grad_norm),
+        (state.x, state.value, state.grad, state.aux, state.grad_norm),
+    )
     return state._replace(
-        x=state.trial,
+        trial=jnp.where(taken | lost, state.trial, closer),
+        retreats=jnp.where(taken, 0, state.retreats + 1),
+        x=x,
         value=value,
         grad=grad,
         aux=aux,
@@ -160,4 +178,4 @@ def _move(method: Any, translation: Translation, evaluate: Evaluate, state: Tran
         trial = translation.to_vector(optax.apply_updates(tree, updates))
         return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
 
-    return lax.cond(state.status == RUNNING, move, lambda state: state, state)
+    return lax.cond((state.status == RUNNING) & (state.retreats == 0), move, lambda state: state, state)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._beside import run_beside
 from ._status import Status
 from ._types import Params
+
+SLOW_S = 0.1  # a wait of this length looks at the keyboard
 
 
 @dataclass(frozen=True)
@@ -40,39 +42,47 @@ class Progress:
 
 @dataclass
 class Watch:
-    """One solve's clock, keyboard and callback.
+    """One solve's clock, keyboard and callback; a context that lasts until the result is made.
+
+    Inside, Ctrl-C ends a solve that has begun and is an ordinary KeyboardInterrupt before that, while the
+    programs are compiled. A second one is a KeyboardInterrupt in any case.
 
     Arguments:
         timeout: seconds; None for no limit.
         callback: called with a Progress; StopIteration stops the solve.
+        found: what the solve would hand back now, set by who solves; for an exception to carry along.
     """
 
     timeout: float | None = None
     callback: Callable[[Progress], Any] | None = None
-    began: float = 0.0
+    found: Callable[[], Any] | None = None
+    began: float | None = None
     interrupted: bool = False
+    _handler: Any = None
 
-    @contextmanager
-    def solving(self) -> Iterator[None]:
-        """Start the clock, and let the first Ctrl-C end the solve instead of the program."""
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            if handler is signal.default_int_handler:  # else the caller handles the keyboard
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    def begin(self) -> None:
+        """The programs are compiled: start the clock."""
         self.began = time.perf_counter()
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.getsignal(signal.SIGINT)
-        if previous is not signal.default_int_handler:  # the caller handles the keyboard
-            yield
-            return
-        signal.signal(signal.SIGINT, self._on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        if self.interrupted:  # raised before, but Python drops what is raised while it collects garbage
+            raise KeyboardInterrupt
 
     @property
     def seconds(self) -> float:
         """Since the solve began."""
-        return time.perf_counter() - self.began
+        return 0.0 if self.began is None else time.perf_counter() - self.began
 
     @property
     def seconds_left(self) -> float:
@@ -97,8 +107,13 @@ class Watch:
             return Status.CALLBACK
         return None
 
+    def wait(self, array: Any, expected_s: float) -> None:
+        """Until the array is computed; the second Ctrl-C gets through while that takes long."""
+        if expected_s >= SLOW_S and self._handler is not None:
+            run_beside(array.block_until_ready).exception()  # what went wrong, who reads the array is told
+
     def _on_interrupt(self, signum: int, frame: Any) -> None:
-        if self.interrupted:  # the second time: at once
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.interrupted or self.began is None:
+            self.interrupted = True
             raise KeyboardInterrupt
         self.interrupted = True

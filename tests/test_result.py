@@ -116,6 +116,7 @@ CURES = {
     "LINESEARCH": "check_grads",
     "NONFINITE": "bounds",
     "NOISE_FLOOR": "float64",
+    "ERROR": "Mend the cause",
 }
 
 

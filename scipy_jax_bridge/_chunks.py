@@ -1,0 +1,94 @@
+"""The host's side of a loop on the device: it comes back about ten times a second, and goes on bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ._loop import ROWS, Report
+from ._problem import Problem
+from ._result import Result, Trace
+from ._status import RUNNING, Status
+from ._watch import Progress, Watch
+
+CHUNK_S = 0.1  # seconds between two looks at the clock and the keyboard
+FIRST_CHUNK = 1  # evaluation, while nothing is known of their speed
+
+
+class Chunks:
+    """How far the next chunk goes, and what the last one brought.
+
+    Arguments:
+        problem: what is minimized.
+        watch: who may stop it.
+        advance: the compiled loop: a carry and the evaluations at which to come back, to a carry and a report.
+        speed: evaluations a second, as last seen; None if never.
+    """
+
+    def __init__(
+        self, problem: Problem, watch: Watch, advance: Callable[[Any, float], tuple[Any, Report]], speed: float | None
+    ) -> None:
+        self._problem, self._watch, self._advance = problem, watch, advance
+        self._rows: list[np.ndarray] = []
+        self._seconds: list[np.ndarray] = []
+        self._last = self._earlier_s = 0.0
+        self.report: Report | None = None
+        self.speed = speed
+        self.nit, self.nfev = -1, 0
+
+    def go_on(self, earlier: Result) -> None:
+        """Begin where an earlier solve stopped."""
+        self.nit, self.nfev = int(earlier.nit), int(earlier.nfev)
+        fun, grad_norm, nfev, seconds = (np.asarray(column, dtype=np.float64) for column in earlier.trace)
+        self._rows.append(np.stack([fun, grad_norm, nfev], axis=1))
+        self._seconds.append(seconds)
+        self._earlier_s = float(seconds[-1]) if seconds.size else 0.0
+
+    def run(self, state: Any) -> tuple[Any, Status | None]:
+        """The carry after one chunk; the status if the solve has ended, by itself or from outside."""
+        evaluations = self.size()
+        state, report = self._advance(state, float(self.nfev + evaluations))
+        self._watch.wait(report.numbers, 0.0 if self.speed is None else evaluations / self.speed)
+        return state, self._collect(report)
+
+    @property
+    def has_found(self) -> bool:
+        """Whether there is a finite point to hand back."""
+        return self.report is not None and bool(np.isfinite(self.report.value))
+
+    def size(self) -> int:
+        """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""
+        if self.speed is None:
+            return FIRST_CHUNK
+        return int(np.clip(self.speed * min(CHUNK_S, max(self._watch.seconds_left, 0.0)), 1, ROWS - 2))
+
+    def _collect(self, report: Report) -> Status | None:
+        """Take over the trace, tell the callback, look at the clock and the keyboard."""
+        nit, nfev, status, value, grad_norm = np.asarray(report.numbers, dtype=np.float64).tolist()
+        self.report = report
+        now = self._watch.seconds
+        known, self.nit = self.nit, int(nit)
+        places = np.arange(known + 1, self.nit + 1)
+        rows = np.asarray(report.rows)[places % ROWS].astype(np.float64)
+        spent = (rows[:, 2] - self.nfev) / max(nfev - self.nfev, 1)
+        self._rows.append(rows)
+        self._seconds.append(self._earlier_s + self._last + spent * (now - self._last))
+        if nfev > self.nfev:
+            self.speed = (nfev - self.nfev) / max(now - self._last, 1e-9)
+        self._last, self.nfev = now, int(nfev)
+        progress = Progress(self.nit, self.nfev, value, grad_norm, now, lambda: self._tree(report.x))
+        told = self._watch.report(progress)
+        if status != RUNNING:
+            return Status(int(status))
+        stop = self._watch.stop()
+        return told if stop is None else stop
+
+    def trace(self) -> Trace:
+        """The rows as columns."""
+        rows, seconds = np.concatenate(self._rows), np.concatenate(self._seconds)
+        return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
+
+    def _tree(self, x: Any) -> Any:
+        return self._problem.plan.params.merge(x, self._problem.riders)

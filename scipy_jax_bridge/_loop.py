@@ -1,0 +1,123 @@
+"""The loops that run on the device, as three pure functions each: start, advance, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _engine as engine
+from ._bounds import FlatBounds
+from ._options import Options
+from ._problem import Data, Problem
+from ._status import RUNNING, Status
+from ._transform import Translation, advance_transform, start_transform
+from ._types import Tracer
+
+ROWS = 1024  # iterations of which the device keeps the trace; the host collects them chunk by chunk
+
+
+class Report(NamedTuple):
+    """What a loop tells when it returns control."""
+
+    x: Any  # flat; as leaves once it has left the compiled program
+    value: Any
+    grad: Any  # the same
+    aux: Any
+    numbers: Any  # nit, nfev, status, value and grad_norm of the current iterate
+    rows: Any  # a ring: iteration k is row k mod ROWS
+
+
+class Loop(NamedTuple):
+    """A solver on the device: the carry before the first evaluation, the loop, its report, and two host's tools."""
+
+    start: Callable[[list[Any], Any], Any]
+    advance: Callable[..., Any]
+    report: Callable[[Any], Report]
+    reopen: Callable[[Any, int], Any]  # on the host: the carry with another status
+    find_lost: Callable[[Any], Any]  # on the host, after NONFINITE: the last point that was not finite
+
+
+def loop_of(problem: Problem, method: Any, options: Options) -> Loop:
+    """The engine, or the loop of a transformation, for this problem."""
+    structure, dtype = problem.plan.params, problem.plan.dtype
+
+    def evaluate_with(data: Data) -> Callable[[Any], Any]:
+        return lambda x: problem.value_and_grad(x, data)
+
+    def ravel(free: list[Any]) -> Any:
+        return structure.ravel(free, dtype)
+
+    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.plan.aux)
+    if method is None:
+        return Loop(
+            start=lambda free, box: engine.start_state(ravel(free), aux, options.maxcor, ROWS, box),
+            advance=lambda state, data, limits, box, until: engine.advance(
+                evaluate_with(data), state, limits, box, jnp.asarray(until, dtype)
+            ),
+            report=_report_engine,
+            reopen=engine.reopen,
+            find_lost=engine.find_lost,
+        )
+    translation = Translation(
+        to_tree=lambda x: structure.masked(structure.unravel(x)), to_vector=lambda tree: ravel(jax.tree.leaves(tree))
+    )
+    return Loop(
+        start=lambda free, box: start_transform(method, translation, ravel(free), aux, ROWS),
+        advance=lambda state, data, limits, box, until: advance_transform(
+            method, translation, evaluate_with(data), state, limits, until
+        ),
+        report=_report_transform,
+        reopen=lambda state, status: state._replace(status=np.int32(status)),
+        find_lost=lambda state: state.trial,
+    )
+
+
+def _report_engine(state: engine.State) -> Report:
+    search, progress = state.numbers.read()
+    converged = (progress.status == Status.GTOL) | (progress.status == Status.FTOL)
+    last = (state.x, search.value_start, state.grad, state.aux)
+    best = (state.best_x, progress.best_value, state.best_grad, state.best_aux)
+    x, value, grad, aux = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
+    numbers = [progress.nit, progress.nfev, progress.status, search.value_start, progress.grad_norm]
+    return Report(x, value, grad, aux, jnp.stack(numbers), state.rows)
+
+
+def _report_transform(state: Any) -> Report:
+    converged = (state.status == Status.GTOL) | (state.status == Status.FTOL)
+    last = (state.x, state.value, state.grad, state.aux)
+    best = (state.best_x, state.best_value, state.best_grad, state.best_aux)
+    x, value, grad, aux = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
+    pending = (state.status == RUNNING) | (state.retreats > 0)  # the last move, not evaluated yet or no point
+    nit = state.nit - pending
+    numbers = [nit, state.nfev, state.status, state.value, state.grad_norm]
+    return Report(x, value, grad, aux, jnp.stack([jnp.asarray(each, x.dtype) for each in numbers]), state.rows)
+
+
+def limits_of(problem: Problem, options: Options) -> engine.Limits:
+    """The tolerances as inputs of the program, in the type of its arithmetic."""
+    dtype = np.dtype(problem.plan.dtype)
+    most = float(1 / jnp.finfo(dtype).eps)  # the engine counts in its own floating type
+    return engine.Limits(
+        gtol=_as(options.gtol, dtype),
+        ftol=_as(options.ftol, dtype),
+        maxiter=_as(options.maxiter, dtype),
+        maxfun=_as(options.maxfun if isinstance(options.maxfun, Tracer) else min(options.maxfun, most), dtype),
+        maxls=_as(options.maxls, dtype),
+        maxcor=_as(options.maxcor, dtype),
+    )
+
+
+def _as(value: Any, dtype: Any) -> Any:
+    return value.astype(dtype) if isinstance(value, Tracer) else dtype.type(value)
+
+
+def box_of(problem: Problem) -> engine.Box | None:
+    """The bounds as inputs of the program, in the type of its arithmetic."""
+    bounds: FlatBounds | None = problem.bounds
+    if bounds is None:
+        return None
+    return engine.Box(bounds.lower.astype(problem.plan.dtype), bounds.upper.astype(problem.plan.dtype))
