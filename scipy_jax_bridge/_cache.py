@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+import jax
+
 from ._beside import run_beside
 
 Value = TypeVar("Value")
@@ -67,6 +69,10 @@ class Programs:
             if name in self._compiled:
                 return self._compiled[name], 0.0
             began = time.perf_counter()
+            if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
+                # Only a function that is compiled as it is called is taken apart to find the operation.
+                self._compiled[name] = make()[0]
+                return self._compiled[name], 0.0
             if name not in self._pending:
                 function, inputs = make()
                 self._pending[name] = run_beside(function.lower(*inputs).compile)
