@@ -20,6 +20,7 @@ from ._linesearch import (
     LARGEST_STEP,
     Scalar,
     Search,
+    Trial,
     Verdict,
     judge,
     next_trial,
@@ -42,6 +43,7 @@ class Limits(NamedTuple):
     maxfun: Int[Array, ""]
     maxls: Int[Array, ""]
     maxcor: int
+    rounding: Scalar  # of the objective, relative
 
 
 class Progress(NamedTuple):
@@ -52,8 +54,7 @@ class Progress(NamedTuple):
     status: Scalar
     grad_norm: Scalar  # at the current iterate
     best_value: Scalar
-    pairs: Scalar  # in memory
-    slot: Scalar  # of the memory, for the next pair
+    pairs: Scalar  # kept since the memory was last empty; it holds the newest `maxcor` of them
     idle: Scalar  # evaluations since the value last fell
     starts: Flag  # the next trial is where the solve begins, or begins again
 
@@ -76,41 +77,35 @@ class Decision(NamedTuple):
     renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
     better: Flag  # the least value so far
     keep: Flag  # the step and the change of the gradient make a pair
-    curvature: Scalar  # s'y of that pair
-    step: Scalar  # how far along the direction it lies
 
 
 OUTCOME = (Search, Progress, Decision)
 
 
-def accept_start(
-    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
-) -> tuple[Search, Progress, Decision]:
+def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -> tuple[Search, Progress, Decision]:
     """The start is the first iterate; it is converged already, or there is nothing to start from."""
-    (_, progress), (fact,), (limit,) = numbers, facts, limits
-    finite, zero = _is_finite(fact), jnp.zeros_like(fact.value)
+    _, progress = numbers
+    finite, no = _is_finite(fact), jnp.zeros_like(fact.value, bool)
     best = jnp.where(finite, fact.value, progress.best_value)
-    progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=zero > 0)
+    progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=no)
     status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
     progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
     # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
     search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
-    return search, progress, Decision(zero + 1, zero, zero, finite, zero, zero, zero)
+    return search, progress, Decision(~no, no, no, finite, no)
 
 
-def weigh_trial(
-    numbers: tuple[Search, Progress], facts: tuple[Facts], limits: tuple[Limits]
-) -> tuple[Search, Progress, Decision]:
+def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -> tuple[Search, Progress, Decision]:
     """One step of the line search; then the memory and the tests of section 6 of BLNZ, in L-BFGS-B's order."""
-    (search, before), (fact,), (limit,) = numbers, facts, limits
+    search, before = numbers
     search = open_search(search, fact.slope_start, fact.step_max)
-    tried, verdict = _try(search, fact)
-    flat = _is_flat(search, fact, limit)
+    tried, verdict = _try(search, fact, limit)
+    flat = _is_flat(search, fact, limit) & ~tried.lost  # a step that was cut short proves nothing
     decision = _decide(search, tried, verdict, before, fact, limit, flat)
     progress = _count(search, before, fact, limit, decision)
     status = jnp.where(
         (decision.fails & (before.pairs == 0) & ~decision.renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls),
-        _failure(search, tried, fact),
+        _failure(search, tried, fact, limit),
         _limit_status(progress, limit),
     )
     status = jnp.where(decision.moves & flat, Status.FTOL, status)
@@ -122,58 +117,61 @@ def weigh_trial(
     return following, progress._replace(status=status), decision
 
 
-def _try(search: Search, fact: Facts) -> tuple[Search, Verdict]:
+def _try(search: Search, fact: Facts, limit: Limits) -> tuple[Search, Verdict]:
     """The search after this trial, and what the trial means; one that is not finite never contradicts."""
-    verdict, finite = judge(search, fact.value, fact.slope), _is_finite(fact)
-    tried = _select(finite, next_trial(search, fact.value, fact.slope), retreat(search))
+    trial, finite = Trial(search.step, fact.value, fact.slope), _is_finite(fact)
+    verdict = judge(search, fact.slope_start, trial, limit.rounding)
+    tried = _select(finite, next_trial(search, fact.slope_start, trial), retreat(search))
     contradicted = search.contradicted | (finite & verdict.contradicted)
-    return tried._replace(evaluations=search.evaluations + 1, contradicted=contradicted), verdict
+    evaluations, lost = search.evaluations + 1, search.lost | ~finite
+    return tried._replace(evaluations=evaluations, contradicted=contradicted, lost=lost), verdict
 
 
 def _decide(
     search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Limits, flat: Flag
 ) -> Decision:
-    finite, descends = _is_finite(fact), search.slope_start < 0
+    finite, descends = _is_finite(fact), fact.slope_start < 0
     ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
     lower = fact.value < search.value_start
     moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
     fails = ~moves & (~descends | ends | (tried.evaluations >= limit.maxls))
     better = finite & (fact.value < before.best_value)
     best_value = jnp.where(better, fact.value, before.best_value)
-    curvature = (fact.slope - search.slope_start) * search.step
-    eps = jnp.finfo(curvature.dtype).eps
+    eps = jnp.finfo(fact.slope.dtype).eps
     return Decision(
         moves=moves,
         fails=fails,
-        renews=fails & (before.pairs == 0) & (best_value < search.value_start - _floor(search)),
+        renews=fails & (before.pairs == 0) & (best_value < search.value_start - _floor(search, limit)),
         better=better,
-        keep=moves & (curvature > -eps * search.slope_start * search.step),  # (3.9)
-        curvature=curvature,
-        step=search.step,
+        keep=moves & (curvature(search, fact) > -eps * fact.slope_start * search.step),  # (3.9)
     )
 
 
 def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decision: Decision) -> Progress:
     """The numbers of the solve after this trial, but for its status."""
-    moves, fails, renews, better, keep, _, _ = decision
-    falls = better | (moves & (fact.value < search.value_start - _floor(search)))
+    moves, fails, renews, better, keep = decision
+    falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
     return before._replace(
         nit=before.nit + (moves | renews),
         nfev=before.nfev + 1,
         grad_norm=jnp.where(moves, fact.grad_norm, before.grad_norm),
         best_value=jnp.where(better, fact.value, before.best_value),
-        pairs=jnp.where(fails, 0, jnp.minimum(before.pairs + keep, limit.maxcor)),
-        slot=jnp.where(before.slot + keep < limit.maxcor, before.slot + keep, 0),
+        pairs=jnp.where(fails, 0, before.pairs + keep),
         idle=jnp.where(falls, 0, before.idle + 1),
         starts=renews,
     )
 
 
-def _failure(search: Search, tried: Search, fact: Facts) -> Array:
+def curvature(search: Search, fact: Facts) -> Scalar:
+    """s'y of the step to the trial."""
+    return (fact.slope - fact.slope_start) * search.step
+
+
+def _failure(search: Search, tried: Search, fact: Facts, limit: Limits) -> Array:
     """Why nothing lower is found: rounding, if it hides the decrease and no trial contradicted the gradient."""
-    hidden = ~tried.contradicted & (-search.slope_start * search.step <= noise(_size(search, fact)))
+    hidden = ~tried.contradicted & (-fact.slope_start * search.step <= noise(_size(search, fact), limit.rounding))
     reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
-    return jnp.where(_is_finite(fact), reason, Status.NONFINITE)
+    return jnp.where(tried.lost, Status.NONFINITE, reason)
 
 
 def _is_flat(search: Search, fact: Facts, limit: Limits) -> Flag:
@@ -188,8 +186,8 @@ def _size(search: Search, fact: Facts) -> Scalar:
     return jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
 
 
-def _floor(search: Search) -> Scalar:
-    return noise(jnp.abs(search.value_start))
+def _floor(search: Search, limit: Limits) -> Scalar:
+    return noise(jnp.abs(search.value_start), limit.rounding)
 
 
 def _limit_status(progress: Progress, limit: Limits) -> Array:

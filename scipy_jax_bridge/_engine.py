@@ -21,10 +21,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from . import _bounded, _free
-from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
-from ._kernel import Packed, any_goes_on, choose, pack, runs, write_row
+from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, curvature, weigh_trial
+from ._kernel import Packed, any_goes_on, choose, pack, runs, write_rows
 from ._linesearch import LARGEST_STEP, Search, start_search
-from ._memory import Flag, NewPair, Scalar, Vector, multiply
+from ._memory import Flag, NewPair, Scalar, Vector, sum_products
 from ._status import RUNNING
 
 Evaluate = Callable[[Vector], tuple[Scalar, Vector, Any]]  # x -> value, gradient, aux
@@ -64,7 +64,6 @@ def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) ->
         grad_norm=zero,
         best_value=zero + jnp.inf,
         pairs=zero,
-        slot=zero,
         idle=zero,
         starts=zero == 0,
     )
@@ -78,35 +77,34 @@ def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) ->
         aux=aux,
         best_aux=aux,
         memory=_room(box).empty_memory(x.size, maxcor, x.dtype),
-        numbers=pack(x.dtype, start_search(zero, zero), progress),
+        numbers=pack(x.dtype, OUTCOME, start_search(zero, zero), progress),
         rows=jnp.full((rows, 3), jnp.nan, x.dtype),
     )
 
 
 def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Scalar) -> State:
     """Run until the solve has ended or `until` evaluations are made."""
-    packed_limits = pack(state.x.dtype, limits)
 
     def goes_on(state: State) -> Flag:
         _, progress = state.numbers.read()
         return (progress.status == RUNNING) & (progress.nfev < until)
 
     def step(state: State) -> State:
-        return turn(evaluate, state, packed_limits, box, runs(goes_on(state)))
+        return turn(evaluate, state, limits, box, runs(goes_on(state)))
 
     return lax.while_loop(lambda state: any_goes_on(goes_on(state)), step, state)
 
 
-def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None, active: Flag) -> State:
+def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, active: Flag) -> State:
     """One evaluation and all that follows from it; nothing does unless `active`."""
     value, grad, aux = evaluate(state.trial)
-    _, before = state.numbers.read()
+    searched, before = state.numbers.read()
     starts = before.starts
     direction = state.target - state.x
-    grad_norm = jnp.max(jnp.abs(project(state.trial, grad, box)))
     along = jnp.where(starts, grad, direction)
+    slope, slope_start, grad_norm = sum_products(along, grad, state.grad, project(state.trial, grad, box))
     reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, before.nit, box)
-    facts = pack(value.dtype, Facts(value, multiply(grad, along), multiply(state.grad, along), grad_norm, reach))
+    facts = Facts(value, slope, slope_start, grad_norm, reach)
     outcome = choose(starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
     verdict = outcome.or_else(active, state.numbers)
     search, progress, decision = verdict.read()
@@ -114,10 +112,10 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None, acti
 
     x, base = jnp.where(moves, state.trial, state.x), jnp.where(moves, grad, state.grad)
     new = NewPair(
-        s=decision.step * direction,
+        s=searched.step * direction,
         y=grad - state.grad,
-        curvature=decision.curvature,
-        slot=before.slot.astype(jnp.int32),
+        curvature=curvature(searched, facts),
+        slot=lax.rem(before.pairs, jnp.asarray(limits.maxcor).astype(before.pairs.dtype)).astype(jnp.int32),
         keep=decision.keep,
         drop=decision.fails,
     )
@@ -142,7 +140,7 @@ def turn(evaluate: Evaluate, state: State, limits: Packed, box: Box | None, acti
 
 def reopen(state: State, status: int) -> State:
     """The carry of a solve that was stopped, with another status; on the host."""
-    return state._replace(numbers=state.numbers.with_lane("status", status))
+    return state._replace(numbers=state.numbers.with_number("status", status))
 
 
 def find_lost(state: State) -> Any:
@@ -205,4 +203,4 @@ def _record(
     """
     place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
     row = jnp.stack([value, grad_norm, progress.nfev])
-    return write_row(rows, lax.rem(place, jnp.int32(rows.shape[0])), row, active)
+    return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row[None], active)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ._memory import (
+    Half,
     NewPair,
     Rows,
     Scalar,
@@ -28,7 +29,6 @@ from ._memory import (
     empty_rows,
     multiply_rows,
     multiply_small,
-    new_scale,
     newest_slot,
     put,
     write_pair,
@@ -36,18 +36,19 @@ from ._memory import (
 
 
 class FreeMemory(NamedTuple):
-    """The pairs by slot, and what H is made of. The diagonal of R^-1 is that of D^-1, zero where a slot is empty."""
+    """The pairs by slot, and what H is made of."""
 
     rows: Rows
-    theta: Scalar
+    gamma: Scalar  # s'y / y'y of the newest pair; 1 without pairs
+    curvatures: Half  # the diagonal of D; zero where a slot is empty, as are its row and column of R^-1
     r_inverse: Square
     yy: Square  # y_i'y_j
 
 
 def empty_memory(size: int, maxcor: int, dtype: jnp.dtype) -> FreeMemory:
     """A memory that makes the step -g."""
-    zeros = jnp.zeros((maxcor, maxcor), dtype)
-    return FreeMemory(empty_rows(size, maxcor, dtype), jnp.ones((), dtype), zeros, zeros)
+    zeros, none = jnp.zeros((maxcor, maxcor), dtype), jnp.zeros(maxcor, dtype)
+    return FreeMemory(empty_rows(size, maxcor, dtype), jnp.ones((), dtype), none, zeros, zeros)
 
 
 def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:
@@ -55,11 +56,13 @@ def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:
     here = newest_slot(new, memory.yy.shape[0])
     rows = write_pair(memory.rows, new)
     s_products, y_products = multiply_rows(rows, new.y)
-    column = -multiply_small(memory.r_inverse, jnp.where(here, 0, s_products)) / new.curvature
-    column = jnp.where(here, 1 / new.curvature, column)
+    column = jnp.where(here, 1, -multiply_small(memory.r_inverse, jnp.where(here, 0, s_products)))
+    column = column * (1 / new.curvature)
+    newest = new.curvature / jnp.sum(jnp.where(here, y_products, 0))
     return FreeMemory(
         rows=rows,
-        theta=new_scale(memory.theta, new, here, y_products),
+        gamma=jnp.where(new.drop, 1, jnp.where(new.keep, newest, memory.gamma)),
+        curvatures=jnp.where(new.drop, 0, jnp.where(here, new.curvature, memory.curvatures)),
         r_inverse=jnp.where(new.drop, 0, put(memory.r_inverse, here, jnp.zeros_like(column), column)),
         yy=put(memory.yy, here, y_products, y_products),
     )
@@ -67,11 +70,9 @@ def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:
 
 def find_target(memory: FreeMemory, x: Vector, grad: Vector, box: None) -> Vector:
     """x - H g, where the full step leads."""
-    rows, theta, r_inverse, yy = memory
-    inverse_d = jnp.sum(jnp.where(jnp.eye(r_inverse.shape[0], dtype=bool), r_inverse, 0), axis=1)
+    rows, gamma, curvatures, r_inverse, yy = memory
     s_grad, y_grad = multiply_rows(rows, grad)
     first = multiply_small(r_inverse, s_grad)
-    bent = jnp.where(inverse_d > 0, first / inverse_d, 0)  # D R^-1 S'g
-    inner = bent + (multiply_small(yy, first) - y_grad) / theta
-    second = multiply_small(r_inverse.T, inner)
-    return x - (grad / theta + combine_rows(second, -first / theta, rows))
+    inner = curvatures * first + gamma * (multiply_small(yy, first) - y_grad)
+    second = multiply_small(inner, r_inverse)
+    return x - (gamma * grad + combine_rows(second, -gamma * first, rows))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import jax
@@ -27,107 +28,133 @@ VECTOR = 8
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Packed:
-    """Records in one array, a lane for each field; some lanes at the end may be left over."""
+    """Records in one array: a lane for each number of a record, and one more for its flags, each a bit of it.
+
+    A field annotated as `Flag` is a flag. Some lanes at the end may be left over.
+    """
 
     values: Any  # an array of lanes, or its shape and type
     kinds: tuple[type, ...] = field(metadata={"static": True})
 
     def read(self) -> tuple[Any, ...]:
-        """The records; a field annotated as `Flag` is true where its lane is not zero."""
-        lanes = iter(range(_count(self.kinds)))
-        notes = [(kind, kind.__annotations__.values()) for kind in self.kinds]
-        return tuple(kind(*(self._lane(next(lanes), note) for note in fields)) for kind, fields in notes)
+        """The records."""
+        records, lane = [], 0
+        for kind in self.kinds:
+            numbers, flags = _fields(kind)
+            found = {name: self.values[lane + position] for position, name in enumerate(numbers)}
+            lane += _lanes(kind)
+            bits = self.values[lane - 1].astype(jnp.int32)  # of flags, if the record has any
+            found |= {name: bits & (1 << position) != 0 for position, name in enumerate(flags)}
+            records.append(kind(**found))
+        return tuple(records)
 
     def take(self, *kinds: type) -> Packed:
-        """The first records alone."""
-        return Packed(self.values[: _count(kinds)], kinds)
+        """The first records alone; the lanes of the others are left over."""
+        return Packed(self.values, kinds)
 
     def or_else(self, condition: Flag, other: Packed) -> Packed:
         """These where `condition`, else the `other`, whose records are the first of these, and zeros after them."""
-        rest = self.values.size - other.values.size
-        return Packed(jnp.where(condition, self.values, jnp.pad(other.values, (0, rest))), self.kinds)
+        known = jnp.arange(self.values.size) < sum(map(_lanes, other.kinds))
+        return Packed(jnp.where(condition, self.values, jnp.where(known, other.values, 0)), self.kinds)
 
-    def with_lane(self, name: str, value: float) -> Packed:
-        """These with another value of one field; on the host."""
-        names = [field for kind in self.kinds for field in kind.__annotations__]
+    def with_number(self, name: str, value: float) -> Packed:
+        """These with another value of one number; on the host."""
+        lane = 0
+        for kind in self.kinds:
+            numbers, _ = _fields(kind)
+            if name in numbers:
+                lane += numbers.index(name)
+                break
+            lane += _lanes(kind)
         values = np.array(self.values)
-        values[names.index(name)] = value
+        values[lane] = value
         return Packed(values, self.kinds)
 
-    def _lane(self, position: int, note: Any) -> Array:
-        return self.values[position] != 0 if "Flag" in str(note) else self.values[position]
+
+def pack(dtype: jnp.dtype, room: tuple[type, ...], *records: Record) -> Packed:
+    """These records in one array that has room for records of the kinds in `room`."""
+    lanes = [lane.astype(dtype) for record in records for lane in _as_lanes(record)]
+    spare = [jnp.zeros((), dtype)] * (_width(room) - len(lanes))
+    return Packed(jnp.stack(lanes + spare), tuple(type(record) for record in records))
 
 
-def pack(dtype: jnp.dtype, *records: Record) -> Packed:
-    """These records in one array."""
-    fields = [jnp.asarray(each).astype(dtype) for record in records for each in record]
-    return Packed(jnp.stack(fields), tuple(type(record) for record in records))
-
-
-def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], *operands: Packed) -> Packed:
-    """The records that `rule` makes of the operands where `first`, else those of `other`.
+def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], numbers: Packed, *records: Record) -> Packed:
+    """The records that `rule` makes of its operands where `first`, else those of `other`.
 
     Arguments:
         first: which rule holds.
-        rule: a function of tuples of records, one for each operand, to a tuple of records. Elementwise
-            operations only, since every lane computes all of it and keeps its own field.
+        rule: a function of the tuple of records in `numbers`, and of `records`, to a tuple of records. Elementwise
+            operations only, since every lane computes all of it and keeps its own.
         other: the same.
         kinds: the records that come out.
-        operands: what the rules read.
+        numbers: what the rules read.
+        records: what else they read, not packed yet.
     """
-    dtype = operands[0].values.dtype
-    lanes = _width(kinds)
+    dtype, lanes = numbers.values.dtype, _width(kinds)
 
     @custom_vmap
-    def single(first: Array, *arrays: Array) -> Array:
+    def single(first: Any, values: Any, *scalars: Any) -> Array:
         # All operands go into the branch as one table: as scalars there, the compiler would compute
         # number by number and put them side by side only at the end.
-        joined = jnp.concatenate(arrays)
+        joined = jnp.concatenate([values, jnp.stack(scalars)])
         table = jnp.broadcast_to(joined[:, None], (joined.size, lanes))
         return jax.lax.cond(first, branch(rule), branch(other), table)
 
     def branch(rule: Rule) -> Callable[[Array], Array]:
         def run(table: Array) -> Array:
-            ends = np.cumsum([each.values.size for each in operands])[:-1]
-            return _side_by_side(rule(*read_all(jnp.split(table, ends))), lanes, dtype)
+            size = numbers.values.size
+            return _side_by_side(rule(*operands(table[:size], list(table[size:]))), lanes, dtype)
 
         return run
 
     @single.def_vmap
-    def batch(size: int, batched: Any, first: Array, *arrays: Array) -> tuple[Array, bool]:
-        def one(first: Array, *arrays: Array) -> Array:
-            inputs = read_all(list(arrays))
-            return jnp.where(first, _one_by_one(rule(*inputs), lanes, dtype), _one_by_one(other(*inputs), lanes, dtype))
+    def batch(size: int, batched: Any, *arrays: Any) -> tuple[Array, bool]:
+        def one(first: Any, values: Any, *scalars: Any) -> Array:
+            inputs = operands(values, list(scalars))
+            chosen = jax.tree.map(lambda a, b: jnp.where(first, a, b), rule(*inputs), other(*inputs))
+            return pack(dtype, kinds, *chosen).values
 
+        # Number by number the lanes of all solves lie side by side.
         axes = [0 if is_batched else None for is_batched in batched]
-        return jax.vmap(one, in_axes=axes, axis_size=size)(first, *arrays), True
+        return jax.vmap(one, in_axes=axes, out_axes=1, axis_size=size)(*arrays).T, True
 
-    def read_all(arrays: list[Array]) -> list[tuple[Any, ...]]:
-        return [Packed(array, each.kinds).read() for array, each in zip(arrays, operands, strict=True)]
+    def operands(values: Array, scalars: list[Any]) -> list[Any]:
+        left = map(jnp.asarray, scalars)
+        return [Packed(values, numbers.kinds).read(), *(type(each)(*islice(left, len(each))) for each in records)]
 
-    return Packed(single(first, *(each.values for each in operands)), kinds)
+    scalars = [jnp.asarray(each).astype(dtype) for record in records for each in record]
+    return Packed(single(first, numbers.values, *scalars), kinds)
 
 
 def _side_by_side(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> Array:
-    lane = jnp.arange(lanes)
+    position = jnp.arange(lanes)
     values = jnp.zeros(lanes, dtype)
-    for position, each in enumerate(each for record in records for each in record):
-        values = jnp.where(lane == position, jnp.asarray(each).astype(dtype), values)
+    for lane, each in enumerate(lane for record in records for lane in _as_lanes(record)):
+        values = jnp.where(position == lane, each.astype(dtype), values)
     return values
 
 
-def _one_by_one(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> Array:
-    values = pack(dtype, *records).values
-    return jnp.pad(values, (0, lanes - values.size))
+def _fields(kind: type) -> tuple[list[str], list[str]]:
+    """The names of the numbers of a record and of its flags."""
+    notes = {name: "Flag" in str(note) for name, note in kind.__annotations__.items()}
+    return [name for name in notes if not notes[name]], [name for name in notes if notes[name]]
 
 
-def _count(kinds: tuple[type, ...]) -> int:
-    return sum(len(kind.__annotations__) for kind in kinds)
+def _as_lanes(record: Record) -> list[Array]:
+    """The numbers of a record, and after them its flags as the bits of one."""
+    numbers, flags = _fields(type(record))
+    bits = [jnp.where(getattr(record, name), 1 << position, 0) for position, name in enumerate(flags)]
+    return [jnp.asarray(getattr(record, name)) for name in numbers] + ([sum(bits[1:], bits[0])] if bits else [])
+
+
+def _lanes(kind: type) -> int:
+    numbers, flags = _fields(kind)
+    return len(numbers) + bool(flags)
 
 
 def _width(kinds: tuple[type, ...]) -> int:
-    """As many lanes as fields, rounded up to what a vector unit takes at once."""
-    return -(-_count(kinds) // VECTOR) * VECTOR
+    """As many lanes as these kinds take, rounded up to what a vector unit takes at once."""
+    return -(-sum(map(_lanes, kinds)) // VECTOR) * VECTOR
 
 
 @custom_vmap
@@ -157,20 +184,22 @@ def _runs_of_many(size: int, batched: list[bool], flag: Array) -> tuple[Array, b
 
 
 @custom_vmap
-def write_row(rows: Array, place: Array, row: Array, keep: Array) -> Array:
-    """`rows` with the one at `place` replaced if `keep`; in a loop, in place.
+def write_rows(rows: Array, place: Array, new: Array, keep: Array) -> Array:
+    """`rows` with those from `place` on replaced by `new` if `keep`; in a loop, in place.
 
-    Only that row is read and written. A batch writes all rows instead: faster than a scatter.
+    Only those are read and written. A batch writes all rows instead: faster than a scatter.
     """
-    old = jax.lax.dynamic_index_in_dim(rows, place, keepdims=False)
-    return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(keep, row, old), place, 0)
+    old = jax.lax.dynamic_slice_in_dim(rows, place, new.shape[0])
+    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(keep, new, old), place, 0)
 
 
-@write_row.def_vmap
-def _write_row_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
-    rows, place, row, keep = (
+@write_rows.def_vmap
+def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
+    rows, place, new, keep = (
         operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
         for operand, is_batched in zip(operands, batched, strict=True)
     )
-    here = (jnp.arange(rows.shape[1]) == place[:, None]) & keep[:, None]
-    return jnp.where(here[:, :, None], row[:, None, :], rows), True
+    for position in range(new.shape[1]):
+        here = (jnp.arange(rows.shape[1]) == place[:, None] + position) & keep[:, None]
+        rows = jnp.where(here[:, :, None], new[:, position, None, :], rows)
+    return rows, True

@@ -27,12 +27,19 @@ ROUNDING = 10.0  # two values closer than this times eps times their size cannot
 Scalar = Float[Array, "..."]  # one, or one in each lane
 
 
+class Trial(NamedTuple):
+    """A point on the line: the step t, phi(t) and phi'(t)."""
+
+    step: Scalar
+    value: Scalar
+    slope: Scalar
+
+
 class Search(NamedTuple):
     """Where a search stands. `best` has the least value so far, `other` is the far end of the bracket."""
 
     step: Scalar
     value_start: Scalar
-    slope_start: Scalar
     step_best: Scalar
     value_best: Scalar
     slope_best: Scalar
@@ -44,10 +51,11 @@ class Search(NamedTuple):
     step_max: Scalar
     width: Scalar
     width_before: Scalar
+    evaluations: Scalar
     bracketed: Flag
     second_stage: Flag
     contradicted: Flag  # at some trial the value rose although both slopes fall
-    evaluations: Scalar
+    lost: Flag  # some trial was not finite
 
 
 class Verdict(NamedTuple):
@@ -60,11 +68,10 @@ class Verdict(NamedTuple):
 
 def start_search(value: Scalar, step: Scalar) -> Search:
     """A search from phi(0) = `value`, whose first trial is `step`; `open_search` adds what is not known yet."""
-    zero = jnp.zeros_like(value)
+    zero, no = jnp.zeros_like(value), jnp.zeros_like(value, bool)
     return Search(
         step=step,
         value_start=value,
-        slope_start=zero,
         step_best=zero,
         value_best=value,
         slope_best=zero,
@@ -76,10 +83,11 @@ def start_search(value: Scalar, step: Scalar) -> Search:
         step_max=zero,
         width=zero,
         width_before=zero,
-        bracketed=jnp.zeros_like(value, bool),
-        second_stage=jnp.zeros_like(value, bool),
-        contradicted=jnp.zeros_like(value, bool),
         evaluations=zero,
+        bracketed=no,
+        second_stage=no,
+        contradicted=no,
+        lost=no,
     )
 
 
@@ -87,7 +95,6 @@ def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search
     """The search at its first trial, with phi'(0) and the longest step that may be tried."""
     opens = search.evaluations == 0
     return search._replace(
-        slope_start=slope_start,
         slope_best=jnp.where(opens, slope_start, search.slope_best),
         slope_other=jnp.where(opens, slope_start, search.slope_other),
         step_max=jnp.where(opens, step_max, search.step_max),
@@ -96,53 +103,60 @@ def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search
     )
 
 
-def noise(size: Scalar) -> Scalar:
-    """How much of a difference between values of this size may be rounding."""
-    return ROUNDING * jnp.finfo(size.dtype).eps * size
+def noise(size: Scalar, rounding: Scalar) -> Scalar:
+    """How much of a difference between values of this size may be rounding, each of them `rounding` relative."""
+    return ROUNDING * rounding * size
 
 
-def judge(search: Search, value: Scalar, slope: Scalar) -> Verdict:
+def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar) -> Verdict:
     """The strong Wolfe conditions (1.1) and (1.2) at the trial, and the ways a search can be stuck.
 
     Where rounding hides the decrease that (1.1) asks for, (1.2) alone decides: the approximate Wolfe conditions
     of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
     """
-    step, steep, floor = search.step, SUFFICIENT_DECREASE * search.slope_start, noise(jnp.abs(search.value_start))
+    (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
+    floor = noise(jnp.abs(search.value_start), rounding)
     enough = value <= search.value_start + step * steep
     hidden = (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
-    accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * search.slope_start)
+    accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
     outside = (step <= search.step_low) | (step >= search.step_high)
     narrow = search.step_high - search.step_low <= INTERVAL * search.step_high
     at_most = (step == search.step_max) & enough & (slope <= steep)
     at_least = (step == 0) & (~enough | (slope >= steep))
     stuck = (search.bracketed & (outside | narrow)) | at_most | at_least
-    rises = value > search.value_start + noise(jnp.maximum(jnp.abs(value), 1))
+    rises = value > search.value_start + noise(jnp.maximum(jnp.abs(value), 1), rounding)
     return Verdict(accepted, stuck, rises & (slope <= 0))
 
 
-def next_trial(search: Search, value: Scalar, slope: Scalar) -> Search:
+def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
     """Section 4: shrink the bracket with the trial just evaluated, and choose the next step."""
-    tilt = SUFFICIENT_DECREASE * search.slope_start
-    enough = value <= search.value_start + search.step * tilt
-    second_stage = search.second_stage | (enough & (slope >= 0))
+    tilt = SUFFICIENT_DECREASE * slope_start
+    enough = trial.value <= search.value_start + trial.step * tilt
+    second_stage = search.second_stage | (enough & (trial.slope >= 0))
     # In the first stage psi(t) = phi(t) - phi(0) - mu phi'(0) t predicts the step, as long as its
     # value is still above zero; adding the constant phi(0) to it changes nothing.
-    tilt = jnp.where(~second_stage & (value <= search.value_best) & ~enough, tilt, 0)
-    tilted = search._replace(
-        value_best=search.value_best - search.step_best * tilt,
-        slope_best=search.slope_best - tilt,
-        value_other=search.value_other - search.step_other * tilt,
-        slope_other=search.slope_other - tilt,
+    tilt = jnp.where(~second_stage & (trial.value <= search.value_best) & ~enough, tilt, 0)
+    best = _tilted(Trial(search.step_best, search.value_best, search.slope_best), -tilt)
+    other = _tilted(Trial(search.step_other, search.value_other, search.slope_other), -tilt)
+    trial = _tilted(trial, -tilt)
+    rises = trial.value > best.value  # case 1 of section 4
+    turns = trial.slope * jnp.sign(best.slope) < 0  # case 2
+    step = _trial_step(search, best, other, trial, rises, turns)
+    other = _tilted(_select(rises, trial, _select(turns, best, other)), tilt)
+    best = _tilted(_select(rises, best, trial), tilt)
+    return _safeguard(
+        search._replace(
+            step=step,
+            step_best=best.step,
+            value_best=best.value,
+            slope_best=best.slope,
+            step_other=other.step,
+            value_other=other.value,
+            slope_other=other.slope,
+            bracketed=search.bracketed | rises | turns,
+            second_stage=second_stage,
+        )
     )
-    moved = _update_interval(tilted, value - search.step * tilt, slope - tilt)
-    moved = moved._replace(
-        value_best=moved.value_best + moved.step_best * tilt,
-        slope_best=moved.slope_best + tilt,
-        value_other=moved.value_other + moved.step_other * tilt,
-        slope_other=moved.slope_other + tilt,
-        second_stage=second_stage,
-    )
-    return _safeguard(moved)
 
 
 def retreat(search: Search) -> Search:
@@ -153,6 +167,15 @@ def retreat(search: Search) -> Search:
         step_max=jnp.where(search.step > search.step_best, search.step, search.step_max),
         step_high=jnp.where(search.bracketed, search.step_high, step + EXTRAPOLATE[1] * (step - search.step_best)),
     )
+
+
+def _tilted(trial: Trial, slope: Scalar) -> Trial:
+    """The trial of phi(t) + slope * t."""
+    return Trial(trial.step, trial.value + trial.step * slope, trial.slope + slope)
+
+
+def _select(condition: Flag, new: Trial, old: Trial) -> Trial:
+    return Trial(*(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
 
 
 def _safeguard(search: Search) -> Search:
@@ -175,94 +198,48 @@ def _safeguard(search: Search) -> Search:
     )
 
 
-def _update_interval(search: Search, value: Scalar, slope: Scalar) -> Search:
-    """The trial step of section 4, cases 1 to 4, and the new ends of the interval."""
-    rises = value > search.value_best  # case 1
-    turns = slope * jnp.sign(search.slope_best) < 0  # case 2
-    flatter = jnp.abs(slope) < jnp.abs(search.slope_best)  # case 3
-    step = jnp.where(
-        rises,
-        _step_when_higher(search, value, slope),
-        jnp.where(
-            turns,
-            _step_when_turning(search, value, slope),
-            jnp.where(flatter, _step_when_flatter(search, value, slope), _step_when_steeper(search, value, slope)),
-        ),
-    )
-    trial = (search.step, value, slope)
-    best = (search.step_best, search.value_best, search.slope_best)
-    other = (search.step_other, search.value_other, search.slope_other)
-    other = tuple(
-        jnp.where(rises, new, jnp.where(turns, old, same)) for new, old, same in zip(trial, best, other, strict=True)
-    )
-    best = tuple(jnp.where(rises, same, new) for new, same in zip(trial, best, strict=True))
-    return search._replace(
-        step=step,
-        step_best=best[0],
-        value_best=best[1],
-        slope_best=best[2],
-        step_other=other[0],
-        value_other=other[1],
-        slope_other=other[2],
-        bracketed=search.bracketed | rises | turns,
-    )
+def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: Flag, turns: Flag) -> Scalar:
+    """The trial step of section 4; in all four cases from a cubic through the trial and an end of the bracket.
+
+    Case 1, the value rises: the cubic step, or halfway to the quadratic one if that is closer to the best step.
+    Case 2, the slope turns: of cubic and secant step, the one farther from the trial.
+    Case 3, the slope is smaller: as case 2 or the contrary, the cubic step only where it leads on beyond the trial.
+    Case 4, it is not: the cubic step, through the far end, or as far as allowed.
+    """
+    steeper = ~rises & ~turns & (jnp.abs(trial.slope) >= jnp.abs(best.slope))
+    flatter = ~rises & ~turns & ~steeper
+    grows = trial.step > best.step
+    end = _select(steeper, other, best)
+    # Steps are counted from `near` towards `far`: from the best step in case 1, else from the trial.
+    near, far = _select(rises, best, trial), _select(rises, trial, end)
+    cubic, leads_on = _cubic_step(near, far, end, trial)
+    limit = jnp.where(grows, search.step_high, search.step_low)
+    cubic = jnp.where(flatter & ~leads_on, limit, cubic)
+    drop = (best.value - trial.value) / (trial.step - best.step)
+    bend = jnp.where(rises, 2 * (drop + best.slope), trial.slope - best.slope)
+    secant = near.step + near.slope / bend * (far.step - near.step)
+    shorter = jnp.abs(cubic - near.step) < jnp.abs(secant - near.step)
+    longer = jnp.abs(cubic - near.step) > jnp.abs(secant - near.step)
+    closer, farther = jnp.where(shorter, cubic, secant), jnp.where(longer, cubic, secant)
+    edge = trial.step + SHRINK * (other.step - trial.step)
+    inside = jnp.where(grows, jnp.minimum(edge, closer), jnp.maximum(edge, closer))
+    beyond = jnp.maximum(search.step_low, jnp.minimum(search.step_high, farther))
+    step = jnp.where(search.bracketed, jnp.where(steeper, cubic, inside), jnp.where(steeper, limit, beyond))
+    step = jnp.where(turns, farther, step)
+    return jnp.where(rises, jnp.where(shorter, cubic, cubic + (secant - cubic) / 2), step)
 
 
-def _cubic(gap: Scalar, value_a: Scalar, slope_a: Scalar, value_b: Scalar, slope_b: Scalar) -> tuple[Scalar, Scalar]:
-    """theta and |gamma| of the cubic through two points `gap` = b - a apart; gamma is 0 where it has no minimum."""
-    theta = 3 * (value_a - value_b) / gap + slope_a + slope_b
-    scale = jnp.maximum(jnp.abs(theta), jnp.maximum(jnp.abs(slope_a), jnp.abs(slope_b)))
-    square = (theta / scale) ** 2 - (slope_a / scale) * (slope_b / scale)
-    return theta, scale * jnp.sqrt(jnp.maximum(square, 0))
+def _cubic_step(near: Trial, far: Trial, end: Trial, trial: Trial) -> tuple[Scalar, Flag]:
+    """The minimum of the cubic through `near` and `far`, `end` and `trial` in this order; whether it is before `near`.
 
-
-def _step_when_higher(search: Search, value: Scalar, slope: Scalar) -> Scalar:
-    """Case 1: the value rose. The cubic step, or halfway to the quadratic one if that is closer."""
-    gap = search.step - search.step_best
-    theta, gamma = _cubic(gap, search.value_best, search.slope_best, value, slope)
+    gamma is 0 where the cubic has no minimum. Nothing is divided twice: what a kernel divides for two uses, the
+    compiler would compute in a kernel of its own.
+    """
+    theta = 3 * (end.value - trial.value) / (trial.step - end.step) + end.slope + trial.slope
+    scale = jnp.maximum(jnp.abs(theta), jnp.maximum(jnp.abs(end.slope), jnp.abs(trial.slope)))
+    square = (theta / scale) ** 2 - (end.slope / scale) * (trial.slope / scale)
+    gamma = scale * jnp.sqrt(jnp.maximum(square, 0))
+    gap = far.step - near.step
     gamma = jnp.where(gap < 0, -gamma, gamma)
-    ratio = ((gamma - search.slope_best) + theta) / (((gamma - search.slope_best) + gamma) + slope)
-    cubic = search.step_best + ratio * gap
-    secant = search.slope_best / ((search.value_best - value) / gap + search.slope_best)
-    quadratic = search.step_best + secant / 2 * gap
-    nearer = jnp.abs(cubic - search.step_best) < jnp.abs(quadratic - search.step_best)
-    return jnp.where(nearer, cubic, cubic + (quadratic - cubic) / 2)
-
-
-def _step_when_turning(search: Search, value: Scalar, slope: Scalar) -> Scalar:
-    """Case 2: lower, and the slope changed sign. Of cubic and secant step, the one farther away."""
-    gap = search.step - search.step_best
-    theta, gamma = _cubic(gap, search.value_best, search.slope_best, value, slope)
-    gamma = jnp.where(gap > 0, -gamma, gamma)
-    ratio = ((gamma - slope) + theta) / (((gamma - slope) + gamma) + search.slope_best)
-    cubic = search.step - ratio * gap
-    secant = search.step - slope / (slope - search.slope_best) * gap
-    return jnp.where(jnp.abs(cubic - search.step) > jnp.abs(secant - search.step), cubic, secant)
-
-
-def _step_when_flatter(search: Search, value: Scalar, slope: Scalar) -> Scalar:
-    """Case 3: lower, same sign, smaller slope. The cubic step only where it leads on beyond the trial."""
-    step, gap = search.step, search.step - search.step_best
-    theta, gamma = _cubic(gap, search.value_best, search.slope_best, value, slope)
-    gamma = jnp.where(gap > 0, -gamma, gamma)
-    ratio = ((gamma - slope) + theta) / ((gamma + (search.slope_best - slope)) + gamma)
-    limit = jnp.where(gap > 0, search.step_high, search.step_low)
-    cubic = jnp.where((ratio < 0) & (gamma != 0), step - ratio * gap, limit)
-    secant = step - slope / (slope - search.slope_best) * gap
-    nearer = jnp.abs(cubic - step) < jnp.abs(secant - step)
-    farther = jnp.abs(cubic - step) > jnp.abs(secant - step)
-    edge = step + SHRINK * (search.step_other - step)
-    inside = jnp.where(nearer, cubic, secant)
-    inside = jnp.where(gap > 0, jnp.minimum(edge, inside), jnp.maximum(edge, inside))
-    beyond = jnp.maximum(search.step_low, jnp.minimum(search.step_high, jnp.where(farther, cubic, secant)))
-    return jnp.where(search.bracketed, inside, beyond)
-
-
-def _step_when_steeper(search: Search, value: Scalar, slope: Scalar) -> Scalar:
-    """Case 4: lower, same sign, slope no smaller. The cubic through the far end, or as far as allowed."""
-    gap = search.step_other - search.step
-    theta, gamma = _cubic(gap, value, slope, search.value_other, search.slope_other)
-    gamma = jnp.where(gap < 0, -gamma, gamma)
-    ratio = ((gamma - slope) + theta) / (((gamma - slope) + gamma) + search.slope_other)
-    limit = jnp.where(search.step > search.step_best, search.step_high, search.step_low)
-    return jnp.where(search.bracketed, search.step + ratio * gap, limit)
+    above, below = (gamma - near.slope) + theta, ((gamma - near.slope) + gamma) + far.slope
+    return near.step + above / below * gap, (gamma != 0) & (above != 0) & ((above < 0) != (below < 0))

@@ -108,6 +108,7 @@ def limits_of(problem: Problem, options: Options) -> engine.Limits:
         maxfun=_as(options.maxfun if isinstance(options.maxfun, Tracer) else min(options.maxfun, most), dtype),
         maxls=_as(options.maxls, dtype),
         maxcor=_as(options.maxcor, dtype),
+        rounding=_as(problem.plan.rounding, dtype),
     )
 
 

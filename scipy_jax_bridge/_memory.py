@@ -11,7 +11,7 @@ them leaf by leaf in 2 m dependent passes, and hands out no products between pai
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,16 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-from ._kernel import Flag, write_row
+from ._kernel import Flag, write_rows
+
+SHORT = 1024  # vectors up to this length are summed term after term
 
 Scalar = Float[Array, ""]
 Vector = Float[Array, " n"]
 Square = Float[Array, "m m"]
 Rows = Float[Array, "two_m n"]
-Halves = tuple[Float[Array, " m"], Float[Array, " m"]]  # of S and of Y
+Half = Float[Array, " m"]
+Halves = tuple[Half, Half]  # of S and of Y
 
 
 class NewPair(NamedTuple):
@@ -49,8 +52,7 @@ def empty_rows(size: int, maxcor: int, dtype: jnp.dtype) -> Rows:
 
 def write_pair(rows: Rows, new: NewPair) -> Rows:
     """The rows with the new pair over the oldest one, in place."""
-    rows = write_row(rows, 2 * new.slot, new.s, new.keep)
-    return write_row(rows, 2 * new.slot + 1, new.y, new.keep)
+    return write_rows(rows, 2 * new.slot, jnp.stack([new.s, new.y]), new.keep)
 
 
 def newest_slot(new: NewPair, slots: int) -> Bool[Array, " m"]:
@@ -80,18 +82,34 @@ def multiply(left: Array, right: Array) -> Array:
     return jnp.dot(left, right, precision=lax.Precision.HIGHEST)
 
 
+def sum_products(along: Vector, left: Vector, right: Vector, largest: Vector) -> tuple[Scalar, Scalar, Scalar]:
+    """along'left, along'right, and the largest absolute value of `largest`.
+
+    In one pass if they are short: one kernel to compile and to run instead of nine. Term after term that pass
+    would be slow, and inexact, if they are long.
+    """
+    if along.size > SHORT:
+        return multiply(along, left), multiply(along, right), jnp.max(jnp.abs(largest))
+    zero = jnp.zeros((), along.dtype)
+
+    def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+        return a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])
+
+    return lax.reduce((along * left, along * right, jnp.abs(largest)), (zero, zero, zero), join, (0,))
+
+
 @custom_vmap
-def multiply_small(matrix: Square, vector: Float[Array, " m"]) -> Float[Array, " m"]:
-    """matrix @ vector for a few rows: a sum joins its neighbors in one kernel, a product of matrices does not.
+def multiply_small(left: Array, right: Array) -> Half:
+    """left @ right for a vector and a few rows: a sum joins its neighbors in one kernel, a product does not.
 
     A batch of such sums is slower than a batch of products.
     """
-    return jnp.sum(matrix * vector, axis=1)
+    return jnp.sum(left * right, axis=1) if right.ndim == 1 else jnp.sum(left[:, None] * right, axis=0)
 
 
 @multiply_small.def_vmap
-def _multiply_many_small(size: int, batched: list[bool], matrix: Array, vector: Array) -> tuple[Array, bool]:
-    return jax.vmap(multiply, [0 if each else None for each in batched])(matrix, vector), True
+def _multiply_many_small(size: int, batched: list[bool], left: Array, right: Array) -> tuple[Array, bool]:
+    return jax.vmap(multiply, [0 if each else None for each in batched])(left, right), True
 
 
 def put(matrix: Square, slot: Bool[Array, " m"], row: Float[Array, " m"], column: Float[Array, " m"]) -> Square:

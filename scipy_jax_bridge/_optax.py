@@ -131,6 +131,8 @@ def _explain(
     x = np.asarray(state.x if at_start else loop.find_lost(state))
     if not at_start:
         state, _ = advance(start(structure.unravel(x), box), 1.0)
+    if np.isfinite(np.asarray(state.rows)[0]).all() and np.isfinite(np.asarray(state.grad)).all():
+        return f"In iteration {chunks.nit + 1} a trial was not finite, and nothing lower lay near it."
     what = describe_nonfinite(structure, x, np.asarray(state.rows)[0, 0], np.asarray(state.grad))
     if at_start:
         raise refuse_start(what)

@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ._kernel import Flag, write_row
+from ._kernel import Flag, write_rows
 from ._status import RUNNING, Status
 from ._types import FlatVector
 
@@ -160,7 +160,7 @@ def _judge(
         grad_norm=grad_norm,
         nfev=nfev,
         status=status,
-        rows=write_row(state.rows, place, row, jnp.ones((), bool)),
+        rows=write_rows(state.rows, place, row[None], jnp.ones((), bool)),
     )
 
 
