@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from ._beside import run_beside
 
@@ -71,7 +72,8 @@ class Programs:
             began = time.perf_counter()
             if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
                 # Only a function that is compiled as it is called is taken apart to find the operation.
-                self._compiled[name] = make()[0]
+                function, _ = make()
+                self._compiled[name] = lambda *inputs: function(*jax.tree.map(jnp.asarray, inputs))
                 return self._compiled[name], 0.0
             if name not in self._pending:
                 function, inputs = make()

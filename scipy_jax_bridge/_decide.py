@@ -31,6 +31,7 @@ from ._linesearch import (
 )
 from ._status import RUNNING, Status
 
+STAIRS = 6  # trials of one search, where the objective is coarser than the arithmetic and does not change
 IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
 
 
@@ -134,10 +135,12 @@ def _decide(
     ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
     lower = fact.value < search.value_start
     moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
-    fails = ~moves & (~descends | ends | (tried.evaluations >= limit.maxls))
+    eps = jnp.finfo(fact.slope.dtype).eps
+    unchanged = jnp.abs(fact.value - search.value_start) <= _floor(search, limit)
+    stairs = (limit.rounding > eps) & unchanged & (tried.evaluations >= STAIRS)
+    fails = ~moves & (~descends | ends | stairs | (tried.evaluations >= limit.maxls))
     better = finite & (fact.value < before.best_value)
     best_value = jnp.where(better, fact.value, before.best_value)
-    eps = jnp.finfo(fact.slope.dtype).eps
     return Decision(
         moves=moves,
         fails=fails,

@@ -138,7 +138,7 @@ def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, acti
     )
 
 
-def reopen(state: State, status: int) -> State:
+def reopen(state: State, status: float) -> State:
     """The carry of a solve that was stopped, with another status; on the host."""
     return state._replace(numbers=state.numbers.with_number("status", status))
 

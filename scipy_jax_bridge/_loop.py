@@ -13,7 +13,7 @@ from . import _engine as engine
 from ._bounds import FlatBounds
 from ._options import Options
 from ._problem import Data, Problem
-from ._status import RUNNING, Status
+from ._status import Status
 from ._transform import Translation, advance_transform, start_transform
 from ._types import Tracer
 
@@ -37,7 +37,7 @@ class Loop(NamedTuple):
     start: Callable[[list[Any], Any], Any]
     advance: Callable[..., Any]
     report: Callable[[Any], Report]
-    reopen: Callable[[Any, int], Any]  # on the host: the carry with another status
+    reopen: Callable[[Any, float], Any]  # on the host: the carry with another status
     find_lost: Callable[[Any], Any]  # on the host, after NONFINITE: the last point that was not finite
 
 
@@ -91,8 +91,7 @@ def _report_transform(state: Any) -> Report:
     last = (state.x, state.value, state.grad, state.aux)
     best = (state.best_x, state.best_value, state.best_grad, state.best_aux)
     x, value, grad, aux = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    pending = (state.status == RUNNING) | (state.retreats > 0)  # the last move, not evaluated yet or no point
-    nit = state.nit - pending
+    nit = state.nit - (state.retreats > 0)  # after a retreat the last move has led nowhere yet
     numbers = [nit, state.nfev, state.status, state.value, state.grad_norm]
     return Report(x, value, grad, aux, jnp.stack([jnp.asarray(each, x.dtype) for each in numbers]), state.rows)
 

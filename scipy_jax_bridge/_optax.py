@@ -120,7 +120,7 @@ def _resume(earlier: Result | None, loop: Loop, fresh: Any, box: Any, options: O
         return None
     status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
     status = Status.MAXITER if earlier.nit >= options.maxiter else status
-    return loop.reopen(state, int(status))
+    return loop.reopen(state, float(status))
 
 
 def _explain(

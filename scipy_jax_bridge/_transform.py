@@ -84,9 +84,9 @@ def advance_transform(
         return (state.status == RUNNING) & (state.nfev < until)
 
     def turn(state: TransformState) -> TransformState:
+        state = _move(method, translation, evaluate, state)
         value, grad, aux, fresh = _evaluate(translation, evaluate, state)
-        state = _judge(state, value, grad, aux, fresh, limits)
-        return _move(method, translation, evaluate, state)
+        return _judge(state, value, grad, aux, fresh, limits)
 
     return lax.while_loop(goes_on, turn, state)
 
@@ -165,7 +165,7 @@ def _judge(
 
 
 def _move(method: Any, translation: Translation, evaluate: Evaluate, state: TransformState) -> TransformState:
-    """The transformation's step, unless the solve has ended."""
+    """The transformation's step, from an iterate; not at the start, nor after a retreat, where the trial is known."""
 
     def value_of(tree: Any) -> Scalar:
         return evaluate(translation.to_vector(tree))[0]
@@ -178,4 +178,4 @@ def _move(method: Any, translation: Translation, evaluate: Evaluate, state: Tran
         trial = translation.to_vector(optax.apply_updates(tree, updates))
         return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
 
-    return lax.cond((state.status == RUNNING) & (state.retreats == 0), move, lambda state: state, state)
+    return lax.cond((state.nfev > 0) & (state.retreats == 0), move, lambda state: state, state)

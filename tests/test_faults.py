@@ -115,8 +115,8 @@ def test_the_message_says_where_it_went_bad(backend: str) -> None:
 
     result = sjb.minimize(fun, {"a": jnp.ones(2), "b": jnp.zeros(2)}, backend=backend)
     assert result.status == Status.NONFINITE and not result.success
-    assert f"In iteration {result.nit + 1}: the objective is nan; all of params is finite" in result.message
-    assert "the gradient of params['b'], component 1 of 2, is nan" in result.message
+    assert f"In iteration {result.nit + 1}: the objective is " in result.message
+    assert "all of params is finite; the gradient of params['b'], component 1 of 2, is nan" in result.message
     assert float(result.fun) == float(fun(result.params)) < 0
 
 
