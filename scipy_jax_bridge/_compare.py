@@ -98,6 +98,7 @@ def _rename(fun: Callable[..., Any]) -> Callable[..., Any]:
     def fresh(*inputs: Any) -> Any:
         return fun(*inputs)
 
+    fresh.compiles_anew = True  # type: ignore[attr-defined]  # on purpose, and no reason for a warning
     return fresh
 
 

@@ -82,7 +82,7 @@ _counts: weakref.WeakKeyDictionary[types.CodeType, dict[Hashable, _Count]] = wea
 _lock = threading.Lock()
 
 
-def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, compiles: bool) -> None:
+def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, *, compiles: bool, solves: bool) -> None:
     """Count a call; warn, once for a code, if almost all of many calls compile.
 
     A compilation is wasted if the same code was compiled for the same structures before, in another function
@@ -93,13 +93,14 @@ def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, compiles: bo
         key: what it is compiled for.
         solver: the backend and the method.
         compiles: whether it is, now.
+        solves: whether it is solved, or compiled ahead of time.
     """
     code = _code(fun)
     if code is None:
         return
     with _lock:
         count = _counts.setdefault(code, {}).setdefault(solver, _Count())
-        count.calls += 1
+        count.calls += solves
         if not compiles:
             return
         before, sketch = count.last, _draw(key)
@@ -112,8 +113,8 @@ def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, compiles: bo
     if due and before is not None:
         where, cause, kind = _find_cause(before, sketch, same)
         warnings.warn(
-            f"{code.co_name} (line {code.co_firstlineno} of {code.co_filename}) was compiled in almost all of "
-            f"{count.calls} calls. The argument: {where}. The cause: {cause}. The cure: {CURES[kind]}",
+            f"{code.co_name} (line {code.co_firstlineno} of {code.co_filename}) was compiled {count.wasted} times "
+            f"for {count.calls} solves. The argument: {where}. The cause: {cause}. The cure: {CURES[kind]}",
             RecompilationWarning,
             stacklevel=4,
         )
@@ -168,7 +169,7 @@ def _refer(fun: Callable[..., Any]) -> Any:
 
 
 def _code(fun: Any) -> types.CodeType | None:
-    """The code behind the function, through wrappers; None for what has none."""
+    """The code behind the function, through wrappers; None for what has none, or is meant to compile anew."""
     while not isinstance(fun, types.FunctionType):
         if isinstance(fun, functools.partial):
             fun = fun.func

@@ -80,7 +80,7 @@ class Minimizer:
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
         with _scope(self._precision):
-            return self._backend.compile(self._prepare_eagerly(params, args), self._options)[1]
+            return self._backend.compile(self._prepare_eagerly(params, args, solves=False), self._options)[1]
 
     def __call__(self, params: Params, args: Any = ()) -> Result:
         """Minimize from `params`; as `minimize`."""
@@ -88,7 +88,7 @@ class Minimizer:
             return self._solve_in_trace(params, args)
         earlier = params if isinstance(params, Result) else None
         with _scope(self._precision), self._watch() as watch:
-            problem = self._prepare_eagerly(params if earlier is None else earlier.params, args)
+            problem = self._prepare_eagerly(params if earlier is None else earlier.params, args, solves=True)
             try:
                 outcome = self._backend.solve(problem, self._options, watch, earlier)
             except BaseException as error:
@@ -101,9 +101,10 @@ class Minimizer:
             params, args = _widen((params, args))
         return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
 
-    def _prepare_eagerly(self, params: Params, args: Any) -> Problem:
+    def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
-        count_call(self._fun, problem.key, (self._backend.name, self._backend.method), problem.is_new)
+        solver = (self._backend.name, self._backend.method)
+        count_call(self._fun, problem.key, solver, compiles=problem.is_new, solves=solves)
         if problem.is_new and self._precision is not None and problem.plan.coarsest is not None:
             warnings.warn(
                 f"precision={self._precision!r} was asked for. {describe_coarsest(problem.plan.coarsest)}", stacklevel=3
