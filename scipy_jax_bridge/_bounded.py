@@ -84,8 +84,9 @@ def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:
     """With the new pair if it is to be kept; emptied if the others are to be dropped."""
     here = newest_slot(new, memory.sy.shape[0])
     rows = write_pair(memory.rows, new)
-    sy_new, yy_new = multiply_rows(rows, new.y)
-    ss_new, ys_new = multiply_rows(rows, new.s)
+    s, y = lax.dynamic_slice_in_dim(rows, 2 * new.slot, 2)  # read back, so that no vector of the turn is kept for it
+    sy_new, yy_new = multiply_rows(rows, y)
+    ss_new, ys_new = multiply_rows(rows, s)
     sy = put(memory.sy, here, ys_new, jnp.where(here, new.curvature, sy_new))
     ss = put(memory.ss, here, ss_new, ss_new)
     return BoundedMemory(
@@ -188,7 +189,7 @@ def _walk_path(memory: BoundedMemory, middle: CompactMatrix, path: tuple[Vector,
     On the way breakpoints are computed one by one: the loop holds no vectors for them.
     """
     heading, _, times = _breakpoints(*path)
-    order = jnp.argsort(times)
+    _, order = lax.sort((times, lax.iota(jnp.int32, times.size)), num_keys=1)
     compact = _times_w(memory, heading)
     slope = -jnp.sum(heading * heading)
     curve = -memory.theta * slope - multiply(middle, compact) @ compact

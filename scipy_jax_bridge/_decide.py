@@ -55,9 +55,10 @@ class Progress(NamedTuple):
     status: Scalar
     grad_norm: Scalar  # at the current iterate
     best_value: Scalar
-    pairs: Scalar  # kept since the memory was last empty; it holds the newest `maxcor` of them
+    slot: Scalar  # of the memory, for the next pair
     idle: Scalar  # evaluations since the value last fell
     starts: Flag  # the next trial is where the solve begins, or begins again
+    empty: Flag  # no pair is in memory
 
 
 class Facts(NamedTuple):
@@ -78,6 +79,7 @@ class Decision(NamedTuple):
     renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
     better: Flag  # the least value so far
     keep: Flag  # the step and the change of the gradient make a pair
+    rho: Scalar  # 1 / s'y of that pair
 
 
 OUTCOME = (Search, Progress, Decision)
@@ -93,7 +95,7 @@ def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -
     progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
     # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
     search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
-    return search, progress, Decision(~no, no, no, finite, no)
+    return search, progress, Decision(~no, no, no, finite, no, jnp.zeros_like(fact.value))
 
 
 def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -> tuple[Search, Progress, Decision]:
@@ -105,7 +107,7 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     decision = _decide(search, tried, verdict, before, fact, limit, flat)
     progress = _count(search, before, fact, limit, decision)
     status = jnp.where(
-        (decision.fails & (before.pairs == 0) & ~decision.renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls),
+        (decision.fails & before.empty & ~decision.renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls),
         _failure(search, tried, fact, limit),
         _limit_status(progress, limit),
     )
@@ -132,6 +134,7 @@ def _decide(
     search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Limits, flat: Flag
 ) -> Decision:
     finite, descends = _is_finite(fact), fact.slope_start < 0
+    curvature = (fact.slope - fact.slope_start) * search.step
     ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
     lower = fact.value < search.value_start
     moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
@@ -144,30 +147,27 @@ def _decide(
     return Decision(
         moves=moves,
         fails=fails,
-        renews=fails & (before.pairs == 0) & (best_value < search.value_start - _floor(search, limit)),
+        renews=fails & before.empty & (best_value < search.value_start - _floor(search, limit)),
         better=better,
-        keep=moves & (curvature(search, fact) > -eps * fact.slope_start * search.step),  # (3.9)
+        keep=moves & (curvature > -eps * fact.slope_start * search.step),  # (3.9)
+        rho=1 / curvature,
     )
 
 
 def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decision: Decision) -> Progress:
     """The numbers of the solve after this trial, but for its status."""
-    moves, fails, renews, better, keep = decision
+    moves, fails, renews, better, keep, _ = decision
     falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
     return before._replace(
         nit=before.nit + (moves | renews),
         nfev=before.nfev + 1,
         grad_norm=jnp.where(moves, fact.grad_norm, before.grad_norm),
         best_value=jnp.where(better, fact.value, before.best_value),
-        pairs=jnp.where(fails, 0, before.pairs + keep),
+        slot=jnp.where(before.slot + keep < limit.maxcor, before.slot + keep, 0),
         idle=jnp.where(falls, 0, before.idle + 1),
         starts=renews,
+        empty=fails | (before.empty & ~keep),
     )
-
-
-def curvature(search: Search, fact: Facts) -> Scalar:
-    """s'y of the step to the trial."""
-    return (fact.slope - fact.slope_start) * search.step
 
 
 def _failure(search: Search, tried: Search, fact: Facts, limit: Limits) -> Array:

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from . import _bounded, _free
-from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, curvature, weigh_trial
+from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
 from ._kernel import Packed, any_goes_on, choose, pack, runs, write_rows
 from ._linesearch import LARGEST_STEP, Search, start_search
 from ._memory import Flag, NewPair, Scalar, Vector, sum_products
@@ -63,9 +63,10 @@ def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) ->
         status=zero + RUNNING,
         grad_norm=zero,
         best_value=zero + jnp.inf,
-        pairs=zero,
+        slot=zero,
         idle=zero,
         starts=zero == 0,
+        empty=zero == 0,
     )
     return State(
         trial=x,
@@ -99,29 +100,16 @@ def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, acti
     """One evaluation and all that follows from it; nothing does unless `active`."""
     value, grad, aux = evaluate(state.trial)
     searched, before = state.numbers.read()
-    starts = before.starts
-    direction = state.target - state.x
-    along = jnp.where(starts, grad, direction)
-    slope, slope_start, grad_norm = sum_products(along, grad, state.grad, project(state.trial, grad, box))
-    reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, before.nit, box)
-    facts = Facts(value, slope, slope_start, grad_norm, reach)
-    outcome = choose(starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
+    facts = _measure(state, before, value, grad, box)
+    outcome = choose(before.starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
     verdict = outcome.or_else(active, state.numbers)
     search, progress, decision = verdict.read()
     moves, better = decision.moves, decision.better
 
     x, base = jnp.where(moves, state.trial, state.x), jnp.where(moves, grad, state.grad)
-    new = NewPair(
-        s=searched.step * direction,
-        y=grad - state.grad,
-        curvature=curvature(searched, facts),
-        slot=lax.rem(before.pairs, jnp.asarray(limits.maxcor).astype(before.pairs.dtype)).astype(jnp.int32),
-        keep=decision.keep,
-        drop=decision.fails,
-    )
-    memory = _room(box).update_memory(state.memory, new)
+    memory = _room(box).update_memory(state.memory, _new_pair(state, searched.step, before.slot, facts, grad, decision))
     target = jnp.where(moves | decision.fails, _room(box).find_target(memory, x, base, box), state.target)
-    step = search.step if box is None else _first_step(search.step, x, target, starts, box)
+    step = search.step if box is None else _first_step(search.step, x, target, before.starts, box)
     best_x = jnp.where(better, state.trial, state.best_x)
     return State(
         trial=jnp.where(active, jnp.where(decision.renews, best_x, _take_step(x, target, step, box)), state.trial),
@@ -134,7 +122,29 @@ def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, acti
         best_aux=_select(better, aux, state.best_aux),
         memory=memory,
         numbers=_keep_numbers(verdict, step, box),
-        rows=_record(state.rows, decision, progress, value, grad_norm, active),
+        rows=_record(state.rows, decision, progress, facts, active),
+    )
+
+
+def _measure(state: State, before: Progress, value: Scalar, grad: Vector, box: Box | None) -> Facts:
+    """What the decision needs to know of the trial."""
+    direction = state.target - state.x
+    along = jnp.where(before.starts, grad, direction)
+    slope, slope_start, grad_norm = sum_products(along, grad, state.grad, project(state.trial, grad, box))
+    reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, before.nit, box)
+    return Facts(value, slope, slope_start, grad_norm, reach)
+
+
+def _new_pair(state: State, step: Scalar, slot: Scalar, facts: Facts, grad: Vector, decision: Decision) -> NewPair:
+    """The step to the trial and the change of the gradient over it."""
+    return NewPair(
+        s=step * (state.target - state.x),
+        y=grad - state.grad,
+        curvature=(facts.slope - facts.slope_start) * step,
+        rho=decision.rho,
+        slot=slot.astype(jnp.int32),
+        keep=decision.keep,
+        drop=decision.fails,
     )
 
 
@@ -194,13 +204,11 @@ def _keep_numbers(verdict: Packed, step: Scalar, box: Box | None) -> Packed:
     return numbers if box is None else Packed(numbers.values.at[0].set(step), numbers.kinds)
 
 
-def _record(
-    rows: Array, decision: Decision, progress: Progress, value: Scalar, grad_norm: Scalar, active: Flag
-) -> Array:
+def _record(rows: Array, decision: Decision, progress: Progress, facts: Facts, active: Flag) -> Array:
     """A row of the trace for every trial, over the one before unless that was an iterate.
 
     A ring: iteration k is row k modulo the number of rows.
     """
     place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
-    row = jnp.stack([value, grad_norm, progress.nfev])
+    row = jnp.stack([facts.value, facts.grad_norm, progress.nfev])
     return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row[None], active)

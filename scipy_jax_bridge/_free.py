@@ -57,13 +57,12 @@ def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:
     rows = write_pair(memory.rows, new)
     s_products, y_products = multiply_rows(rows, new.y)
     column = jnp.where(here, 1, -multiply_small(memory.r_inverse, jnp.where(here, 0, s_products)))
-    column = column * (1 / new.curvature)
     newest = new.curvature / jnp.sum(jnp.where(here, y_products, 0))
     return FreeMemory(
         rows=rows,
         gamma=jnp.where(new.drop, 1, jnp.where(new.keep, newest, memory.gamma)),
         curvatures=jnp.where(new.drop, 0, jnp.where(here, new.curvature, memory.curvatures)),
-        r_inverse=jnp.where(new.drop, 0, put(memory.r_inverse, here, jnp.zeros_like(column), column)),
+        r_inverse=jnp.where(new.drop, 0, put(memory.r_inverse, here, jnp.zeros_like(column), new.rho * column)),
         yy=put(memory.yy, here, y_products, y_products),
     )
 

@@ -41,12 +41,15 @@ class Packed:
         records, lane = [], 0
         for kind in self.kinds:
             numbers, flags = _fields(kind)
-            found = {name: self.values[lane + position] for position, name in enumerate(numbers)}
+            found = {name: self._lane(lane + position) for position, name in enumerate(numbers)}
             lane += _lanes(kind)
-            bits = self.values[lane - 1].astype(jnp.int32)  # of flags, if the record has any
+            bits = self._lane(lane - 1).astype(jnp.int32)  # of flags, if the record has any
             found |= {name: bits & (1 << position) != 0 for position, name in enumerate(flags)}
             records.append(kind(**found))
         return tuple(records)
+
+    def _lane(self, position: int) -> Array:
+        return jax.lax.index_in_dim(self.values, position, keepdims=False)
 
     def take(self, *kinds: type) -> Packed:
         """The first records alone; the lanes of the others are left over."""
@@ -130,7 +133,7 @@ def _side_by_side(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> 
     position = jnp.arange(lanes)
     values = jnp.zeros(lanes, dtype)
     for lane, each in enumerate(lane for record in records for lane in _as_lanes(record)):
-        values = jnp.where(position == lane, each.astype(dtype), values)
+        values = jax.lax.select(position == lane, jnp.broadcast_to(each.astype(dtype), lanes), values)
     return values
 
 

@@ -46,8 +46,6 @@ class Search(NamedTuple):
     step_other: Scalar
     value_other: Scalar
     slope_other: Scalar
-    step_low: Scalar
-    step_high: Scalar
     step_max: Scalar
     width: Scalar
     width_before: Scalar
@@ -78,8 +76,6 @@ def start_search(value: Scalar, step: Scalar) -> Search:
         step_other=zero,
         value_other=value,
         slope_other=zero,
-        step_low=zero,
-        step_high=step + EXTRAPOLATE[1] * step,
         step_max=zero,
         width=zero,
         width_before=zero,
@@ -119,8 +115,9 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar) -
     enough = value <= search.value_start + step * steep
     hidden = (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
     accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
-    outside = (step <= search.step_low) | (step >= search.step_high)
-    narrow = search.step_high - search.step_low <= INTERVAL * search.step_high
+    low, high = _interval(search)
+    outside = (step <= low) | (step >= high)
+    narrow = high - low <= INTERVAL * high
     at_most = (step == search.step_max) & enough & (slope <= steep)
     at_least = (step == 0) & (~enough | (slope >= steep))
     stuck = (search.bracketed & (outside | narrow)) | at_most | at_least
@@ -165,8 +162,16 @@ def retreat(search: Search) -> Search:
     return search._replace(
         step=step,
         step_max=jnp.where(search.step > search.step_best, search.step, search.step_max),
-        step_high=jnp.where(search.bracketed, search.step_high, step + EXTRAPOLATE[1] * (step - search.step_best)),
     )
+
+
+def _interval(search: Search) -> tuple[Scalar, Scalar]:
+    """Where the step after the trial may lie: in the bracket; beyond the trial as long as there is none."""
+    ahead = search.step - search.step_best
+    low = jnp.where(search.evaluations == 0, 0, search.step + EXTRAPOLATE[0] * ahead)
+    lower, upper = (take(search.step_best, search.step_other) for take in (jnp.minimum, jnp.maximum))
+    high = search.step + EXTRAPOLATE[1] * ahead
+    return jnp.where(search.bracketed, lower, low), jnp.where(search.bracketed, upper, high)
 
 
 def _tilted(trial: Trial, slope: Scalar) -> Trial:
@@ -184,15 +189,11 @@ def _safeguard(search: Search) -> Search:
     bisect = search.bracketed & (spread >= SHRINK * search.width_before)
     middle = search.step_best + 0.5 * (search.step_other - search.step_best)
     step = jnp.where(bisect, middle, search.step)
-    ahead = step - search.step_best
-    low = jnp.where(search.bracketed, jnp.minimum(search.step_best, search.step_other), step + EXTRAPOLATE[0] * ahead)
-    high = jnp.where(search.bracketed, jnp.maximum(search.step_best, search.step_other), step + EXTRAPOLATE[1] * ahead)
     step = jnp.clip(step, 0, search.step_max)
+    low, high = _interval(search)
     hopeless = search.bracketed & ((step <= low) | (step >= high) | (high - low <= INTERVAL * high))
     return search._replace(
         step=jnp.where(hopeless, search.step_best, step),
-        step_low=low,
-        step_high=high,
         width_before=jnp.where(search.bracketed, search.width, search.width_before),
         width=jnp.where(search.bracketed, spread, search.width),
     )
@@ -213,7 +214,8 @@ def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: 
     # Steps are counted from `near` towards `far`: from the best step in case 1, else from the trial.
     near, far = _select(rises, best, trial), _select(rises, trial, end)
     cubic, leads_on = _cubic_step(near, far, end, trial)
-    limit = jnp.where(grows, search.step_high, search.step_low)
+    low, high = _interval(search)
+    limit = jnp.where(grows, high, low)
     cubic = jnp.where(flatter & ~leads_on, limit, cubic)
     drop = (best.value - trial.value) / (trial.step - best.step)
     bend = jnp.where(rises, 2 * (drop + best.slope), trial.slope - best.slope)
@@ -223,7 +225,7 @@ def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: 
     closer, farther = jnp.where(shorter, cubic, secant), jnp.where(longer, cubic, secant)
     edge = trial.step + SHRINK * (other.step - trial.step)
     inside = jnp.where(grows, jnp.minimum(edge, closer), jnp.maximum(edge, closer))
-    beyond = jnp.maximum(search.step_low, jnp.minimum(search.step_high, farther))
+    beyond = jnp.maximum(low, jnp.minimum(high, farther))
     step = jnp.where(search.bracketed, jnp.where(steeper, cubic, inside), jnp.where(steeper, limit, beyond))
     step = jnp.where(turns, farther, step)
     return jnp.where(rises, jnp.where(shorter, cubic, cubic + (secant - cubic) / 2), step)
