@@ -11,8 +11,8 @@ import scipy_jax_bridge
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
     "_types _errors _status _cache _kernel _methods _show _threads models",
-    "_options _tree _watch _memory _linesearch _transform",
-    "_bounds _progress _decide _free _bounded",
+    "_options _tree _watch _memory _linesearch _transform _plot",
+    "_bounds _progress _decide _free _bounded _report _setting",
     "_problem _engine",
     "_result",
     "_record _optax _verdict",
@@ -20,6 +20,7 @@ FLOORS = [
     "_backends",
     "_implicit",
     "_minimize",
+    "_shares",
     "_compare",
     "_stories __init__",
     "__main__",
