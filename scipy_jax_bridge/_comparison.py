@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from . import _plot, _report, _show, _verdict
+from ._panels import Curve
 from ._result import Result
 from ._setting import Setting
 from ._verdict import Gap
@@ -191,9 +192,9 @@ class Comparison:
     def _repr_html_(self) -> str:
         return _show.write_html(self.rows(), self.notes())
 
-    def _curves(self) -> list[_plot.Curve]:
+    def _curves(self) -> list[Curve]:
         return [
-            _plot.Curve(
+            Curve(
                 name=row["run"],
                 seconds=np.asarray(trace.seconds, np.float64),
                 evaluations=np.asarray(trace.nfev, np.float64),

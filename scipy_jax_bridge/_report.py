@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._plot import DARK, LIGHT, Curve, Drifts, Theme, make_panels, render
+from ._panels import DARK, LIGHT, Curve, Drifts, Theme, make_panels
+from ._plot import render
 from ._show import Row, format_seconds, html_table, write_html_tables
 
 PANEL_WIDTH = 5.5  # inches; two stand side by side on a wide page

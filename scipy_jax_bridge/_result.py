@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ._plot import Curve, draw_one
+from ._panels import Curve
+from ._plot import draw_one
 from ._problem import Problem
 from ._status import Status
 from ._types import Params, Tracer

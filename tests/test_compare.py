@@ -12,7 +12,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
-from scipy_jax_bridge import _compare, _plot, _show, _verdict
+from scipy_jax_bridge import _compare, _panels, _show, _verdict
 from scipy_jax_bridge._compare import Comparison, compare
 
 LEAST = "Break-even: the least time, compilation included, is that of "
@@ -455,13 +455,13 @@ def test_plot_without_matplotlib_names_the_extra(comparison, monkeypatch):
 
 
 def test_heights_lie_above_zero_and_end_at_the_floor():
-    high, low = _plot._heights([np.array([5.0, 2.0, np.nan]), np.array([5.0, 1.5, 1.0])])
+    high, low = _panels._heights([np.array([5.0, 2.0, np.nan]), np.array([5.0, 1.5, 1.0])])
     np.testing.assert_allclose(high[:2], [4.0, 1.0])
     np.testing.assert_allclose(low, [4.0, 0.5, 0.15])
     assert np.isnan(high[2])
 
 
-@pytest.mark.parametrize("theme", [_plot.LIGHT, _plot.DARK])
+@pytest.mark.parametrize("theme", [_panels.LIGHT, _panels.DARK])
 def test_colors_stand_out_from_the_page(theme):
     def luminance(color):
         parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]

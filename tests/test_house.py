@@ -11,9 +11,9 @@ import scipy_jax_bridge
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
     "_types _errors _status _cache _kernel _methods _show _threads models",
-    "_options _tree _watch _memory _linesearch _transform _plot",
-    "_bounds _progress _decide _free _bounded _report _setting",
-    "_problem _engine",
+    "_options _tree _watch _memory _linesearch _transform _panels _target",
+    "_bounds _progress _decide _free _bounded _plot _setting _arguments",
+    "_problem _engine _report",
     "_result",
     "_record _optax _verdict",
     "_scipy _comparison",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge import _plot, _setting
+from scipy_jax_bridge import _panels, _setting
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = (
@@ -125,10 +125,10 @@ def test_the_page_needs_nothing_beside_it(page):
 def test_the_plots_take_their_colors_from_the_page(page):
     text = page.read_text(encoding="utf-8")
     drawn = text[text.index("<svg") :].lower()
-    assert not any(color in drawn for color in (*_plot.LIGHT.runs, _plot.LIGHT.ink, _plot.DARK.paper))
+    assert not any(color in drawn for color in (*_panels.LIGHT.runs, _panels.LIGHT.ink, _panels.DARK.paper))
     assert "var(--run0)" in drawn and "var(--run2)" in drawn and "var(--ink)" in drawn
     style = text[: text.index("</style>")]
-    assert "prefers-color-scheme: dark" in style and _plot.DARK.runs[0] in style and _plot.LIGHT.runs[0] in style
+    assert "prefers-color-scheme: dark" in style and _panels.DARK.runs[0] in style and _panels.LIGHT.runs[0] in style
 
 
 def test_one_run_without_a_finite_objective_still_has_a_page(tmp_path):
@@ -196,7 +196,7 @@ def test_screenshots_in_light_and_dark_narrow_and_wide(browser, page, tmp_path, 
     )
     pixels = image.imread(shot)[..., :3]
     assert pixels.shape[1] == width
-    ours, others = (_plot.LIGHT, _plot.DARK) if theme == "light" else (_plot.DARK, _plot.LIGHT)
+    ours, others = (_panels.LIGHT, _panels.DARK) if theme == "light" else (_panels.DARK, _panels.LIGHT)
     assert near(pixels, ours.paper) > 0.6 * pixels.shape[0] * width, "the page has the paper of its theme"
     for color, other in zip(ours.runs[:3], others.runs[:3], strict=True):
         assert near(pixels, color) > 50 and near(pixels, other) == 0, "the curves have the colors of the theme"
