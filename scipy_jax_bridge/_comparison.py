@@ -127,7 +127,8 @@ class Comparison:
         return [name for start, name in self.break_even() if start <= solves][-1]
 
     def notes(self) -> list[str]:
-        """The sentences below the table: did the runs end at one minimum, which takes less time, which to take."""
+        """The sentences below the table: did the runs end at one minimum, were they alike in precision and stopping
+        rule, which takes less time, which to take."""
         if len(self.results) < 2:
             return []
         agreement = _verdict.describe_agreement(self.results, self.gaps())
@@ -135,7 +136,8 @@ class Comparison:
             return agreement
         switches, able = self.break_even(), list(self._costs())
         advice = _verdict.recommend(switches, {name: self.solve_s[name] for name in able})
-        return [*agreement, _verdict.describe_switches(switches, len(able)), advice]
+        unlike = _verdict.describe_unlike(self._rules())
+        return [*agreement, *unlike, _verdict.describe_switches(switches, len(able)), advice]
 
     def plot(self, path: str | Path | None = None, *, title: str | None = None, dark: bool = False) -> Figure:
         """Draws the runs: objective against seconds and evaluations, compilation beside a solve, costs of many
@@ -205,6 +207,12 @@ class Comparison:
             )
             for row, trace in zip(self.rows(), (each.trace for each in self.results.values()), strict=True)
         ]
+
+    def _rules(self) -> dict[str, dict[str, str]]:
+        """What has to be alike for times to compare: the precision and the stopping rule of each run."""
+        precision = {name: str(np.asarray(result.fun).dtype) for name, result in self.results.items()}
+        runs = self.setting.runs.items()
+        return {"precision": precision, **{key: {name: run[key] for name, run in runs} for key in ("gtol", "ftol")}}
 
     def _costs(self) -> dict[str, tuple[float, float]]:
         """Seconds of compilation and of a solve, of the runs that reached the best objective."""

@@ -182,6 +182,19 @@ def recommend(switches: list[tuple[int, str]], solve_s: Mapping[str, Sequence[fl
     return f"Recommended: {', '.join(parts)}."
 
 
+def describe_unlike(values: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A sentence for each thing in which the runs differ, so that times are not taken for like with like.
+
+    Arguments:
+        values: what differs or not -> for each run its value.
+    """
+    return [
+        f"Not alike in {what}: {', '.join(f'{name} {value}' for name, value in each.items())}."
+        for what, each in values.items()
+        if len(set(each.values())) > 1
+    ]
+
+
 def measure_drift(start: PyTree, end: PyTree) -> dict[str, float]:
     """For each floating-point leaf by path the largest absolute change of a number in it."""
     here, there = _float_leaves(start), _float_leaves(end)
