@@ -70,6 +70,7 @@ def _run(model: Model, wanted: argparse.Namespace) -> int:
             bounds=model.bounds,
             runs=_choose_runs(wanted),
             repeats=wanted.repeats,
+            shares=True,
             options=options,
         )
     except Exception as error:

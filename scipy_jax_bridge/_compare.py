@@ -23,7 +23,7 @@ from ._minimize import Minimizer
 from ._options import Options
 from ._result import Result
 from ._setting import Setting, describe_machine, describe_problem, describe_run
-from ._shares import make_probes
+from ._shares import PART, make_probes
 from ._verdict import points_between
 
 
@@ -35,7 +35,7 @@ def compare(
     backends: Sequence[str] = ("scipy", "optax"),
     runs: Mapping[str, Mapping[str, Any]] | None = None,
     repeats: int = 5,
-    shares: bool = True,
+    shares: bool | None = None,
     **as_minimize: Any,
 ) -> Comparison:
     """Solves one problem with several backends from the same start, and sets them side by side.
@@ -54,7 +54,8 @@ def compare(
         repeats: how often to solve with each; the table shows the median. Default 5.
         shares: whether to measure which parts of the solves go into the objective, into transfers and into
             the solver. It takes about 2 % of the seconds of solving, and one compilation of the objective
-            alone where an evaluation takes less than 5 ms. Default True.
+            alone where an evaluation takes less than 5 ms. Default None: only where that compilation is
+            expected to take at most another 2 %; the shares are NaN where not.
         **as_minimize: keyword arguments of `Minimizer` for all, such as `bounds` or `options`.
 
     Returns:
@@ -76,13 +77,14 @@ def compare(
     compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
     for name, entry in entries.items():
         jax.block_until_ready(_limited(functions[name], entry, 1)(params, args))
-    probes = make_probes(solvers, params, args) if shares else {}
+    probes = {} if shares is False else make_probes(solvers, compile_s, params, args)
     solves: dict[str, list[tuple[float, Result]]] = {name: [] for name in solvers}
     for _ in range(repeats):
         for name, solver in solvers.items():
             solves[name].append(_time_solve(solver, params, args))
         for name, probe in probes.items():
-            probe.sample(solves[name][-1][0])
+            allowed = math.inf if shares else PART * repeats * sum(each[0][0] for each in solves.values())
+            probe.sample(solves[name][-1][0], allowed)
     late_s = {name: sum(float(result.timing.compile_s) for _, result in each) for name, each in solves.items()}
     results = {name: _take_median(each) for name, each in solves.items()}
     solve_s = {name: tuple(seconds for seconds, _ in each) for name, each in solves.items()}

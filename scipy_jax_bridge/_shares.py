@@ -25,7 +25,7 @@ from ._problem import Problem
 from ._result import Result
 
 PART = 0.02
-"""Of the seconds of solving, how many may go into measuring their shares."""
+"""Of the seconds of solving, how many may go into measuring their shares; as many again into compiling for it."""
 
 LEAST = 2e-3  # seconds that measuring may take in any case
 LONG = 5e-3  # seconds of evaluations beside which one dispatch, at most 0.2 ms, does not count
@@ -64,6 +64,11 @@ class Evaluation:
         """Whether its dispatch does not count beside it."""
         return self._program is not None and self._alone >= LONG
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can be timed without compiling anything."""
+        return self.long or self._repeat is not None
+
     def sample(self) -> None:
         """Time it once more."""
         if self.long:
@@ -101,21 +106,33 @@ class Probe:
         solver: of the run, compiled.
         evaluation: what the run evaluates.
         program: what SciPy calls; None for a loop on the device.
+        expected_s: seconds in which the objective alone may be expected to compile.
         counted: whether nfev counts all that is evaluated.
     """
 
-    def __init__(self, solver: Minimizer, evaluation: Evaluation, program: Any, *, counted: bool) -> None:
+    def __init__(
+        self, solver: Minimizer, evaluation: Evaluation, program: Any, expected_s: float, *, counted: bool
+    ) -> None:
         self._precision = solver._precision
         self._evaluation, self._program, self._counted = evaluation, program, counted
+        self.expected_s = expected_s
         self._ways: list[float] = []  # seconds of a way to the device and back
         self._costs: list[float] = []  # seconds of a sample
         self._left = 0.0
 
-    def sample(self, solve_s: float) -> None:
-        """Measure for a small part of the seconds that a solve just took; at least once in all."""
+    def sample(self, solve_s: float, compile_s: float) -> None:
+        """Measure for a small part of the seconds that a solve just took; at least once in all.
+
+        Arguments:
+            solve_s: those seconds.
+            compile_s: seconds that may be spent on compiling the objective alone, where that is needed.
+        """
+        expected = self.expected_s if not self._evaluation.ready else 0.0
+        if not self._counted or expected > compile_s:
+            return
         self._left += PART * solve_s + LEAST
         for _ in range(MOST):
-            if not self._counted or (self._costs and self._left < statistics.median(self._costs)):
+            if self._costs and self._left < statistics.median(self._costs):
                 break
             began, compile_s = time.perf_counter(), self._evaluation.compile_s
             with _scope(self._precision):
@@ -150,9 +167,17 @@ class Probe:
             self._ways += [max(seconds - self._evaluation.seconds, 0.0) for seconds in whole]
 
 
-def make_probes(solvers: Mapping[str, Minimizer], params: Any, args: Any) -> dict[str, Probe]:
-    """A probe for each run; runs that evaluate the same share its timing."""
-    found, known = {}, dict[Any, Evaluation]()
+def make_probes(
+    solvers: Mapping[str, Minimizer], compile_s: Mapping[str, float], params: Any, args: Any
+) -> dict[str, Probe]:
+    """A probe for each run; runs that evaluate the same share its timing.
+
+    Arguments:
+        solvers: of the runs, compiled.
+        compile_s: the seconds that took.
+        params, args: the start and the data.
+    """
+    found, known, known_s = {}, dict[Any, Evaluation](), dict[Any, float]()
     for name, solver in solvers.items():
         with _scope(solver._precision):
             problem = solver._prepare(params, args)
@@ -164,7 +189,9 @@ def make_probes(solvers: Mapping[str, Minimizer], params: Any, args: Any) -> dic
         key = bare, problem.has_aux, problem.plan.dtype, problem.plan.params
         with _scope(solver._precision):
             evaluation = known.get(key) or known.setdefault(key, Evaluation(problem, program, bare=bare))
-        probes[name] = Probe(solver, evaluation, program, counted=program is None or len(programs) == 1)
+        known_s.setdefault(key, compile_s[name])  # of the objective by itself, if a run on the host has compiled it
+        counted = program is None or len(programs) == 1
+        probes[name] = Probe(solver, evaluation, program, known_s[key], counted=counted)
     return {name: probes[name] for name in solvers}
 
 

@@ -90,7 +90,13 @@ def points_between(here: PyTree, there: PyTree) -> list[PyTree]:
     """Three points on the straight way from one tree to another; other leaves than floating-point ones stay."""
 
     def step(part: float) -> Callable[[Any, Any], Any]:
-        return lambda start, end: start + part * (end - start) if _is_float(start) else start
+        def between(start: Any, end: Any) -> Any:
+            if not _is_float(start):
+                return start
+            one, other = np.asarray(start), np.asarray(end)  # on the host, where nothing is compiled for it
+            return np.asarray(one + part * (other - one), one.dtype)
+
+        return between
 
     return [jax.tree.map(step(part), here, there) for part in (0.25, 0.5, 0.75)]
 

@@ -48,7 +48,7 @@ def two_wells(params):
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return compare(bowl, START, (2.0,), repeats=3)
+    return compare(bowl, START, (2.0,), repeats=3, shares=True)
 
 
 # What is measured
@@ -195,10 +195,10 @@ def heavy(x, matrix):
 
 def test_a_heavy_objective_has_nearly_all_and_a_light_one_nearly_nothing():
     matrix = np.random.default_rng(0).normal(size=(200, 200)) / 20
-    shares = compare(heavy, np.zeros(200), (matrix,), repeats=2).shares
+    shares = compare(heavy, np.zeros(200), (matrix,), repeats=2, shares=True).shares
     assert min(each.objective for each in shares.values()) > 0.5
 
-    light = compare(rosenbrock, np.full(20, -1.0), repeats=2).shares
+    light = compare(rosenbrock, np.full(20, -1.0), repeats=2, shares=True).shares
     assert max(each.objective for each in light.values()) < 0.5
     assert light["scipy"].transfers > 10 * light["optax"].transfers
 
@@ -214,7 +214,7 @@ def test_shares_of_every_kind_of_run():
         "adam": {"backend": "optax", "method": optax.adam(0.1), "options": {"maxiter": 40}},
         "wide": {"backend": "optax", "precision": "float64"},
     }
-    comparison = compare(bowl, START, (2.0,), repeats=1, runs=runs)
+    comparison = compare(bowl, START, (2.0,), repeats=1, runs=runs, shares=True)
     known = {name for name, shares in comparison.shares.items() if not math.isnan(shares.objective)}
     assert known == {"bare", "adam", "wide"}  # products with the Hessian are not counted in nfev
     lines = str(comparison).splitlines()
@@ -223,18 +223,29 @@ def test_shares_of_every_kind_of_run():
 
 def test_shares_in_single_precision_with_the_precision_of_the_call(x32):
     runs = {"narrow": {}, "wide": {"precision": "float64"}, "loop": {"backend": "optax", "precision": "float64"}}
-    comparison = compare(bowl, {"a": np.float32([0.1])}, (2.0,), repeats=1, runs=runs)
+    comparison = compare(bowl, {"a": np.float32([0.1])}, (2.0,), repeats=1, runs=runs, shares=True)
     assert all(sum(shares) == pytest.approx(1.0) for shares in comparison.shares.values())
     assert not jax.config.jax_enable_x64
 
 
-def test_without_shares_nothing_is_compiled_for_them():
-    with count_compiles() as with_shares:
-        compare(bowl, START, (2.0,), repeats=1, backends="scipy")
-    with count_compiles() as without:
-        comparison = compare(bowl, START, (2.0,), repeats=1, backends="scipy", shares=False)
-    assert len(with_shares) == len(without) + 1
+def test_shares_that_would_cost_a_compilation_beside_short_solves_are_left_out_unless_asked_for():
+    def count(**settings):
+        with count_compiles() as compiled:
+            comparison = compare(bowl, START, (2.0,), repeats=1, backends="scipy", **settings)
+        return len(compiled), comparison
+
+    (asked, _), (silent, comparison), (refused, _) = count(shares=True), count(), count(shares=False)
+    assert asked == silent + 1 == refused + 1
     assert math.isnan(comparison.rows()[0]["objective_share"]) and "share" not in str(comparison)
+
+
+def test_shares_of_a_long_evaluation_need_no_compilation():
+    matrix = np.random.default_rng(0).normal(size=(200, 200)) / 20
+    with count_compiles() as without:
+        compare(heavy, np.zeros(200), (matrix,), repeats=1, backends="scipy", shares=False)
+    with count_compiles() as known:
+        comparison = compare(heavy, np.zeros(200), (matrix,), repeats=1, backends="scipy")
+    assert len(known) == len(without) and comparison.shares["scipy"].objective > 0.5
 
 
 # What is said of it
@@ -396,7 +407,9 @@ def test_table_is_aligned_and_ends_with_the_notes(comparison):
 
 
 def test_html_holds_the_table_and_escapes_names():
-    comparison = compare(bowl, START, (2.0,), repeats=1, runs={"<a & b>": {}, "plain": {"backend": "optax"}})
+    comparison = compare(
+        bowl, START, (2.0,), repeats=1, shares=True, runs={"<a & b>": {}, "plain": {"backend": "optax"}}
+    )
     page = comparison._repr_html_()
     assert "&lt;a &amp; b&gt;" in page and "<a &" not in page
     assert page.count("<tr>") == 6 and page.count("<p>") == len(comparison.notes())
