@@ -39,7 +39,12 @@ figure svg { display: block; width: 100%%; height: auto; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) minmax(0, 1fr); gap: 0.15rem 1.2rem; margin: 0; }
 dt { opacity: 0.8; }
 dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-@media (max-width: 480px) { dl { grid-template-columns: 1fr; } dd { margin-bottom: 0.4rem; } }
+@media (max-width: 480px) {
+  th, td { padding: 0.3rem 0.4rem; }
+  table { font-size: 0.8rem; }
+  dl { grid-template-columns: 1fr; }
+  dd { margin-bottom: 0.4rem; }
+}
 """
 
 METHOD = (

@@ -78,7 +78,7 @@ def load_target(word: str) -> Model:
         raise TargetError(f"`params` in {path} is a function. It must be the start itself: call it in the file.")
     return Model(
         name=word,
-        title=f"{name} of {path}",
+        title=f"function {name} in {path}",
         fun=fun,
         params=params,
         args=args if isinstance(args, tuple) else (args,),

@@ -94,6 +94,7 @@ def test_compiles_first_then_solves_in_turns(monkeypatch):
             return super().__call__(params, args)
 
     monkeypatch.setattr(_compare, "Minimizer", Recorder)
+    monkeypatch.setattr(_compare, "LEAST", 0.0)
     compare(bowl, START, (2.0,), repeats=2)
     words = ("compile", "solve", "solve", "solve")  # the first solve of each warms up
     assert events == [(what, name) for what in words for name in ("scipy", "optax")]
@@ -117,6 +118,23 @@ def test_the_clock_waits_for_the_device_and_leaves_compilation_out(monkeypatch):
     seconds, found = _compare._time_solve(lambda params, args: result, None, ())
     assert order == ["clock", "ready", "clock"] and found is result
     assert seconds == 5.0
+
+
+def test_short_solves_are_timed_several_in_a_row(monkeypatch):
+    seen, time_solve = [], _compare._time_solve
+
+    def spy(solve, params, args, in_a_row=1):
+        seen.append(in_a_row)
+        return time_solve(solve, params, args, in_a_row)
+
+    monkeypatch.setattr(_compare, "_time_solve", spy)
+    monkeypatch.setattr(_compare, "LEAST", 1e9)
+    monkeypatch.setattr(_compare.math, "ceil", lambda count: 7)
+    comparison = compare(bowl, START, (2.0,), repeats=2, backends="scipy", shares=False)
+    assert seen == [1, 7, 7] and len(comparison.solve_s["scipy"]) == 2
+    seen.clear()
+    compare(bowl, START, (2.0,), repeats=2, backends="scipy", shares=False, callback=lambda told: None)
+    assert seen == [1, 1]  # nobody is told of solves that were not asked for
 
 
 def test_the_result_kept_is_that_of_the_median_solve(comparison):

@@ -68,15 +68,15 @@ def test_compilation_is_not_a_solve(monkeypatch):
 
     timed, time_solve = [], _compare._time_solve
 
-    def counted(*args):
+    def counted(*args, **settings):
         with count_compiles() as compiled:
-            found = time_solve(*args)
+            found = time_solve(*args, **settings)
         timed.append(len(compiled))
         return found
 
     monkeypatch.setattr(_compare, "_time_solve", counted)
     comparison = sjb.compare(model.fun, model.params, repeats=3)
-    assert timed == [0] * 6
+    assert len(timed) >= 6 and not any(timed)
     assert comparison.compile_s["optax"] > 10 * max(comparison.solve_s["optax"]), "and says it apart"
 
 
