@@ -1,30 +1,29 @@
-"""The command line: fits a model with each backend, and shows the runs side by side."""
+"""The command line: fits a model or an objective of one's own with each backend, and shows the runs side by side."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from ._arguments import BACKENDS, LIMITS, list_models, make_parser
 from ._compare import Comparison, compare
-from ._errors import unknown_name
 from ._options import Options
 from ._show import write_table
 from ._stories import more_rows, tell
-from .models import MODELS, Model, load
+from ._target import TargetError, explain, load_target
+from .models import MODELS, Model
 
-BACKENDS = ("scipy", "optax")
-PICTURE = "comparison.png"
-FORMATS = (".png", ".svg", ".pdf", ".jpg")
-OPTIONS = {"digits": Options(gtol=1e-6, ftol=0.0)}
+COMMAND = "compare"
+OPTIONS = {"digits": {"gtol": 1e-6, "ftol": 0.0}}
 """Options by the name of the model, where the defaults are too loose for what is said of its minimum."""
 
 
@@ -35,111 +34,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; None takes those of this process.
 
     Returns:
-        The exit status: 0 if every run converged, else 1.
+        The exit status: 0 if every run converged, 1 if not, 2 if the target is wrong.
     """
-    wanted = _make_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[:1] == [COMMAND]
+    parser = make_parser(command)
+    wanted = parser.parse_args(words[1:] if command else words)
     if wanted.list:
-        print(_list_models())
+        print(list_models())
         return 0
+    if wanted.model is None:
+        parser.error(f"what is to be compared? Name a model ({', '.join(MODELS)}) or path/to/file.py:objective")
     jax.config.update("jax_enable_x64", not wanted.float32)
     try:
-        model = load(wanted.model)
+        model = load_target(wanted.model)
     except ModuleNotFoundError as error:
         print(f"{error}\nThe model rosenbrock needs no data.", file=sys.stderr)
         return 1
+    except TargetError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     return _run(model, wanted)
 
 
 def _run(model: Model, wanted: argparse.Namespace) -> int:
     """Compares, prints and draws; the exit status."""
-    options = OPTIONS.get(model.name, Options())
+    given = {name: getattr(wanted, name) for name in LIMITS if getattr(wanted, name) is not None}
+    options = Options(**{**OPTIONS.get(model.name, {}), **given})
     if not wanted.json:
         print(_describe(model, options, wanted.repeats), end="\n\n", flush=True)
-    comparison = compare(
-        model.fun,
-        model.params,
-        model.args,
-        bounds=model.bounds,
-        backends=wanted.backends,
-        repeats=wanted.repeats,
-        options=options,
-    )
+    try:
+        comparison = compare(
+            model.fun,
+            model.params,
+            model.args,
+            bounds=model.bounds,
+            runs=_choose_runs(wanted),
+            repeats=wanted.repeats,
+            shares=True,
+            options=options,
+        )
+    except Exception as error:
+        if model.name in MODELS and not isinstance(error, (TypeError, ValueError)):
+            raise
+        print(explain(error, model), file=sys.stderr)
+        return 2
     converged = all(result.success for result in comparison.results.values())
     rows = [*comparison.rows(), *more_rows(model, options, wanted.repeats)]
     if wanted.json:
         print(json.dumps([_without_nan(row) for row in rows], indent=2, allow_nan=False))
     else:
         print(write_table(rows, comparison.notes()))
-        print("", *tell(model, comparison), *([] if converged else ["", model.note]), sep="\n")
-    if not wanted.no_plot:
-        said = _write_picture(comparison, wanted.plot, model.title)
-        print(f"\n{said}", file=sys.stderr if wanted.json else sys.stdout)
+        for lines in filter(None, (tell(model, comparison), [] if converged or not model.note else [model.note])):
+            print("", *lines, sep="\n")
+    written = _write_files(comparison, wanted, model.title)
+    if written:
+        print("", *written, sep="\n", file=sys.stderr if wanted.json else sys.stdout)
     return 0 if converged else 1
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scipy_jax_bridge",
-        description="Fits a model on real data with SciPy and with Optax, and shows both side by side: what they "
-        "found, how long they compiled, how long they solved.",
-        epilog=f"models:\n{_list_models()}\n\nexamples:\n  python -m scipy_jax_bridge\n"
-        "  python -m scipy_jax_bridge co2 --repeats 3 --plot co2.svg\n"
-        "  python -m scipy_jax_bridge rosenbrock --json --no-plot",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("model", metavar="MODEL", nargs="?", default="digits", type=_one_of("model", MODELS), help="default: digits")
-    add(
-        "--backends",
-        metavar="A,B",
-        default=BACKENDS,
-        type=_several_of("backend", BACKENDS),
-        help=f"which to run, with commas between; default: {','.join(BACKENDS)}",
-    )
-    add("--repeats", metavar="N", default=5, type=_count, help="solves with each backend; default: 5")
-    add("--json", action="store_true", help="print the rows of the table as JSON, and nothing else")
-    picture = parser.add_mutually_exclusive_group()
-    picture.add_argument("--plot", metavar="FILE", default=PICTURE, type=_picture, help=f"default: {PICTURE}")
-    picture.add_argument("--no-plot", action="store_true", help="write no picture")
-    add("--float32", action="store_true", help="solve in single precision; co2 does not work in it")
-    add("--list", action="store_true", help="list the models and end")
-    return parser
-
-
-def _list_models() -> str:
-    titles = {name: (inspect.getdoc(build) or name).splitlines()[0] for name, build in MODELS.items()}
-    return "\n".join(f"  {name:<12}{title}" for name, title in titles.items())
-
-
-def _one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
-    """A type for argparse whose error suggests the nearest name."""
-
-    def check(word: str) -> str:
-        if word not in names:
-            raise argparse.ArgumentTypeError(unknown_name(kind, word, names))
-        return word
-
-    return check
-
-
-def _several_of(kind: str, names: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    check = _one_of(kind, names)
-    return lambda words: tuple(dict.fromkeys(check(word.strip()) for word in words.split(",")))
-
-
-def _count(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and int(word) > 0):
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number that is at least 1.")
-    return int(word)
-
-
-def _picture(word: str) -> Path:
-    path = Path(word)
-    if path.suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{word!r} must end in one of {', '.join(FORMATS)}.")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}.")
-    return path
+def _choose_runs(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The backends with their own methods, and the methods asked for by name."""
+    backends = wanted.backends or (() if wanted.methods else BACKENDS)
+    return {**{name: {"backend": name} for name in backends}, **(wanted.methods or {})}
 
 
 def _describe(model: Model, options: Options, repeats: int) -> str:
@@ -159,14 +115,35 @@ def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_picture(comparison: Comparison, path: str | Path, title: str) -> str:
-    """Writes the picture, and says where it is or how to get it; the comparison stands without it."""
+def _write_files(comparison: Comparison, wanted: argparse.Namespace, title: str) -> list[str]:
+    """Writes what was asked for, and says where it is or how to get it; the comparison stands without it."""
+    said = []
+    plot, report = None if wanted.no_plot else wanted.plot, wanted.report
+    if plot is not None:
+        said.append(_attempt("picture", plot, lambda: comparison.plot(plot, title=title, dark=wanted.dark)))
+    if report is not None:
+        said.append(_attempt("report", report, lambda: comparison.report(report, title=title)))
+    return said
+
+
+def _attempt(what: str, path: str | Path, write: Callable[[], Any]) -> str:
     try:
-        comparison.plot(path, title=title)
+        write()
     except (ModuleNotFoundError, OSError) as error:
-        return f"No picture: {error}"
-    return f"Picture: {path}"
+        return f"No {what}: {error}"
+    return f"{what.capitalize()}: {path}"
+
+
+def run_quietly() -> int:
+    """`main`, and no complaint when the reader of what it prints has gone, such as `head`."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at the end finds a reader
+        return 1
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_quietly())

@@ -5,17 +5,23 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ._panels import Curve
+from ._plot import draw_one
 from ._problem import Problem
 from ._rounding import Coarsest
 from ._status import Status
 from ._types import Params, Tracer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FRESH_MEMORY = (
     "Went on from the best point of the earlier result, with fresh memory; nit, nfev and trace are of this call alone."
@@ -151,6 +157,36 @@ class Result:
             return "A batch of solves; see status."
         own_rule = status == Status.FTOL and self.detail  # not the interface's
         return " ".join(filter(None, ("Converged." if own_rule else status.sentence, self.detail, self.note)))
+
+    def plot(self, path: str | Path | None = None, *, title: str | None = None, dark: bool = False) -> Figure:
+        """Draws the objective against seconds, the gradient against evaluations, and compilation beside the solve.
+
+        Arguments:
+            path: where to write the picture; its ending says the format, such as ".png" or ".svg".
+            title: a line above the picture. Default: backend, method and status.
+            dark: light on dark, for a dark page. Default False.
+
+        Returns:
+            The Matplotlib figure. A notebook shows it.
+
+        Errors:
+            ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
+            ValueError: the result is that of a batch or inside a trace, which has no one curve.
+        """
+        if not isinstance(self.status, Status):
+            raise ValueError(
+                "a batch of solves has no one curve; pick one first: jax.tree.map(lambda a: a[0], result)."
+            )
+        columns = {"seconds": self.trace.seconds, "evaluations": self.trace.nfev, "values": self.trace.fun}
+        curve = Curve(
+            name=self.backend,
+            **{name: np.asarray(column, np.float64) for name, column in columns.items()},
+            norms=np.asarray(self.trace.grad_norm, np.float64),
+            compile_s=float(self.timing.compile_s),
+            solve_s=float(self.timing.solve_s),
+        )
+        title = title or f"{self.backend}, {self.method}: {self.status.name}"
+        return draw_one(curve, path, title, dark=dark)
 
     def __str__(self) -> str:
         if not isinstance(self.status, Status):

@@ -1,40 +1,13 @@
-"""How a comparison looks: a table in the terminal, HTML in a notebook, a picture. It knows nothing of solvers."""
+"""How a comparison reads: tables in the terminal, HTML in a notebook. It knows nothing of solvers."""
 
 from __future__ import annotations
 
 import html
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from jaxtyping import Float
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Told apart by color-blind eyes and in print: M. Okabe and K. Ito, Color Universal Design, 2008."""
-
-DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+from typing import Any
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One run in a picture: its trace, and its seconds of compilation and of a solve."""
-
-    name: str
-    seconds: Float[np.ndarray, " rows"]
-    evaluations: Float[np.ndarray, " rows"]
-    values: Float[np.ndarray, " rows"]
-    compile_s: float
-    solve_s: float
 
 
 def format_seconds(seconds: float) -> str:
@@ -67,14 +40,36 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("slowest", lambda row: format_seconds(row["solve_s_max"])),
     ("status", lambda row: row["status"]),
 )
-WORDS = ("run", "method", "status")  # columns of words, aligned at the left
+WORDS = ("run", "method", "status", "share of a solve", "leaf")  # columns of words, aligned at the left
+
+SHARES: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("share of a solve", lambda row: row["run"]),
+    ("objective", lambda row: format_share(row["objective_share"])),
+    ("transfers", lambda row: format_share(row["transfer_share"])),
+    ("solver", lambda row: format_share(row["solver_share"])),
+)
+
+
+def format_share(share: float) -> str:
+    """A part of a whole in percent; a dash if it is not known.
+
+    Example:
+        >>> [format_share(value) for value in (0.5, 0.0004, float("nan"))]
+        ['50 %', '< 1 %', '-']
+    """
+    if math.isnan(share):
+        return "-"
+    return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
 def write_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """The rows as aligned text, the notes below; the method has a column where the runs differ in it."""
-    names, lines = _fill_cells(rows)
-    right = [position for position, name in enumerate(names) if name not in WORDS]
-    return "\n".join([*align(names, lines, right), *([""] if notes else []), *notes])
+    """The rows as aligned text, below them where their seconds went, and the notes."""
+    blocks = [
+        align(names, lines, [place for place, name in enumerate(names) if name not in WORDS])
+        for names, lines in _tables(rows)
+    ]
+    lines = [line for block in blocks for line in [*block, ""]]
+    return "\n".join([*lines[:-1], *([""] if notes else []), *notes])
 
 
 def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
@@ -92,54 +87,36 @@ def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[
 
 def write_html(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """The same as HTML without colors of its own, so that it suits a light and a dark page."""
-    names, lines = _fill_cells(rows)
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return f"<div>{''.join(write_html_tables(rows))}{below}</div>"
+
+
+def write_html_tables(rows: Sequence[Row]) -> list[str]:
+    """The tables alone."""
+    return [html_table(names, lines) for names, lines in _tables(rows)]
+
+
+def html_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """One table; numbers at the right."""
     sides = ["left" if name in WORDS else "right" for name in names]
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        return (
-            "<tr>"
-            + "".join(
-                f'<{tag} style="text-align:{side};white-space:nowrap">{html.escape(cell)}</{tag}>'
-                for side, cell in zip(sides, cells, strict=True)
-            )
-            + "</tr>"
+        style = "text-align:{};white-space:nowrap"
+        parts = (
+            f'<{tag} style="{style.format(side)}">{html.escape(cell)}</{tag}>'
+            for side, cell in zip(sides, cells, strict=True)
         )
+        return f"<tr>{''.join(parts)}</tr>"
 
     body = "".join(line("td", cells) for cells in lines)
-    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    return f"<div><table><thead>{line('th', names)}</thead><tbody>{body}</tbody></table>{below}</div>"
+    return f"<table><thead>{line('th', names)}</thead><tbody>{body}</tbody></table>"
 
 
-def draw(curves: Sequence[Curve], path: str | Path | None = None, title: str | None = None) -> Figure:
-    """Objectives less the best found against seconds and evaluations, and bars of compilation beside a solve.
-
-    Arguments:
-        curves: the runs.
-        path: where to write the picture, or None.
-        title: a line above it.
-
-    Returns:
-        A figure that does not need pyplot, so nothing of the caller's plots changes.
-
-    Errors:
-        ModuleNotFoundError: Matplotlib is not installed.
-    """
-    figure = _new_figure((9.0, 4.4 + 0.35 * len(curves)))
-    grid = figure.add_gridspec(2, 2, height_ratios=(3.2, 0.3 + 0.35 * len(curves)))
-    times = figure.add_subplot(grid[0, 0])
-    counts = figure.add_subplot(grid[0, 1], sharey=times)
-    heights = _heights([curve.values for curve in curves])
-    for position, (curve, height) in enumerate(zip(curves, heights, strict=True)):
-        style = _style(position, len(curves))
-        times.plot(curve.seconds, height, label=curve.name, **style)
-        counts.plot(curve.evaluations, height, **style)
-    _label_curves(times, counts, curves)
-    _draw_bars(figure.add_subplot(grid[1, :]), curves)
-    if title:
-        figure.suptitle(title[:1].upper() + title[1:], fontsize="medium")
-    if path is not None:
-        figure.savefig(path, dpi=160)
-    return figure
+def _tables(rows: Sequence[Row]) -> list[tuple[list[str], list[list[str]]]]:
+    """Headings and cells: of the runs, and of where their seconds went, if that is known of any."""
+    known = [row for row in rows if not math.isnan(row.get("objective_share", math.nan))]
+    shares = [([name for name, _ in SHARES], [[write(row) for _, write in SHARES] for row in known])]
+    return [_fill_cells(rows), *(shares if known else [])]
 
 
 def _fill_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -147,78 +124,3 @@ def _fill_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     alike = len({row["method"] for row in rows}) < 2
     columns = [column for column in COLUMNS if not (alike and column[0] == "method")]
     return [name for name, _ in columns], [[write(row) for _, write in columns] for row in rows]
-
-
-def _new_figure(size: tuple[float, float]) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "plots need Matplotlib; install the extra: pip install 'scipy_jax_bridge[plot]'", name=error.name
-        ) from error
-
-    class Picture(Figure):
-        """A figure that a notebook shows without pyplot."""
-
-        def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png")
-            return buffer.getvalue()
-
-    return Picture(figsize=size, layout="constrained")
-
-
-def _heights(values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Values less the least of all, for a log axis: what is not above it lies a little below the lowest that is."""
-    finite = np.concatenate([each[np.isfinite(each)] for each in values])
-    if not finite.size:
-        return [np.full(each.shape, np.nan) for each in values]
-    least, rounding = finite.min(), np.finfo(np.float64).eps * max(1.0, float(np.abs(finite).min()))
-    above = finite[finite - least > rounding] - least
-    floor = max(rounding, 0.3 * float(above.min(initial=np.inf))) if above.size else rounding
-    return [np.where(np.isfinite(each), np.maximum(each - least, floor), np.nan) for each in values]
-
-
-def _style(position: int, curves: int) -> dict[str, Any]:
-    """Earlier curves are wider and solid, so that one is seen below another that covers it."""
-    return {
-        "color": COLORS[position % len(COLORS)],
-        "linestyle": DASHES[position % len(DASHES)],
-        "linewidth": 1.8 + 1.6 * (curves - 1 - position) / max(1, curves - 1),
-        "marker": "osD^v*"[position % 6],
-        "markersize": 7 - 2 * position / max(1, curves - 1),
-        "markevery": [-1],
-    }
-
-
-def _label_curves(times: Axes, counts: Axes, curves: Sequence[Curve]) -> None:
-    times.set_yscale("log")
-    times.set_ylabel("objective less the best found")
-    times.set_xlabel("seconds of solving")
-    counts.set_xlabel("evaluations of the objective and its gradient")
-    counts.tick_params(labelleft=False)
-    for axes, columns in (
-        (times, [curve.seconds for curve in curves]),
-        (counts, [curve.evaluations for curve in curves]),
-    ):
-        if min(map(len, columns)) > 1 and max(map(np.max, columns)) > 20 * min(map(np.max, columns)):
-            axes.set_xscale("log")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    times.legend(frameon=False)
-
-
-def _draw_bars(axes: Axes, curves: Sequence[Curve]) -> None:
-    """For each run a bar: hatched while it compiles, full while it solves."""
-    longest = max(curve.compile_s + curve.solve_s for curve in curves)
-    for position, curve in enumerate(curves):
-        color = COLORS[position % len(COLORS)]
-        axes.barh(position, curve.compile_s, color="none", edgecolor=color, hatch="////", linewidth=1)
-        axes.barh(position, curve.solve_s, left=curve.compile_s, color=color, edgecolor=color, linewidth=1)
-        text = f"compile {format_seconds(curve.compile_s)}, then solve {format_seconds(curve.solve_s)}"
-        axes.text(curve.compile_s + curve.solve_s + 0.012 * longest, position, text, va="center", fontsize="small")
-    axes.set_yticks(range(len(curves)), [curve.name for curve in curves])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.45 * longest)
-    axes.set_xlabel("seconds of a first call: compilation (hatched) and solving")
-    axes.spines[["top", "right"]].set_visible(False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -88,7 +90,13 @@ def points_between(here: PyTree, there: PyTree) -> list[PyTree]:
     """Three points on the straight way from one tree to another; other leaves than floating-point ones stay."""
 
     def step(part: float) -> Callable[[Any, Any], Any]:
-        return lambda start, end: start + part * (end - start) if _is_float(start) else start
+        def between(start: Any, end: Any) -> Any:
+            if not _is_float(start):
+                return start
+            one, other = np.asarray(start), np.asarray(end)  # on the host, where nothing is compiled for it
+            return np.asarray(one + part * (other - one), one.dtype)
+
+        return between
 
     return [jax.tree.map(step(part), here, there) for part in (0.25, 0.5, 0.75)]
 
@@ -160,6 +168,50 @@ def describe_switches(switches: list[tuple[int, str]], able: int) -> str:
     spans = [f"{name} up to {end:,} solve{'s' * (end > 1)}" for name, end in zip(names, ends, strict=False)]
     last = f"{names[-1]} from {switches[-1][0]:,} on"
     return f"Break-even: the least time, compilation included, is that of {', '.join(spans)}, {last}."
+
+
+def recommend(switches: list[tuple[int, str]], solve_s: Mapping[str, Sequence[float]]) -> str:
+    """Which run to take, in one sentence.
+
+    Arguments:
+        switches: from `find_switches`, of the runs that reached the best objective.
+        solve_s: the seconds of each solve of those.
+    """
+    (_, first), *later = switches
+    if not later:
+        return f"Recommended: {first}, for one solve and for many."
+    if _overlap(solve_s[later[0][1]], solve_s[first]):
+        other = f"{later[0][1]} may pay from {later[0][0]:,} solves on"
+        return f"Recommended: {first}. {other}, but the seconds of their solves overlap; more repeats would tell."
+    middle = [f"{name} for {start:,} to {end - 1:,}" for (start, name), (end, _) in pairwise(later)]
+    parts = [f"{first} for up to {later[0][0] - 1:,} solves of this shape", *middle, f"{later[-1][1]} for more"]
+    return f"Recommended: {', '.join(parts)}."
+
+
+def describe_unlike(values: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A sentence for each thing in which the runs differ, so that times are not taken for like with like.
+
+    Arguments:
+        values: what differs or not -> for each run its value.
+    """
+    return [
+        f"Not alike in {what}: {', '.join(f'{name} {value}' for name, value in each.items())}."
+        for what, each in values.items()
+        if len(set(each.values())) > 1
+    ]
+
+
+def measure_drift(start: PyTree, end: PyTree) -> dict[str, float]:
+    """For each floating-point leaf by path the largest absolute change of a number in it."""
+    here, there = _float_leaves(start), _float_leaves(end)
+    return {path: float(np.max(np.abs(there[path] - value))) for path, value in here.items() if value.size}
+
+
+def _overlap(fast: Sequence[float], slow: Sequence[float]) -> bool:
+    """Whether the middle halves of the two overlap, so that their order may be chance."""
+    if min(len(fast), len(slow)) < 2:
+        return False
+    return statistics.quantiles(fast, n=4)[2] > statistics.quantiles(slow, n=4)[0]
 
 
 def _describe_gap(name: str, gap: Gap, results: Results) -> str:

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge.__main__ import main
 from scipy_jax_bridge._stories import documented_loop
+from scipy_jax_bridge._target import EXAMPLE
 from scipy_jax_bridge.models import MODELS, Model, load
 
 
@@ -19,6 +22,7 @@ from scipy_jax_bridge.models import MODELS, Model, load
 def own_folder_and_precision(tmp_path, monkeypatch):
     before = jax.config.jax_enable_x64
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     jax.config.update("jax_enable_x64", before)
 
@@ -145,6 +149,14 @@ def test_without_the_data_it_says_how_to_get_them(capsys, monkeypatch):
         (["rosenbrok"], "unknown model 'rosenbrok'; did you mean 'rosenbrock'?"),
         (["--backends", "scipy,optx"], "unknown backend 'optx'; did you mean 'optax'?"),
         (["--repeats", "0"], "'0' is not a whole number that is at least 1"),
+        (["--backends", "scipy", "--methods", "BFSG"], "unknown method of SciPy 'BFSG'; did you mean 'BFGS'?"),
+        (["--methods", "adm=0.1"], "'adm=0.1' is no transformation of Optax; write for example adam=0.01."),
+        (["--gtol", "-1"], "'-1' is not a number that is at least 0"),
+        (["--maxiter", "2.5"], "'2.5' is not a whole number that is at least 0"),
+        (["--timeout", "soon"], "'soon' is not a positive number of seconds"),
+        (["--report", "page.pdf"], "'page.pdf' must end in one of .html"),
+        (["compare"], "what is to be compared?"),
+        (["compare", "rosenbrok"], "did you mean 'rosenbrock'?"),
         (["--plot", "picture"], "'picture' must end in one of .png"),
         (["--plot", "nowhere/picture.png"], "there is no folder 'nowhere'"),
         (["--plot", "a.png", "--no-plot"], "not allowed with"),
@@ -163,3 +175,137 @@ def test_as_a_module():
     )
     assert "usage: python -m scipy_jax_bridge" in done.stdout
     assert all(f"\n  {name}" in done.stdout for name in MODELS)
+
+
+# An objective in a file
+
+
+def write(text: str, name: str = "fit.py") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def refuse(capsys, *words: str) -> str:
+    """What it says to a wrong target."""
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *words])
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_the_file_that_the_errors_show_works(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    target = write(EXAMPLE) + ":objective"
+    words = ["compare", target, "--repeats", "1", "--json", "--plot", "fit.svg", "--report", "fit.html", "--dark"]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    assert [row["run"] for row in rows] == ["scipy", "optax"] and all(row["fun"] < 1e-9 for row in rows)
+    assert captured.err.split() == ["Picture:", "fit.svg", "Report:", "fit.html"]
+    page = (tmp_path / "fit.html").read_text()
+    assert "upper: 10.0" in page and "float64[20]" in page and "target_fit.objective" in page
+
+
+def test_the_name_may_be_left_out_and_nothing_is_written_unasked(capsys, tmp_path):
+    write(EXAMPLE)
+    assert main(["compare", "fit.py", "--repeats", "1", "--backends", "scipy"]) == 0
+    assert "2 parameters, float64 on cpu" in capsys.readouterr().out
+    assert [each.name for each in tmp_path.iterdir()] == ["fit.py"]
+
+
+def test_methods_and_limits(capsys):
+    write(EXAMPLE.replace("bounds =", "# bounds ="))
+    words = [
+        "compare",
+        "./fit.py:objective",
+        "--repeats",
+        "1",
+        "--methods",
+        "bfgs,adam=0.1",
+        "--maxiter",
+        "7",
+        "--json",
+    ]
+    assert main([*words, "--gtol", "1e-12", "--ftol", "0"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["run"], row["method"]) for row in rows] == [("bfgs", "BFGS"), ("adam=0.1", "GradientTransformation")]
+    assert rows[1]["nit"] == 7 and rows[1]["status"] == "MAXITER"
+    assert main([*words, "--backends", "scipy"]) == 1
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["scipy", "bfgs", "adam=0.1"]
+
+
+def test_a_file_finds_its_neighbors_and_its_args_need_no_tuple(capsys):
+    Path("place").mkdir()
+    write("TARGET = 3.0\n", "place/neighbor_of_fit.py")
+    text = """
+        from dataclasses import dataclass
+        import jax
+        import jax.numpy as jnp
+        from neighbor_of_fit import TARGET
+
+        @jax.tree_util.register_dataclass
+        @dataclass
+        class Point:
+            x: jax.Array
+
+        def distance(point, scale):
+            import neighbor_of_fit
+            return scale * jnp.sum((point.x - neighbor_of_fit.TARGET) ** 2)
+
+        params = Point(jnp.zeros(2))
+        args = 2.0
+    """
+    write(textwrap.dedent(text), "place/jax_fit.py")
+    assert main(["compare", "place/jax_fit.py:distance", "--repeats", "1", "--json"]) == 0
+    assert all(row["fun"] < 1e-9 for row in json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    "text, word, said",
+    [
+        (None, "fit.py:objective", "there is no file 'fit.py'. In that folder are: other.py."),
+        (None, "./:objective", "is a folder"),
+        (EXAMPLE, "fit.py:objektive", "unknown objective 'objektive' for fit.py; did you mean 'objective'?"),
+        ("x = 1", "fit.py", "fit.py defines no function 'objective'"),
+        (EXAMPLE, "fit.py:params", "'params' in fit.py is not a function of params but of type dict. Functions there"),
+        (EXAMPLE.replace("params =", "start ="), "fit.py", "fit.py defines no `params`"),
+        (EXAMPLE.replace("params = {", "def params(): return {"), "fit.py", "`params` in fit.py is a function"),
+        ("import no_such_library", "fit.py", "at line 1 (import no_such_library): ModuleNotFoundError"),
+        ("a = 1\nb = a / 0", "fit.py", "at line 2 (b = a / 0): ZeroDivisionError"),
+        ("import sys; sys.exit(3)", "fit.py", "SystemExit"),
+        ("def f(:", "fit.py", "fit.py is not valid Python: invalid syntax (line 1: def f(:)"),
+    ],
+)
+def test_wrong_targets_are_told_what_is_wrong_and_shown_a_file_that_works(capsys, text, word, said):
+    write("", "other.py")
+    if text is not None:
+        write(text)
+    printed = refuse(capsys, word)
+    assert said in printed
+    assert printed.strip().endswith(EXAMPLE.strip())
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("return jnp.mean(", "return (", "fun must return a scalar"),
+        ('params["offset"] - y', 'params["ofset"] - y', "KeyError: 'ofset'"),
+        ("bounds = (None, 10.0)", "bounds = (20.0, 10.0)", "bounds"),
+        ('{"slope": 0.0, "offset": 0.0}', '{"slope": 0, "offset": 0}', "no free parameters"),
+    ],
+)
+def test_an_objective_that_cannot_be_minimized_is_told_with_its_line(capsys, old, new, said):
+    assert old in EXAMPLE
+    write(EXAMPLE.replace(old, new))
+    assert main(["compare", "fit.py", "--repeats", "1"]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed and "Traceback" not in printed
+    assert ("line 5 of fit.py" in printed) == ("ofset" in new)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m scipy_jax_bridge compare rosenbrock --backends scipy --repeats 1 --json | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "[\n" and done.stderr == ""

@@ -4,13 +4,15 @@ import math
 import sys
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge import _compare, _show, _verdict
+from helpers_calls import count_compiles
+from scipy_jax_bridge import _compare, _panels, _show, _verdict
 from scipy_jax_bridge._compare import Comparison, compare
 
 LEAST = "Break-even: the least time, compilation included, is that of "
@@ -26,6 +28,9 @@ KEYS = {
     "solve_s": float,
     "solve_s_min": float,
     "solve_s_max": float,
+    "objective_share": float,
+    "transfer_share": float,
+    "solver_share": float,
     "status": str,
 }
 START = {"a": np.array([0.1]), "b": np.zeros(3)}
@@ -43,7 +48,7 @@ def two_wells(params):
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    return compare(bowl, START, (2.0,), repeats=3)
+    return compare(bowl, START, (2.0,), repeats=3, shares=True)
 
 
 # What is measured
@@ -89,8 +94,18 @@ def test_compiles_first_then_solves_in_turns(monkeypatch):
             return super().__call__(params, args)
 
     monkeypatch.setattr(_compare, "Minimizer", Recorder)
+    monkeypatch.setattr(_compare, "LEAST", 0.0)
     compare(bowl, START, (2.0,), repeats=2)
-    assert events == [(what, name) for what in ("compile", "solve", "solve") for name in ("scipy", "optax")]
+    words = ("compile", "solve", "solve", "solve")  # the first solve of each warms up
+    assert events == [(what, name) for what in words for name in ("scipy", "optax")]
+
+
+def test_the_warm_up_is_one_iteration_and_tells_nobody():
+    seen = []
+    comparison = compare(bowl, START, (2.0,), repeats=1, backends="scipy", callback=lambda told: seen.append(told.nit))
+    assert seen == list(range(1, comparison.results["scipy"].nit + 1))
+    limited = _compare._limited(bowl, {"options": sjb.Options(gtol=1e-9), "callback": seen.append}, 1)
+    assert limited(START, (2.0,)).nit == 1
 
 
 def test_the_clock_waits_for_the_device_and_leaves_compilation_out(monkeypatch):
@@ -103,6 +118,23 @@ def test_the_clock_waits_for_the_device_and_leaves_compilation_out(monkeypatch):
     seconds, found = _compare._time_solve(lambda params, args: result, None, ())
     assert order == ["clock", "ready", "clock"] and found is result
     assert seconds == 5.0
+
+
+def test_short_solves_are_timed_several_in_a_row(monkeypatch):
+    seen, time_solve = [], _compare._time_solve
+
+    def spy(solve, params, args, in_a_row=1):
+        seen.append(in_a_row)
+        return time_solve(solve, params, args, in_a_row)
+
+    monkeypatch.setattr(_compare, "_time_solve", spy)
+    monkeypatch.setattr(_compare, "LEAST", 1e9)
+    monkeypatch.setattr(_compare.math, "ceil", lambda count: 7)
+    comparison = compare(bowl, START, (2.0,), repeats=2, backends="scipy", shares=False)
+    assert seen == [1, 7, 7] and len(comparison.solve_s["scipy"]) == 2
+    seen.clear()
+    compare(bowl, START, (2.0,), repeats=2, backends="scipy", shares=False, callback=lambda told: None)
+    assert seen == [1, 1]  # nobody is told of solves that were not asked for
 
 
 def test_the_result_kept_is_that_of_the_median_solve(comparison):
@@ -165,6 +197,75 @@ def test_one_backend_as_a_word_is_no_comparison_but_works():
     assert comparison.break_even() == [(1, "optax")]
 
 
+# Where the seconds go
+
+
+def test_shares_sum_to_one(comparison):
+    for shares in comparison.shares.values():
+        assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0.0
+
+
+def heavy(x, matrix):
+    """An evaluation of about a hundred milliseconds beside which everything else is nothing."""
+    step = jax.lax.fori_loop(0, 60, lambda _, y: jnp.tanh(matrix @ y), jnp.outer(x, jnp.ones(matrix.shape[0])))
+    return jnp.sum((x - 1.0) ** 2) + 1e-3 * jnp.mean(step**2)
+
+
+def test_a_heavy_objective_has_nearly_all_and_a_light_one_nearly_nothing():
+    matrix = np.random.default_rng(0).normal(size=(200, 200)) / 20
+    shares = compare(heavy, np.zeros(200), (matrix,), repeats=2, shares=True).shares
+    assert min(each.objective for each in shares.values()) > 0.5
+
+    light = compare(rosenbrock, np.full(20, -1.0), repeats=2, shares=True).shares
+    assert max(each.objective for each in light.values()) < 0.5
+    assert light["scipy"].transfers > 10 * light["optax"].transfers
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def test_shares_of_every_kind_of_run():
+    runs = {
+        "bare": {"method": "Nelder-Mead", "options": {"maxiter": 40}},
+        "product": {"method": "Newton-CG"},
+        "adam": {"backend": "optax", "method": optax.adam(0.1), "options": {"maxiter": 40}},
+        "wide": {"backend": "optax", "precision": "float64"},
+    }
+    comparison = compare(bowl, START, (2.0,), repeats=1, runs=runs, shares=True)
+    known = {name for name, shares in comparison.shares.items() if not math.isnan(shares.objective)}
+    assert known == {"bare", "adam", "wide"}  # products with the Hessian are not counted in nfev
+    lines = str(comparison).splitlines()
+    assert next(line for line in lines[6:] if line.startswith("adam")).count("%") == 3
+
+
+def test_shares_in_single_precision_with_the_precision_of_the_call(x32):
+    runs = {"narrow": {}, "wide": {"precision": "float64"}, "loop": {"backend": "optax", "precision": "float64"}}
+    comparison = compare(bowl, {"a": np.float32([0.1])}, (2.0,), repeats=1, runs=runs, shares=True)
+    assert all(sum(shares) == pytest.approx(1.0) for shares in comparison.shares.values())
+    assert not jax.config.jax_enable_x64
+
+
+def test_shares_that_would_cost_a_compilation_beside_short_solves_are_left_out_unless_asked_for():
+    def count(**settings):
+        with count_compiles() as compiled:
+            comparison = compare(bowl, START, (2.0,), repeats=1, backends="scipy", **settings)
+        return len(compiled), comparison
+
+    (asked, _), (silent, comparison), (refused, _) = count(shares=True), count(), count(shares=False)
+    assert asked == silent + 1 == refused + 1
+    assert math.isnan(comparison.rows()[0]["objective_share"]) and "share" not in str(comparison)
+
+
+def test_shares_of_a_long_evaluation_need_no_compilation():
+    matrix = np.random.default_rng(0).normal(size=(200, 200)) / 20
+    with count_compiles() as without:
+        compare(heavy, np.zeros(200), (matrix,), repeats=1, backends="scipy", shares=False)
+    with count_compiles() as known:
+        comparison = compare(heavy, np.zeros(200), (matrix,), repeats=1, backends="scipy")
+    assert len(known) == len(without) and comparison.shares["scipy"].objective > 0.5
+
+
 # What is said of it
 
 
@@ -186,7 +287,8 @@ def test_different_minima_name_the_leaf_and_leave_the_break_even():
     assert comparison.best == "free"
     gap = comparison.gaps()["kept"]
     assert gap.leaf == "params['a']" and 1.9 < gap.params < 2.1 and 0.5 < gap.fun < 0.7
-    note, break_even = comparison.notes()
+    note, break_even, advice = comparison.notes()
+    assert advice == "Recommended: free, for one solve and for many."
     assert note.startswith("Different minima: kept ends 0.6 above free") and "params['a']" in note
     assert break_even == "No break-even: free alone reached the best objective."
     assert comparison.break_even() == [(1, "free")]
@@ -258,6 +360,40 @@ def test_break_even_is_the_cheapest_at_every_number_of_solves():
 
 
 @pytest.mark.parametrize(
+    "switches, solve_s, text",
+    [
+        ([(1, "a")], {"a": (1.0,), "b": (2.0,)}, "Recommended: a, for one solve and for many."),
+        (
+            [(1, "a"), (48, "b")],
+            {"a": (2.0, 2.1), "b": (1.0, 1.1)},
+            "Recommended: a for up to 47 solves of this shape, b for more.",
+        ),
+        (
+            [(1, "a"), (3, "b"), (1001, "c")],
+            {"a": (3.0,), "b": (2.0,), "c": (1.0,)},
+            "Recommended: a for up to 2 solves of this shape, b for 3 to 1,000, c for more.",
+        ),
+        (
+            [(1, "a"), (48, "b")],
+            {"a": (1.0, 2.0, 3.0), "b": (0.9, 1.9, 2.9)},
+            "Recommended: a. b may pay from 48 solves on, but the seconds of their solves overlap; "
+            "more repeats would tell.",
+        ),
+    ],
+)
+def test_recommendation_in_words(switches, solve_s, text):
+    assert _verdict.recommend(switches, solve_s) == text
+
+
+def test_recommend_names_the_cheapest_for_so_many_solves(comparison):
+    named = {comparison.recommend(start) for start, _ in comparison.break_even()}
+    assert named == {name for _, name in comparison.break_even()}
+    assert comparison.recommend() == comparison.break_even()[0][1]
+    with pytest.raises(ValueError, match="at least 1"):
+        comparison.recommend(0)
+
+
+@pytest.mark.parametrize(
     "switches, able, text",
     [
         ([(1, "scipy"), (48, "optax")], 2, LEAST + "scipy up to 47 solves, optax from 48 on."),
@@ -275,22 +411,26 @@ def test_break_even_in_words(switches, able, text):
 
 def test_table_is_aligned_and_ends_with_the_notes(comparison):
     text = str(comparison)
-    head, rule, first, second, blank, *notes = text.splitlines()
+    head, rule, first, second, blank, shares, _, one, two, end, *notes = text.splitlines()
     assert " ".join(head.split()) == (
         "run objective gradient iterations evaluations compile solve fastest slowest status"
     )
     ends = [position for position in range(len(rule)) if rule[position : position + 2] == "- "]
     assert all(line[end + 1 : end + 3] == "  " for line in (first, second) for end in ends)
-    assert blank == "" and notes == comparison.notes()
+    assert blank == end == "" and notes == comparison.notes()
+    assert shares.split() == ["share", "of", "a", "solve", "objective", "transfers", "solver"]
+    assert [line.split()[0] for line in (one, two)] == ["scipy", "optax"] and one.count("%") == two.count("%") == 3
     assert max(map(len, text.splitlines())) < 120
     assert repr(comparison) == text
 
 
 def test_html_holds_the_table_and_escapes_names():
-    comparison = compare(bowl, START, (2.0,), repeats=1, runs={"<a & b>": {}, "plain": {"backend": "optax"}})
+    comparison = compare(
+        bowl, START, (2.0,), repeats=1, shares=True, runs={"<a & b>": {}, "plain": {"backend": "optax"}}
+    )
     page = comparison._repr_html_()
     assert "&lt;a &amp; b&gt;" in page and "<a &" not in page
-    assert page.count("<tr>") == 3 and page.count("<p>") == len(comparison.notes())
+    assert page.count("<tr>") == 6 and page.count("<p>") == len(comparison.notes())
 
 
 @pytest.mark.parametrize(
@@ -314,7 +454,7 @@ def test_plot_draws_every_run_twice_and_its_compilation(comparison, tmp_path):
     path = tmp_path / "picture.png"
     figure = comparison.plot(path, title="a title")
     assert path.read_bytes().startswith(b"\x89PNG")
-    times, counts, bars = figure.axes
+    times, counts, bars, costs, drift = figure.axes
     assert times.get_yscale() == "log"
     assert [line.get_label() for line in times.get_lines()] == ["scipy", "optax"]
     for line, result in zip(counts.get_lines(), comparison.results.values(), strict=True):
@@ -322,6 +462,13 @@ def test_plot_draws_every_run_twice_and_its_compilation(comparison, tmp_path):
         assert (line.get_ydata() > 0).all()
     assert [text.get_text() for text in bars.get_yticklabels()] == ["scipy", "optax"]
     assert bars.patches[0].get_width() == comparison.compile_s["scipy"] and bars.patches[0].get_hatch()
+    assert costs.get_xscale() == costs.get_yscale() == "log"
+    for line, (compile_s, solve_s) in zip(costs.get_lines(), comparison._costs().values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), compile_s + solve_s * line.get_xdata())
+    assert [text.get_text() for text in drift.get_yticklabels()] == ["params['a']", "params['b']"]
+    for line, change in zip(drift.get_lines(), comparison.drifts().values(), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), list(change.values()))
+        np.testing.assert_allclose(line.get_xdata(), [1.9, 2.0], rtol=1e-4)
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
@@ -339,7 +486,64 @@ def test_plot_without_matplotlib_names_the_extra(comparison, monkeypatch):
 
 
 def test_heights_lie_above_zero_and_end_at_the_floor():
-    high, low = _show._heights([np.array([5.0, 2.0, np.nan]), np.array([5.0, 1.5, 1.0])])
+    high, low = _panels._heights([np.array([5.0, 2.0, np.nan]), np.array([5.0, 1.5, 1.0])])
     np.testing.assert_allclose(high[:2], [4.0, 1.0])
     np.testing.assert_allclose(low, [4.0, 0.5, 0.15])
     assert np.isnan(high[2])
+
+
+@pytest.mark.parametrize("theme", [_panels.LIGHT, _panels.DARK])
+def test_colors_stand_out_from_the_page(theme):
+    def luminance(color):
+        parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    def contrast(one, two):
+        low, high = sorted((luminance(one), luminance(two)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert contrast(theme.ink, theme.paper) >= 7.0
+    assert min(contrast(color, theme.paper) for color in theme.runs) >= 3.0
+    assert len(set(theme.runs)) == len(theme.runs) >= 6
+
+
+def test_runs_differ_in_more_than_color(comparison):
+    pytest.importorskip("matplotlib")
+    styles = [(line.get_linestyle(), line.get_marker()) for line in comparison.plot().axes[0].get_lines()]
+    assert len({dash for dash, _ in styles}) == len({marker for _, marker in styles}) == 2
+
+
+def test_dark_plot_is_light_on_dark(comparison, tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    for dark in (False, True):
+        comparison.plot(tmp_path / "picture.png", dark=dark)
+        pixels = image.imread(tmp_path / "picture.png")[..., :3].mean(axis=-1)
+        assert (np.median(pixels) < 0.2) == dark and (pixels > 0.8).any() and (pixels < 0.2).any()
+
+
+def test_drifts_of_many_leaves_show_the_largest_and_count_the_rest(tmp_path):
+    pytest.importorskip("matplotlib")
+    params = {f"leaf {index:02}": np.zeros(1) for index in range(14)} | {"held": np.array([2.0])}
+    comparison = compare(bowl, params, (2.0,), repeats=1, fixed={name: name == "held" for name in params})
+    drift = comparison.plot().axes[-1]
+    assert len(drift.get_yticks()) == 10 and "5 more moved less" in drift.get_xlabel()
+
+
+def test_plot_of_one_result(tmp_path, comparison):
+    pytest.importorskip("matplotlib")
+    result = comparison.results["optax"]
+    figure = result.plot(tmp_path / "one.svg", dark=True)
+    assert "<svg" in (tmp_path / "one.svg").read_text()
+    values, norms, bars = figure.axes
+    np.testing.assert_array_equal(values.get_lines()[0].get_xdata(), result.trace.seconds)
+    np.testing.assert_array_equal(norms.get_lines()[0].get_ydata(), result.trace.grad_norm)
+    assert "compiled before" in bars.texts[0].get_text()
+    bare = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(2), method="Nelder-Mead")
+    bare.plot()  # knows no gradient
+
+
+def test_plot_of_a_batch_is_an_error():
+    solve = jax.vmap(lambda x: sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), x, backend="optax"))
+    with pytest.raises(ValueError, match="batch"):
+        solve(jnp.zeros((2, 3))).plot()
