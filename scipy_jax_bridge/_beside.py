@@ -1,15 +1,20 @@
-"""Long work beside the main thread, so that Ctrl-C gets through: compiled code does not look at the keyboard."""
+"""The keyboard while others work: through to a long wait at once, and to what must not be torn a moment later."""
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 
 def run_beside(work: Callable[[], Any]) -> Future[Any]:
-    """The result to be; another thread than the main one, to which no signal comes, does the work itself."""
+    """The result to be: compiled code does not look at the keyboard, so the main thread waits beside it.
+
+    Another thread, to which no signal comes, does the work itself.
+    """
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -23,3 +28,20 @@ def run_beside(work: Callable[[], Any]) -> Future[Any]:
     else:
         run()
     return future
+
+
+@contextmanager
+def untorn() -> Iterator[None]:
+    """Ctrl-C comes through afterwards: the first lowering imports modules that register themselves, once."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    noted: list[tuple[Any, Any]] = []
+    signal.signal(signal.SIGINT, lambda *signaled: noted.append(signaled))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if noted:
+            handler(*noted[-1])

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import jax.numpy as jnp
 
-from ._beside import run_beside
+from ._beside import run_beside, untorn
 
 Value = TypeVar("Value")
 LIMIT = 64  # structures kept for one function; the oldest goes first
@@ -77,7 +77,10 @@ class Programs:
                 return self._compiled[name], 0.0
             if name not in self._pending:
                 function, inputs = make()
-                self._pending[name] = run_beside(function.lower(*inputs).compile)
+                traced = function.trace(*inputs)
+                with untorn():
+                    lowered = traced.lower()
+                self._pending[name] = run_beside(lowered.compile)
             try:
                 program = self._pending[name].result()
             except Exception:  # the compiler's own; an interrupted wait leaves it at work for the next call

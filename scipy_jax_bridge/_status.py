@@ -8,7 +8,9 @@ RUNNING = -1  # the code of a solve that has not ended; never in a Result
 
 
 class Status(enum.IntEnum):
-    """Why a solve ended. The first two are success.
+    """Why a solve ended. The first two are success: a test that was set, gtol or ftol, holds.
+
+    NOISE_FLOOR is none, however small the gradient: set a gtol that the precision can reach, or go on in another.
 
     `status.sentence` says the likely cause and the cure in words.
     """
@@ -29,11 +31,11 @@ class Status(enum.IntEnum):
             "If the gradient is still too large for you, set a smaller ftol (0 disables this test)."
         ),
     )
-    MAXITER = 2, "Stopped at maxiter iterations. Raise maxiter, or go on from result.params."
-    MAXFUN = 3, "Stopped at maxfun evaluations. Raise maxfun, or go on from result.params."
-    TIMEOUT = 4, "Stopped at the time limit. Raise timeout, or go on from result.params."
-    CALLBACK = 5, "Stopped because the callback raised StopIteration."
-    INTERRUPTED = 6, "Interrupted from the keyboard. This is the best point so far; go on from result.params."
+    MAXITER = 2, "Stopped at maxiter iterations. Raise maxiter, and pass the result as params to go on."
+    MAXFUN = 3, "Stopped at maxfun evaluations. Raise maxfun, and pass the result as params to go on."
+    TIMEOUT = 4, "Stopped at the time limit. Raise timeout, or pass the result as params to go on."
+    CALLBACK = 5, "Stopped because the callback raised StopIteration. Pass the result as params to go on."
+    INTERRUPTED = 6, "Interrupted from the keyboard. This is the best point so far; pass the result as params to go on."
     LINESEARCH = (
         7,
         (
@@ -61,8 +63,8 @@ class Status(enum.IntEnum):
     ERROR = (
         10,
         (
-            "An exception ended the solve. This is the best point so far; it is attached to the exception. Mend the "
-            "cause, then go on from result.params."
+            "An exception ended the solve; it carries this result, the best point so far. Mend the cause, and pass the "
+            "result as params to go on."
         ),
     )
 

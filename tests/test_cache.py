@@ -361,6 +361,35 @@ def test_threads_share_one_compilation(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_solve_different_problems(backend: str) -> None:
+    """Through one Minimizer and through minimize; `benchmarks/stops.py` does so two hundred times each."""
+
+    def fun(x: Any, center: Any) -> Any:
+        return jnp.sum((x - center) ** 2) + 0.1 * jnp.sum(x[1:] * x[:-1]) ** 2
+
+    minimizer = sjb.Minimizer(fun, backend=backend)
+    doors = (minimizer, lambda x, args: sjb.minimize(fun, x, args, backend=backend))
+    results: list[tuple[sjb.Result, Any]] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for number in range(20):
+            center = np.full(2 + number % 3, rng.normal())
+            results.append((doors[(seed + number) % 2](np.zeros(center.size), (center,)), center))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 160
+    assert sum(result.timing.compiles for result, _ in results) == 3 * PROGRAMS[backend]
+    gradient = jax.jit(jax.grad(fun))
+    for result, center in results:
+        assert result.success and float(jnp.max(jnp.abs(gradient(result.params, center)))) <= 1e-4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_precision_has_programs_of_its_own(backend: str, x32: None) -> None:
     def fun(x: Any) -> Any:
         return jnp.sum((x - 1.0) ** 2)

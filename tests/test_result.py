@@ -112,7 +112,7 @@ CURES = {
     "MAXFUN": "Raise maxfun",
     "TIMEOUT": "Raise timeout",
     "CALLBACK": "callback",
-    "INTERRUPTED": "go on from result.params",
+    "INTERRUPTED": "pass the result as params",
     "LINESEARCH": "check_grads",
     "NONFINITE": "bounds",
     "NOISE_FLOOR": "float64",

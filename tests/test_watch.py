@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ def slow(x: Any) -> Any:
 
 FOREVER = {"maxiter": 10**8, "maxfun": 10**8, "ftol": 0.0, "gtol": 0.0}
 
+STOPS = Path(__file__).parents[1] / "benchmarks" / "stops_child.py"
 CHILD = """
 import signal
 import sys
@@ -88,6 +90,80 @@ def test_ctrl_c_hands_back_the_best_so_far(backend: str) -> None:
     assert child.returncode == 0, err
     assert out.splitlines() == ["INTERRUPTED False True True", "min", "ALIVE"]
     assert took < 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child on Windows")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ctrl_c_at_any_time(backend: str) -> None:
+    """While it compiles and while it solves; `benchmarks/stops.py` does so fifty times and takes the time."""
+    waits = (0.02, 0.1, 0.3, 1.0, 2.5, 4.0)
+    child = subprocess.Popen(
+        [sys.executable, str(STOPS), backend, str(len(waits))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert child.stdout is not None
+    endings = []
+    try:
+        for wait in waits:
+            assert child.stdout.readline() == "GO\n"
+            time.sleep(wait)
+            child.send_signal(signal.SIGINT)
+            endings.append(child.stdout.readline().split(" ", 1)[1].strip())
+        last, err = child.stdout.readline(), child.communicate(timeout=60)[1]
+    finally:
+        child.kill()
+    assert (last, child.returncode) == ("DONE\n", 0), err
+    assert set(endings) <= {"result INTERRUPTED True", "exit KeyboardInterrupt True"}, endings
+    assert "exit KeyboardInterrupt True" in endings
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_second_ctrl_c_is_a_keyboard_interrupt_with_the_best_point(backend: str) -> None:
+    def twice(progress: sjb.Progress) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            sjb.minimize(lambda x: rosenbrock(x), START, backend=backend, callback=twice)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    best = caught.value.best_result  # type: ignore[attr-defined]
+    assert best.status == Status.INTERRUPTED and float(best.fun) <= float(rosenbrock(START))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_second_ctrl_c_gets_through_a_long_evaluation(backend: str) -> None:
+    """While compiled code runs nobody looks at the keyboard, unless somebody waits beside it."""
+
+    def heavy(x: Any) -> Any:
+        work = jax.lax.fori_loop(0, 60_000, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
+        return -jnp.sum(jnp.sqrt(1.0 + x**2)) + 1e-12 * jnp.sum(work)
+
+    ended: list[float] = []
+
+    def strike(progress: sjb.Progress) -> None:
+        if not timers:
+            for seconds in (0.2, 0.4):
+                timers.append(threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)))
+                timers[-1].start()
+
+    timers: list[threading.Timer] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sjb.minimize(heavy, np.full(4, 0.5), backend=backend, callback=strike, options=FOREVER)
+        ended.append(time.perf_counter())
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for each in timers:
+            each.join()
+    assert ended
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
