@@ -79,7 +79,6 @@ class Decision(NamedTuple):
     renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
     better: Flag  # the least value so far
     keep: Flag  # the step and the change of the gradient make a pair
-    rho: Scalar  # 1 / s'y of that pair
 
 
 OUTCOME = (Search, Progress, Decision)
@@ -95,7 +94,7 @@ def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -
     progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
     # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
     search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
-    return search, progress, Decision(~no, no, no, finite, no, jnp.zeros_like(fact.value))
+    return search, progress, Decision(~no, no, no, finite, no)
 
 
 def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -> tuple[Search, Progress, Decision]:
@@ -150,13 +149,12 @@ def _decide(
         renews=fails & before.empty & (best_value < search.value_start - _floor(search, limit)),
         better=better,
         keep=moves & (curvature > -eps * fact.slope_start * search.step),  # (3.9)
-        rho=1 / curvature,
     )
 
 
 def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decision: Decision) -> Progress:
     """The numbers of the solve after this trial, but for its status."""
-    moves, fails, renews, better, keep, _ = decision
+    moves, fails, renews, better, keep = decision
     falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
     return before._replace(
         nit=before.nit + (moves | renews),

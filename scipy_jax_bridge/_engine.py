@@ -141,7 +141,6 @@ def _new_pair(state: State, step: Scalar, slot: Scalar, facts: Facts, grad: Vect
         s=step * (state.target - state.x),
         y=grad - state.grad,
         curvature=(facts.slope - facts.slope_start) * step,
-        rho=decision.rho,
         slot=slot.astype(jnp.int32),
         keep=decision.keep,
         drop=decision.fails,

@@ -62,7 +62,7 @@ def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:
         rows=rows,
         gamma=jnp.where(new.drop, 1, jnp.where(new.keep, newest, memory.gamma)),
         curvatures=jnp.where(new.drop, 0, jnp.where(here, new.curvature, memory.curvatures)),
-        r_inverse=jnp.where(new.drop, 0, put(memory.r_inverse, here, jnp.zeros_like(column), new.rho * column)),
+        r_inverse=jnp.where(new.drop, 0, put(memory.r_inverse, here, jnp.zeros_like(column), column / new.curvature)),
         yy=put(memory.yy, here, y_products, y_products),
     )
 
@@ -72,6 +72,7 @@ def find_target(memory: FreeMemory, x: Vector, grad: Vector, box: None) -> Vecto
     rows, gamma, curvatures, r_inverse, yy = memory
     s_grad, y_grad = multiply_rows(rows, grad)
     first = multiply_small(r_inverse, s_grad)
-    inner = curvatures * first + gamma * (multiply_small(yy, first) - y_grad)
+    inner = curvatures * first + (multiply_small(yy, first) - y_grad) * gamma
     second = multiply_small(inner, r_inverse)
-    return x - (gamma * grad + combine_rows(second, -gamma * first, rows))
+    theta = 1 / gamma
+    return x - (grad / theta + combine_rows(second, -first / theta, rows))

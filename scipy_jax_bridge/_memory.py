@@ -32,7 +32,7 @@ Halves = tuple[Half, Half]  # of S and of Y
 
 
 class NewPair(NamedTuple):
-    """A step, the change of the gradient over it, s'y and its inverse, for a slot of the memory.
+    """A step, the change of the gradient over it, and s'y, for a slot of the memory.
 
     `keep` tells whether it is worth remembering, `drop` that all others are to be forgotten.
     """
@@ -40,7 +40,6 @@ class NewPair(NamedTuple):
     s: Vector
     y: Vector
     curvature: Scalar
-    rho: Scalar
     slot: Int[Array, ""]
     keep: Flag
     drop: Flag
