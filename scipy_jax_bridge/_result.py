@@ -86,7 +86,6 @@ class Outcome:
     jax.tree_util.register_dataclass,
     data_fields=["params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing"],
     meta_fields=["backend", "method", "detail", "note"],
-    drop_fields=["carry"],
 )
 @dataclass(frozen=True)
 class Result:
@@ -129,7 +128,7 @@ class Result:
     method: str
     detail: str = ""
     note: str = ""
-    carry: Carry | None = field(default=None, repr=False, compare=False)
+    carry: Carry | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def x(self) -> Params:
@@ -210,7 +209,7 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
     grads = outcome.grad if isinstance(outcome.grad, list | None) else structure.unravel(outcome.grad)
     value = outcome.value
     value = value if value.dtype == plan.value_dtype else value.astype(plan.value_dtype)
-    return Result(
+    result = Result(
         params=structure.merge(free, problem.riders),
         fun=value,
         jac=None if grads is None else structure.masked(grads),
@@ -224,8 +223,9 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         method=method,
         detail=outcome.detail,
         note=" ".join(filter(None, (outcome.note, _describe_floor(outcome, problem)))),
-        carry=outcome.carry,
     )
+    object.__setattr__(result, "carry", outcome.carry)  # no argument, since JAX takes those for parts of the tree
+    return result
 
 
 def _describe_floor(outcome: Outcome, problem: Problem) -> str:

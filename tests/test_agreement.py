@@ -459,9 +459,16 @@ def test_counts_are_the_true_evaluations(backend: str) -> None:
         jax.debug.callback(lambda: calls.append(1))
         return named("rosenbrock 2").fun(x)
 
+    pytest.importorskip("tqdm")
     seen = []
-    start = jnp.array([-1.2, 1.0])
-    result = sjb.minimize(fun, start, backend=backend, callback=lambda progress: seen.append(progress.params))
+    result = sjb.minimize(
+        fun,
+        jnp.array([-1.2, 1.0]),
+        backend=backend,
+        callback=lambda progress: seen.append(progress.params),
+        progress=True,
+        options={"timeout": 600.0},
+    )
     jax.effects_barrier()
-    assert len(calls) == result.nfev  # none for the callback, none for the trace, none for the result
+    assert len(calls) == result.nfev  # none for callback, trace, progress bar, time limit, none for the result
     assert seen

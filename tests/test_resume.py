@@ -148,10 +148,10 @@ def test_the_carry_is_no_part_of_the_tree() -> None:
     assert copied.carry is None and solve("engine")(copied, 0.01).note
 
 
+@pytest.mark.usefixtures("x32")
 def test_in_double_precision_alone() -> None:
-    with jax.enable_x64(False):
-        start = jnp.asarray(np.tile([-1.2, 1.0], 4), jnp.float32)
-        more = {"backend": "optax", "precision": "float64"}
-        complete = sjb.minimize(rosenbrock, start, **more)
-        stopped = sjb.minimize(rosenbrock, start, **more, options={"maxiter": 9})
-        same(sjb.minimize(rosenbrock, stopped, **more), complete)
+    start = jnp.asarray(np.tile([-1.2, 1.0], 4), jnp.float32)
+    more: dict[str, Any] = {"backend": "optax", "precision": "float64"}
+    complete = sjb.minimize(rosenbrock, start, **more)
+    stopped = sjb.minimize(rosenbrock, start, **more, options={"maxiter": 9})
+    same(sjb.minimize(rosenbrock, stopped, **more), complete)

@@ -103,12 +103,12 @@ def test_success_is_by_the_tests_that_were_set(backend: str) -> None:
     assert not result.success and again.status == Status.GTOL
 
 
+@pytest.mark.usefixtures("x32")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_cast_inside_is_noticed_when_double_precision_is_asked_for(backend: str) -> None:
-    with jax.enable_x64(False):
-        start = jnp.asarray(START, jnp.float32)
-        with pytest.warns(UserWarning, match="'float64' was asked for. The objective itself computes in float32"):
-            result = sjb.minimize(lambda x: stairs(x), start, backend=backend, precision="float64")
-        assert result.params.dtype == np.float64
-        fine = sjb.minimize(rosenbrock, start, backend=backend, precision="float64")  # warnings are errors here
-        assert fine.success
+    start = jnp.asarray(START, jnp.float32)
+    with pytest.warns(UserWarning, match="'float64' was asked for. The objective itself computes in float32"):
+        result = sjb.minimize(lambda x: stairs(x), start, backend=backend, precision="float64")
+    assert result.params.dtype == np.float64
+    fine = sjb.minimize(rosenbrock, start, backend=backend, precision="float64")  # warnings are errors here
+    assert fine.success
