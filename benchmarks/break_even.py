@@ -20,7 +20,7 @@ from problem_set import CASES, Case
 from results import Table, header, save
 
 BACKENDS = ("scipy", "optax")
-PATIENCE = 20.0  # seconds that the solves of one check may take, as predicted; beyond it fewer are run
+PATIENCE = 12.0  # seconds that the solves of one check may take, as predicted; beyond it fewer are run
 FEW, MANY = 1, 100
 
 

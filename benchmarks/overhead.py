@@ -27,7 +27,8 @@ def measure(case: Case, repeats: int, **settings: Any) -> tuple[float, float]:
     began = time.perf_counter()
     comparison = sjb.compare(case.make(), case.params, case.args, bounds=case.bounds, repeats=repeats, **settings)
     whole = time.perf_counter() - began
-    solves = sum(map(sum, comparison.solve_s.values()))
+    in_a_row = {name: int(run["timed in a row"]) for name, run in comparison.setting.runs.items()}
+    solves = sum(in_a_row[name] * sum(seconds) for name, seconds in comparison.solve_s.items())
     return whole - sum(comparison.compile_s.values()) - solves, solves
 
 

@@ -26,7 +26,7 @@ from ._setting import Setting, describe_machine, describe_problem, describe_run
 from ._shares import PART, make_probes
 from ._verdict import points_between
 
-LEAST = 0.05
+LEAST = 0.2
 """Seconds that the solves of a run take in all, at least. Shorter solves are timed several in a row, as they would be
 made where their seconds matter: one alone begins with cold caches, and would tell a wrong break-even."""
 
@@ -55,7 +55,7 @@ def compare(
         backends: the backends to compare, when `runs` is None.
         runs: the entries to compare by name, each with its own keyword arguments of `Minimizer`,
             which override those of `as_minimize`.
-        repeats: how often to solve with each; the table shows the median. Where that is less than 0.05 s in all,
+        repeats: how often to solve with each; the table shows the median. Where that is less than 0.2 s in all,
             each time is the mean of several solves in a row. Default 5.
         shares: whether to measure which parts of the solves go into the objective, into transfers and into
             the solver. It takes about 2 % of the seconds of solving, and one compilation of the objective
@@ -109,7 +109,13 @@ def compare(
         start=params,
         setting=Setting(
             problem=describe_problem(fun, params, args),
-            runs={name: describe_run(entries[name], results[name].method, solvers[name]._options) for name in solvers},
+            runs={
+                name: {
+                    **describe_run(entries[name], results[name].method, solver._options),
+                    "timed in a row": str(in_a_row[name]),
+                }
+                for name, solver in solvers.items()
+            },
             machine=describe_machine(),
         ),
     )
