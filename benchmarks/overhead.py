@@ -19,7 +19,7 @@ import scipy_jax_bridge as sjb
 from problem_set import Case, diagonal, from_model, from_workload
 from results import Table, header, save
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def measure(case: Case, repeats: int, **settings: Any) -> tuple[float, float]:
@@ -34,7 +34,8 @@ def measure(case: Case, repeats: int, **settings: Any) -> tuple[float, float]:
 
 def repeats_for(case: Case, seconds: float) -> int:
     """How many repeats make so many seconds of solving."""
-    return max(1, round(seconds / statistics.median(measure(case, 1, shares=False)[1] for _ in range(3))))
+    comparison = sjb.compare(case.make(), case.params, case.args, bounds=case.bounds, repeats=3, shares=False)
+    return max(1, round(seconds / sum(row["solve_s"] for row in comparison.rows())))
 
 
 def cases() -> list[tuple[Case, float]]:

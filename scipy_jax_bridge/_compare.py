@@ -90,7 +90,9 @@ def compare(
             timed = _time_solve(solver, params, args, in_a_row[name])
             if round_ == 0 and repeats * timed[0] < LEAST and entries[name].get("callback") is None:
                 in_a_row[name] = math.ceil(LEAST / (repeats * max(timed[0], 1e-9)))
-                timed = _time_solve(solver, params, args, in_a_row[name])
+                rest = in_a_row[name] - 1
+                more = _time_solve(solver, params, args, rest) if rest else timed
+                timed = (timed[0] + rest * more[0]) / in_a_row[name], more[1]
             solves[name].append(timed)
         for name, probe in probes.items():
             allowed = math.inf if shares else PART * repeats * sum(each[0][0] for each in solves.values())
