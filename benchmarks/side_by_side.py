@@ -184,7 +184,8 @@ def compare_all(case: Case, repeats: int) -> tuple[Table, dict[str, float]]:
     agree = {name for name, each in values.items() if abs(each - least) <= SAME * max(1.0, abs(least))}
     slow = {name for name in agree if (first[name] > 2.0 and "naive" in name) or "GPJax" in name}
     times = interleave({name: calls[name] for name in agree - slow}, repeats, warm_up=0)
-    times |= interleave({name: calls[name] for name in slow & agree}, min(repeats, 3), warm_up=0)
+    if slow & agree:
+        times |= interleave({name: calls[name] for name in slow & agree}, min(repeats, 3), warm_up=0)
     middle = {name: statistics.median(each) for name, each in times.items()}
     base = min(middle[name] for name in middle if name.startswith("this package"))
     lines = []
