@@ -20,18 +20,28 @@ from problem_set import CASES, Case
 from results import Table, header, save
 
 BACKENDS = ("scipy", "optax")
-PATIENCE = 20.0  # seconds that the solves of one check may take, as predicted; beyond it fewer are run
+TURNS = 20
+PATIENCE = 9.0  # seconds that the solves of one check may take, as predicted; beyond it fewer are run
 FEW, MANY = 1, 100
 
 
-def run_for_real(case: Case, backend: str, solves: int) -> float:
-    """Seconds of compiling and of so many solves, by the clock on the wall."""
-    began = time.perf_counter()
-    solve = sjb.Minimizer(case.make(), backend=backend, bounds=case.bounds)
-    solve.compile(case.params, case.args)
-    for _ in range(solves):
-        jax.block_until_ready(solve(case.params, case.args).params)
-    return time.perf_counter() - began
+def run_for_real(case: Case, solves: int) -> dict[str, float]:
+    """For each backend the seconds of compiling and of so many solves, by the clock on the wall; they take turns, so
+    that a machine that slows down slows both."""
+    seconds, solvers = {}, {}
+    for backend in BACKENDS:
+        began = time.perf_counter()
+        solvers[backend] = sjb.Minimizer(case.make(), backend=backend, bounds=case.bounds)
+        solvers[backend].compile(case.params, case.args)
+        seconds[backend] = time.perf_counter() - began
+    turns = min(solves, TURNS)
+    for turn in range(turns):
+        for backend, solve in solvers.items():
+            began = time.perf_counter()
+            for _ in range(solves * turn // turns, solves * (turn + 1) // turns):
+                jax.block_until_ready(solve(case.params, case.args).params)
+            seconds[backend] += time.perf_counter() - began
+    return seconds
 
 
 def check(case: Case) -> list[tuple[str, ...]]:
@@ -46,7 +56,7 @@ def check(case: Case) -> list[tuple[str, ...]]:
     for solves in sorted({min(each, most) for each in wanted}):
         if told is not None and told / 1.25 < solves < told * 1.25:
             continue  # cut short by patience to a number where both cost the same
-        seconds = {backend: run_for_real(case, backend, solves) for backend in BACKENDS}
+        seconds = run_for_real(case, solves)
         named, least = comparison.recommend(solves), min(seconds, key=lambda name: seconds[name])
         costs = [f"{seconds[backend]:.2f} s" for backend in BACKENDS]
         switch = f"{told:,}" if told is not None else "none"

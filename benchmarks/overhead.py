@@ -19,7 +19,7 @@ import scipy_jax_bridge as sjb
 from problem_set import Case, diagonal, from_model, from_workload
 from results import Table, header, save
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def measure(case: Case, repeats: int, **settings: Any) -> tuple[float, float]:
@@ -27,13 +27,15 @@ def measure(case: Case, repeats: int, **settings: Any) -> tuple[float, float]:
     began = time.perf_counter()
     comparison = sjb.compare(case.make(), case.params, case.args, bounds=case.bounds, repeats=repeats, **settings)
     whole = time.perf_counter() - began
-    solves = sum(map(sum, comparison.solve_s.values()))
+    in_a_row = {name: int(run["timed in a row"]) for name, run in comparison.setting.runs.items()}
+    solves = sum(in_a_row[name] * sum(seconds) for name, seconds in comparison.solve_s.items())
     return whole - sum(comparison.compile_s.values()) - solves, solves
 
 
 def repeats_for(case: Case, seconds: float) -> int:
     """How many repeats make so many seconds of solving."""
-    return max(1, round(seconds / statistics.median(measure(case, 1, shares=False)[1] for _ in range(3))))
+    comparison = sjb.compare(case.make(), case.params, case.args, bounds=case.bounds, repeats=3, shares=False)
+    return max(1, round(seconds / sum(row["solve_s"] for row in comparison.rows())))
 
 
 def cases() -> list[tuple[Case, float]]:

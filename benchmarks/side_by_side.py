@@ -184,7 +184,8 @@ def compare_all(case: Case, repeats: int) -> tuple[Table, dict[str, float]]:
     agree = {name for name, each in values.items() if abs(each - least) <= SAME * max(1.0, abs(least))}
     slow = {name for name in agree if (first[name] > 2.0 and "naive" in name) or "GPJax" in name}
     times = interleave({name: calls[name] for name in agree - slow}, repeats, warm_up=0)
-    times |= interleave({name: calls[name] for name in slow & agree}, min(repeats, 3), warm_up=0)
+    if slow & agree:
+        times |= interleave({name: calls[name] for name in slow & agree}, min(repeats, 3), warm_up=0)
     middle = {name: statistics.median(each) for name, each in times.items()}
     base = min(middle[name] for name in middle if name.startswith("this package"))
     lines = []
@@ -211,9 +212,11 @@ def draw(seconds: dict[str, dict[str, float]]) -> None:
             known = [(place, each[name]) for place, each in enumerate(seconds.values()) if name in each]
             own = name.startswith("this package")
             color = theme.runs[index] if own else theme.runs[2 + (index - 2) % 4]
-            style = {"s": 90, "zorder": 3} if own else {"s": 46, "zorder": 2}
+            style = {"s": 46, "color": color, "zorder": 2}
+            if own:  # a ring, so that others are seen inside it
+                style = {"s": 170, "facecolors": "none", "edgecolors": color, "linewidths": 2.4, "zorder": 3}
             marker = "osD^v<>PX*"[index]
-            axes.scatter([x for _, x in known], [y for y, _ in known], color=color, marker=marker, label=name, **style)
+            axes.scatter([x for _, x in known], [y for y, _ in known], marker=marker, label=name, **style)
         axes.set_xscale("log")
         axes.set_yticks(range(len(seconds)), list(seconds))
         axes.invert_yaxis()

@@ -26,7 +26,7 @@ from ._setting import Setting, describe_machine, describe_problem, describe_run
 from ._shares import PART, make_probes
 from ._verdict import points_between
 
-LEAST = 0.05
+LEAST = 0.2
 """Seconds that the solves of a run take in all, at least. Shorter solves are timed several in a row, as they would be
 made where their seconds matter: one alone begins with cold caches, and would tell a wrong break-even."""
 
@@ -55,7 +55,7 @@ def compare(
         backends: the backends to compare, when `runs` is None.
         runs: the entries to compare by name, each with its own keyword arguments of `Minimizer`,
             which override those of `as_minimize`.
-        repeats: how often to solve with each; the table shows the median. Where that is less than 0.05 s in all,
+        repeats: how often to solve with each; the table shows the median. Where that is less than 0.2 s in all,
             each time is the mean of several solves in a row. Default 5.
         shares: whether to measure which parts of the solves go into the objective, into transfers and into
             the solver. It takes about 2 % of the seconds of solving, and one compilation of the objective
@@ -83,18 +83,14 @@ def compare(
     for name, entry in entries.items():
         jax.block_until_ready(_limited(functions[name], entry, 1)(params, args))
     probes = {} if shares is False else make_probes(solvers, compile_s, params, args)
-    solves: dict[str, list[tuple[float, Result]]] = {name: [] for name in solvers}
-    in_a_row = dict.fromkeys(solvers, 1)
-    for round_ in range(repeats):
-        for name, solver in solvers.items():
-            timed = _time_solve(solver, params, args, in_a_row[name])
-            if round_ == 0 and repeats * timed[0] < LEAST and entries[name].get("callback") is None:
-                in_a_row[name] = math.ceil(LEAST / (repeats * max(timed[0], 1e-9)))
-                timed = _time_solve(solver, params, args, in_a_row[name])
-            solves[name].append(timed)
+    turns = {name: _Turns(solver, repeats, entries[name].get("callback") is None) for name, solver in solvers.items()}
+    for _ in range(repeats):
+        for each in turns.values():
+            each.solve(params, args)
         for name, probe in probes.items():
-            allowed = math.inf if shares else PART * repeats * sum(each[0][0] for each in solves.values())
-            probe.sample(solves[name][-1][0], allowed)
+            allowed = math.inf if shares else PART * repeats * sum(each.solves[0][0] for each in turns.values())
+            probe.sample(turns[name].solves[-1][0], allowed)
+    solves = {name: each.solves for name, each in turns.items()}
     late_s = {name: sum(float(result.timing.compile_s) for _, result in each) for name, each in solves.items()}
     results = {name: _take_median(each) for name, each in solves.items()}
     solve_s = {name: tuple(seconds for seconds, _ in each) for name, each in solves.items()}
@@ -109,11 +105,42 @@ def compare(
         start=params,
         setting=Setting(
             problem=describe_problem(fun, params, args),
-            runs={name: describe_run(entries[name], results[name].method, solvers[name]._options) for name in solvers},
+            runs={
+                name: {
+                    **describe_run(entries[name], results[name].method, solver._options),
+                    "timed in a row": str(turns[name].in_a_row),
+                }
+                for name, solver in solvers.items()
+            },
             machine=describe_machine(),
         ),
     )
     return _look_between(comparison, functions[comparison.best], entries[comparison.best], args)
+
+
+class _Turns:
+    """The timed solves of one run.
+
+    Arguments:
+        solver: of the run.
+        repeats: how often it will be its turn.
+        silent: whether nobody is told of a solve, so that there may be more of them than were asked for.
+    """
+
+    def __init__(self, solver: Callable[..., Result], repeats: int, silent: bool) -> None:
+        self._solver, self._repeats, self._silent = solver, repeats, silent
+        self.in_a_row = 1
+        self.solves: list[tuple[float, Result]] = []  # seconds of one, and what it found
+
+    def solve(self, params: PyTree, args: tuple[PyTree, ...]) -> None:
+        """Its turn: one solve, or several if the first turn shows that they are short."""
+        seconds, result = _time_solve(self._solver, params, args, self.in_a_row)
+        if not self.solves and self._silent and self._repeats * seconds < LEAST:
+            self.in_a_row = math.ceil(LEAST / (self._repeats * max(seconds, 1e-9)))
+            if more := self.in_a_row - 1:
+                later, result = _time_solve(self._solver, params, args, more)
+                seconds = (seconds + more * later) / self.in_a_row
+        self.solves.append((seconds, result))
 
 
 def _check_runs(

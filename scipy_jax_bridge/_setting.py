@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Mapping
@@ -103,6 +104,7 @@ def _describe_leaf(leaf: Any) -> str:
     return f"{leaf.dtype}{list(np.shape(leaf))}"
 
 
+@functools.cache
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -110,6 +112,7 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+@functools.cache
 def _version(name: str) -> str:
     try:
         return version(name)
