@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 
 from ._comparison import UNKNOWN, Comparison as Comparison
 from ._minimize import Minimizer
+from ._nonfinite import NonfiniteStart
 from ._options import Options
 from ._result import Result
 from ._setting import Setting, describe_machine, describe_problem, describe_run
@@ -68,6 +69,7 @@ def compare(
 
     Errors:
         ValueError: `repeats` is less than 1, or there is nothing to compare.
+        Whatever `minimize` raises, with a note that says in which run.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,7 +83,7 @@ def compare(
     solvers = {name: Minimizer(functions[name], **entry) for name, entry in entries.items()}
     compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
     for name, entry in entries.items():
-        jax.block_until_ready(_limited(functions[name], entry, 1)(params, args))
+        _warm_up(name, _limited(functions[name], entry, 1), params, args)
     probes = {} if shares is False else make_probes(solvers, compile_s, params, args)
     turns = {name: _Turns(solver, repeats, entries[name].get("callback") is None) for name, solver in solvers.items()}
     for _ in range(repeats):
@@ -167,6 +169,15 @@ def _rename(fun: Callable[..., Any]) -> Callable[..., Any]:
     return fresh
 
 
+def _warm_up(name: str, solve: Minimizer, params: PyTree, args: tuple[PyTree, ...]) -> None:
+    """One iteration that is not timed; what is wrong with a run shows here."""
+    try:
+        jax.block_until_ready(solve(params, args))
+    except Exception as error:
+        error.add_note(f"In the run {name!r} of the comparison.")
+        raise
+
+
 def _time_solve(
     solve: Callable[..., Result], params: PyTree, args: tuple[PyTree, ...], in_a_row: int = 1
 ) -> tuple[float, Result]:
@@ -190,10 +201,17 @@ def _look_between(
     look = _limited(fun, entry, 0)
     there = comparison.results[comparison.best].params
     between = {
-        name: tuple(float(look(point, args).fun) for point in points_between(comparison.results[name].params, there))
+        name: tuple(_value_at(look, point, args) for point in points_between(comparison.results[name].params, there))
         for name in apart
     }
     return replace(comparison, between=between)
+
+
+def _value_at(look: Minimizer, point: PyTree, args: tuple[PyTree, ...]) -> float:
+    try:
+        return float(look(point, args).fun)
+    except NonfiniteStart:
+        return math.inf
 
 
 def _limited(fun: Callable[..., Any], entry: Mapping[str, Any], maxiter: int) -> Minimizer:

@@ -23,9 +23,13 @@ def describe_nonfinite(structure: Structure, x: Any, value: Any, grad: Any | Non
     return "; ".join(parts)
 
 
-def refuse_start(what: str) -> ValueError:
+class NonfiniteStart(ValueError):
+    """The objective or its gradient is not finite at the start."""
+
+
+def refuse_start(what: str) -> NonfiniteStart:
     """The error of a start that is not finite."""
-    return ValueError(
+    return NonfiniteStart(
         f"there is no way down from this start: {what}. Start where the objective and its gradient are finite, or make "
         "it safe there with jnp.where on the argument; jax_debug_nans shows the operation."
     )

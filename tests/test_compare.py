@@ -324,20 +324,34 @@ def test_stopped_early():
     assert comparison.notes()[0].startswith("Stopped early by MAXITER: short ends")
 
 
-def test_no_finite_objective():
-    comparison = compare(lambda x: jnp.sum(x) * jnp.nan, np.zeros(2), repeats=1)
-    assert comparison.notes() == ["No run found a finite objective."]
-    assert math.isnan(comparison.rows()[0]["fun"])
-    assert "NONFINITE" in str(comparison)
-
-
-def test_one_run_without_a_finite_objective():
+def test_a_start_that_is_not_finite_is_an_error_that_names_the_run():
     def fun(x):
         return jnp.sum(jnp.sqrt(x - 1.0))
 
-    comparison = compare(fun, np.full(2, 0.5), repeats=1, runs={"bad": {}, "good": {"bounds": (2.0, None)}})
-    assert comparison.best == "good"
-    assert comparison.notes()[0] == "bad found no finite objective: NONFINITE."
+    with pytest.raises(ValueError, match="no way down from this start") as caught:
+        compare(fun, np.full(2, 0.5), repeats=1, runs={"good": {"bounds": (2.0, None)}, "bad": {}})
+    assert caught.value.__notes__[-1] == "In the run 'bad' of the comparison."
+
+
+def lost(comparison, *names):
+    """The comparison as if these runs had found nothing finite, as inside a batch."""
+    gone = {"code": int(sjb.Status.NONFINITE), "fun": jnp.asarray(jnp.nan)}
+    results = {n: replace(r, **gone) if n in names else r for n, r in comparison.results.items()}
+    return replace(comparison, results=results, between={})
+
+
+def test_no_finite_objective(comparison):
+    nothing = lost(comparison, *comparison.results)
+    assert nothing.notes()[0] == "No run found a finite objective."
+    assert math.isnan(nothing.rows()[0]["fun"])
+    assert "NONFINITE" in str(nothing)
+
+
+def test_one_run_without_a_finite_objective(comparison):
+    first, *others = comparison.results
+    partly = lost(comparison, first)
+    assert partly.best in others
+    assert f"{first} found no finite objective: NONFINITE." in partly.notes()
 
 
 def test_single_precision_is_allowed_its_rounding():
@@ -472,10 +486,9 @@ def test_plot_draws_every_run_twice_and_its_compilation(comparison, tmp_path):
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-def test_plot_writes_svg_and_survives_what_is_not_finite(tmp_path):
+def test_plot_writes_svg_and_survives_what_is_not_finite(comparison, tmp_path):
     pytest.importorskip("matplotlib")
-    comparison = compare(lambda x: jnp.sum(x) * jnp.nan, np.zeros(2), repeats=1)
-    comparison.plot(tmp_path / "picture.svg")
+    lost(comparison, *comparison.results).plot(tmp_path / "picture.svg")
     assert "<svg" in (tmp_path / "picture.svg").read_text()
 
 
