@@ -18,7 +18,8 @@ from ._guard import count_call
 from ._implicit import solve_in_trace
 from ._options import Options, read_options
 from ._problem import Problem, prepare
-from ._result import Outcome, Result, describe_coarsest, finish
+from ._result import Outcome, Result, finish
+from ._rounding import describe_coarsest
 from ._status import Status
 from ._types import Objective, Params, closes_over_tracer, is_traced
 from ._watch import Progress, Watch

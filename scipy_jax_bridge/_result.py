@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from ._panels import Curve
 from ._plot import draw_one
 from ._problem import Problem
-from ._rounding import Coarsest
+from ._rounding import describe_coarsest, describe_gain
 from ._status import Status
 from ._types import Params, Tracer
 
@@ -109,7 +107,8 @@ class Result:
             of the solve, about 2 maxcor + 10 vectors. It is pickled with the result, and no part of the tree.
 
     Example:
-        >>>         >>> import scipy_jax_bridge as sjb
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
         >>> result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(2))
         >>> result.success, result.status.name
         (True, 'GTOL')
@@ -230,25 +229,9 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
 
 def _describe_floor(outcome: Outcome, problem: Problem) -> str:
     """What more precision would buy, where rounding may have ended the solve."""
-    plan = problem.plan
     if isinstance(outcome.status, Tracer) or outcome.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
         return ""
+    plan = problem.plan
     if plan.coarsest is not None:
         return describe_coarsest(plan.coarsest)
-    double = np.finfo(np.float64)
-    if plan.rounding <= double.eps:
-        return ""
-    own, norm = jnp.finfo(plan.dtype), np.asarray(outcome.trace.grad_norm, dtype=np.float64)[-1]
-    # Near a minimum the objective lies above it by about the square of the gradient.
-    return (
-        f"{own.dtype} has {own.precision} digits and float64 has {double.precision}: with it, the gradient norm could "
-        f"go from {norm:.1g} to about {math.sqrt(double.eps / plan.rounding) * norm:.1g}."
-    )
-
-
-def describe_coarsest(coarsest: Coarsest) -> str:
-    """Which operation of the objective is coarser than the solve."""
-    return (
-        f"The objective itself computes in {coarsest.dtype} (first in the operation {coarsest.operation!r}), whatever "
-        "its parameters are: remove the cast, or the data and constants of that type."
-    )
+    return describe_gain(plan.dtype, float(np.asarray(outcome.trace.grad_norm)[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -60,3 +61,27 @@ def _inner(values: Any) -> Iterator[Jaxpr]:
             yield value
         elif isinstance(value, (tuple, list)):
             yield from _inner(value)
+
+
+def describe_coarsest(coarsest: Coarsest) -> str:
+    """Which operation of the objective is coarser than the solve."""
+    return (
+        f"The objective itself computes in {coarsest.dtype} (first in the operation {coarsest.operation!r}), whatever "
+        "its parameters are: remove the cast, or the data and constants of that type."
+    )
+
+
+def describe_gain(dtype: Any, norm: float) -> str:
+    """What double precision would buy a solve in this type that ended at this norm of the gradient; empty if nothing.
+
+    Near a minimum the objective lies above it by about the square of the gradient, so the norm that rounding hides
+    goes as the square root of the rounding.
+    """
+    own, double = jnp.finfo(dtype), jnp.finfo(jnp.float64)
+    if own.eps <= double.eps:
+        return ""
+    reached = math.sqrt(float(double.eps) / float(own.eps)) * norm
+    return (
+        f"{own.dtype} has {own.precision} digits and float64 has {double.precision}: with it, the gradient norm could "
+        f"go from {norm:.1g} to about {reached:.1g}."
+    )
