@@ -70,8 +70,7 @@ class Chunks:
         self.report = report
         now = self._watch.seconds
         known, self.nit = self.nit, int(nit)
-        places = np.arange(known + 1, self.nit + 1)
-        rows = np.asarray(report.rows)[places % ROWS].astype(np.float64)
+        rows = _take_rows(np.asarray(report.rows), known + 1, self.nit + 1)
         spent = (rows[:, 2] - self.nfev) / max(nfev - self.nfev, 1)
         self._rows.append(rows)
         self._seconds.append(self._earlier_s + self._last + spent * (now - self._last))
@@ -92,3 +91,11 @@ class Chunks:
 
     def _tree(self, x: Any) -> Any:
         return self._problem.plan.params.merge(x, self._problem.riders)
+
+
+def _take_rows(ring: np.ndarray, first: int, end: int) -> np.ndarray:
+    """A copy of the rows from `first` up to `end`, of which iteration k is row k modulo their number."""
+    begin, count = first % len(ring), end - first
+    if begin + count <= len(ring):
+        return np.array(ring[begin : begin + count], dtype=np.float64)
+    return np.concatenate([ring[begin:], ring[: begin + count - len(ring)]]).astype(np.float64)

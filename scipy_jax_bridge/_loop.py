@@ -17,7 +17,8 @@ from ._status import Status
 from ._transform import Translation, advance_transform, start_transform
 from ._types import Tracer
 
-ROWS = 1024  # iterations of which the device keeps the trace; the host collects them chunk by chunk
+ROWS = 4096  # iterations of which the device keeps the trace; the host collects them chunk by chunk
+ROWS_INSIDE = 1024  # the same inside a trace, where nobody collects
 
 
 class Report(NamedTuple):
@@ -28,7 +29,7 @@ class Report(NamedTuple):
     grad: Any  # the same
     aux: Any
     numbers: Any  # nit, nfev, status, value and grad_norm of the current iterate
-    rows: Any  # a ring: iteration k is row k mod ROWS
+    rows: Any  # a ring: iteration k is row k modulo their number
 
 
 class Loop(NamedTuple):
@@ -41,8 +42,8 @@ class Loop(NamedTuple):
     find_lost: Callable[[Any], Any]  # on the host, after NONFINITE: the last point that was not finite
 
 
-def loop_of(problem: Problem, method: Any, options: Options) -> Loop:
-    """The engine, or the loop of a transformation, for this problem."""
+def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
+    """The engine, or the loop of a transformation, for this problem, with so many rows of trace."""
     structure, dtype = problem.plan.params, problem.plan.dtype
 
     def evaluate_with(data: Data) -> Callable[[Any], Any]:
@@ -54,7 +55,7 @@ def loop_of(problem: Problem, method: Any, options: Options) -> Loop:
     aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.plan.aux)
     if method is None:
         return Loop(
-            start=lambda free, box: engine.start_state(ravel(free), aux, options.maxcor, ROWS, box),
+            start=lambda free, box: engine.start_state(ravel(free), aux, options.maxcor, rows, box),
             advance=lambda state, data, limits, box, until: engine.advance(
                 evaluate_with(data), state, limits, box, jnp.asarray(until, dtype)
             ),
@@ -66,7 +67,7 @@ def loop_of(problem: Problem, method: Any, options: Options) -> Loop:
         to_tree=lambda x: structure.masked(structure.unravel(x)), to_vector=lambda tree: ravel(jax.tree.leaves(tree))
     )
     return Loop(
-        start=lambda free, box: start_transform(method, translation, ravel(free), aux, ROWS),
+        start=lambda free, box: start_transform(method, translation, ravel(free), aux, rows),
         advance=lambda state, data, limits, box, until: advance_transform(
             method, translation, evaluate_with(data), state, limits, until
         ),

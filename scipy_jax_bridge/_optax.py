@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._chunks import Chunks
-from ._loop import ROWS, Loop, Report, box_of, limits_of, loop_of
+from ._loop import ROWS, ROWS_INSIDE, Loop, Report, box_of, limits_of, loop_of
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Data, Problem
@@ -31,10 +31,10 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
     unravel = problem.plan.params.unravel
 
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(loop_of(problem, method, options).start), (problem.free, box_of(problem))
+        return jax.jit(loop_of(problem, method, options, ROWS).start), (problem.free, box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
-        loop = loop_of(problem, method, options)
+        loop = loop_of(problem, method, options, ROWS)
 
         def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
             state = loop.advance(state, data, limits, box, until)
@@ -65,7 +65,7 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     """
     programs, compile_s, compiles = compile_optax(problem, method, options)
     limits, box, speed = limits_of(problem, options), box_of(problem), problem.plan.programs.speed
-    loop = loop_of(problem, method, options)
+    loop = loop_of(problem, method, options, ROWS)
 
     def advance(state: Any, until: float) -> tuple[Any, Report]:
         return programs["advance"](state, problem.data, limits, box, until)
@@ -140,17 +140,17 @@ def _explain(
 
 
 def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
-    """The same inside a trace: one loop, no clock; the trace keeps the last ROWS iterations."""
-    loop, box = loop_of(problem, method, options), box_of(problem)
+    """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
+    loop, box = loop_of(problem, method, options, ROWS_INSIDE), box_of(problem)
     state = loop.start(problem.free, box)
     state = loop.advance(
         state, problem.data, limits_of(problem, options), box, jnp.asarray(jnp.inf, problem.plan.dtype)
     )
     report = loop.report(state)
     nit, nfev, status = report.numbers[:3].astype(jnp.int32)
-    first = jnp.maximum(nit + 1 - ROWS, 0)
+    first = jnp.maximum(nit + 1 - ROWS_INSIDE, 0)
     rows = jnp.roll(report.rows, -first, axis=0)
-    rows = jnp.where((jnp.arange(ROWS) <= nit)[:, None], rows, jnp.nan)
-    trace = Trace(rows[:, 0], rows[:, 1], rows[:, 2], jnp.full(ROWS, jnp.nan))
+    rows = jnp.where((jnp.arange(ROWS_INSIDE) <= nit)[:, None], rows, jnp.nan)
+    trace = Trace(rows[:, 0], rows[:, 1], rows[:, 2], jnp.full(ROWS_INSIDE, jnp.nan))
     timing = Timing(jnp.nan, jnp.nan, 0)
     return Outcome(report.x, report.value, report.grad, report.aux, nit, nfev, status, trace, timing)

@@ -13,6 +13,7 @@ import pytest
 import scipy_jax_bridge as sjb
 import scipy_jax_bridge._chunks as chunks
 import scipy_jax_bridge._loop as loop
+import scipy_jax_bridge._optax as optax_room
 from problems import rosenbrock
 from scipy_jax_bridge import Status
 
@@ -180,7 +181,7 @@ def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
 def test_rows_are_a_ring(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SOLVERS["engine" if method is None else "adam"](LONG)
-    for room in (chunks, loop):
+    for room in (chunks, optax_room):
         monkeypatch.setattr(room, "ROWS", 32)
     solve = sjb.Minimizer(lambda x: rosenbrock(x), backend="optax", method=method, options={"maxiter": 150, "ftol": 0})
     trace = solve(LONG).trace
@@ -229,7 +230,7 @@ def test_trace_in_a_trace_keeps_the_last_rows() -> None:
     solve = sjb.Minimizer(rosenbrock, backend="optax", method=optax.adam(1e-3), options=options)
     inside, outside = jax.jit(solve)(START), solve(START)
     assert (int(inside.nit), int(inside.nfev), int(inside.status)) == (1200, 1201, Status.MAXITER)
-    np.testing.assert_allclose(inside.trace.fun, outside.trace.fun[-chunks.ROWS :], rtol=1e-9)
+    np.testing.assert_allclose(inside.trace.fun, outside.trace.fun[-loop.ROWS_INSIDE :], rtol=1e-9)
 
 
 @pytest.mark.usefixtures("x32")
