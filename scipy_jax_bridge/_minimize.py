@@ -81,15 +81,17 @@ class Minimizer:
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
         with _scope(self._precision):
-            return self._backend.compile(self._prepare_eagerly(params, args, solves=False), self._options)[1]
+            problem = self._prepare_eagerly(_point_of(params), args, solves=False)
+            return self._backend.compile(problem, self._options)[1]
 
     def __call__(self, params: Params, args: Any = ()) -> Result:
         """Minimize from `params`; as `minimize`."""
+        earlier = params if isinstance(params, Result) else None
+        params = _point_of(params)
         if self._is_traced(params, args):
             return self._solve_in_trace(params, args)
-        earlier = params if isinstance(params, Result) else None
         with _scope(self._precision), self._watch() as watch:
-            problem = self._prepare_eagerly(params if earlier is None else earlier.params, args, solves=True)
+            problem = self._prepare_eagerly(params, args, solves=True)
             try:
                 outcome = self._backend.solve(problem, self._options, watch, earlier)
             except BaseException as error:
@@ -216,6 +218,11 @@ def minimize(
         precision=precision,
     )
     return solve(params, args)
+
+
+def _point_of(params: Params) -> Params:
+    """The start: where an earlier result ended, if that is what was given."""
+    return params.params if isinstance(params, Result) else params
 
 
 @contextmanager

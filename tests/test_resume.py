@@ -139,6 +139,13 @@ def test_what_cannot_go_on_starts_from_its_point(backend: str) -> None:
         assert again.params["n"] == 3
 
 
+def test_inside_a_trace_it_starts_from_the_point() -> None:
+    stopped = solve("engine", maxiter=17)(START, 0.01)
+    inside = jax.jit(lambda shift: solve("engine")(stopped, shift).fun)(0.01)
+    assert float(inside) == pytest.approx(float(solve("engine")(stopped.params, 0.01).fun), rel=1e-6, abs=1e-12)
+    assert solve("engine").compile(stopped, 0.01) == 0.0
+
+
 def test_the_carry_is_no_part_of_the_tree() -> None:
     stopped = solve("engine", maxiter=17)(START, 0.01)
     assert stopped.carry is not None and whole("engine").carry is None
