@@ -72,55 +72,57 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
 
     watch.begin()
     chunks = Chunks(problem, watch, advance, speed.get(method))
-    state = programs["start"](problem.free, box)
-    resumed = _resume(earlier, loop, state, box, options)
-    if earlier is not None and resumed is not None:
-        state = resumed
-        chunks.go_on(earlier)
-    note = FRESH_MEMORY if earlier is not None and resumed is None else ""
+    state, note = _begin(earlier, chunks, loop, programs["start"](problem.free, box), box, options)
 
-    def hand_back(status: Status, detail: str = "") -> Outcome:
-        report = chunks.report
-        assert report is not None, "no chunk has run"
-        return Outcome(
-            x=report.x,
-            value=report.value,
-            grad=report.grad,
-            aux=report.aux,
-            nit=chunks.nit,
-            nfev=chunks.nfev,
-            status=int(status),
-            trace=chunks.trace(),
-            timing=Timing(compile_s, watch.seconds, compiles),
-            detail=detail,
-            note=note,
-            carry=Carry(tuple(jax.tree.leaves(state))) if status in STOPPED else None,
-        )
+    def hand_back(status: Status, detail: str = "", carry: Carry | None = None) -> Outcome:
+        timing = Timing(compile_s, watch.seconds, compiles)
+        return _outcome(chunks, status, timing, detail=detail, note=note, carry=carry)
 
     watch.found = lambda: hand_back(Status.ERROR) if chunks.has_found else None
     status = None
     while status is None:
         state, status = chunks.run(state)
     speed[method] = chunks.speed or 0.0
-    if status != Status.NONFINITE:
-        return hand_back(status)
-    return hand_back(status, _explain(problem, loop, state, chunks, advance, programs["start"], box))
+    if status == Status.NONFINITE:
+        return hand_back(status, _explain(problem, loop, state, chunks, advance, programs["start"], box))
+    return hand_back(status, carry=Carry(tuple(jax.tree.leaves(state))) if status in STOPPED else None)
 
 
-def _resume(earlier: Result | None, loop: Loop, fresh: Any, box: Any, options: Options) -> Any | None:
-    """The carry of the earlier solve, copied; None if it has none that fits this problem."""
-    carry = None if earlier is None else earlier.carry
+def _outcome(chunks: Chunks, status: Status, timing: Timing, **more: Any) -> Outcome:
+    """What the last chunk told."""
+    report = chunks.report
+    assert report is not None, "no chunk has run"
+    return Outcome(
+        x=report.x,
+        value=report.value,
+        grad=report.grad,
+        aux=report.aux,
+        nit=chunks.nit,
+        nfev=chunks.nfev,
+        status=int(status),
+        trace=chunks.trace(),
+        timing=timing,
+        **more,
+    )
+
+
+def _begin(
+    earlier: Result | None, chunks: Chunks, loop: Loop, fresh: Any, box: Any, options: Options
+) -> tuple[Any, str]:
+    """The carry to begin with, of the earlier solve if it fits this problem, and what is to be said of that."""
+    if earlier is None:
+        return fresh, ""
     leaves, treedef = jax.tree.flatten(fresh)
-    if carry is None or earlier is None:
-        return None
-    if [(each.shape, each.dtype) for each in carry.leaves] != [(each.shape, each.dtype) for each in leaves]:
-        return None
-    state = treedef.unflatten([np.array(each) for each in carry.leaves])  # the loop takes over what it is given
+    kept = () if earlier.carry is None else earlier.carry.leaves
+    if [(each.shape, each.dtype) for each in kept] != [(each.shape, each.dtype) for each in leaves]:
+        return fresh, FRESH_MEMORY
+    state = treedef.unflatten([np.array(each) for each in kept])  # the loop takes over what it is given
     if box is not None and not all(np.all((box.lower <= x) & (x <= box.upper)) for x in (state.x, state.best_x)):
-        return None
+        return fresh, FRESH_MEMORY
+    chunks.go_on(earlier)
     status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
     status = Status.MAXITER if earlier.nit >= options.maxiter else status
-    return loop.reopen(state, float(status))
+    return loop.reopen(state, float(status)), ""
 
 
 def _explain(
