@@ -12,7 +12,7 @@ Sources and notation as in `_bounded`:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
@@ -49,10 +49,10 @@ class BoundedMemory(NamedTuple):
     ss: Square  # s_i's_j
 
 
-def empty_memory(size: int, maxcor: int, dtype: jnp.dtype) -> BoundedMemory:
-    """A memory that makes B the identity."""
-    zeros = jnp.zeros((maxcor, maxcor), dtype)
-    return BoundedMemory(empty_rows(size, maxcor, dtype), jnp.ones((), dtype), jnp.zeros((), jnp.int32), zeros, zeros)
+def empty_memory(xp: Any, size: int, maxcor: int, dtype: jnp.dtype) -> BoundedMemory:
+    """A memory that makes B the identity, of NumPy or of JAX."""
+    zeros, rows = xp.zeros((maxcor, maxcor), dtype), empty_rows(xp, size, maxcor, dtype)
+    return BoundedMemory(rows, xp.ones((), dtype), xp.zeros((), jnp.int32), zeros, zeros)
 
 
 def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:

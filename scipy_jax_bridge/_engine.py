@@ -22,8 +22,8 @@ from jaxtyping import Array, Float
 
 from . import _bounded, _free
 from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
-from ._kernel import Packed, any_goes_on, choose, pack, runs, write_rows
-from ._linesearch import LARGEST_STEP, Search, start_search
+from ._kernel import Packed, any_goes_on, choose, pack_constants, runs, write_rows
+from ._linesearch import LARGEST_STEP, Search
 from ._memory import Flag, NewPair, Scalar, Vector, sum_products
 from ._status import RUNNING
 
@@ -53,21 +53,24 @@ class State(NamedTuple):
     rows: Float[Array, "rows 3"]
 
 
-def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) -> State:
-    """The carry before anything is evaluated; `aux` is a placeholder of the right shape."""
-    x = x if box is None else jnp.clip(x, box.lower, box.upper)
-    zeros, zero = jnp.zeros_like(x), jnp.zeros((), x.dtype)
-    progress = Progress(
-        nit=zero,
-        nfev=zero,
-        status=zero + RUNNING,
-        grad_norm=zero,
-        best_value=zero + jnp.inf,
-        slot=zero,
-        idle=zero,
-        starts=zero == 0,
-        empty=zero == 0,
+def start_state(x: Any, aux: Any, maxcor: int, rows: int, box: Box | None) -> State:
+    """The carry before anything is evaluated, made where `x` is: on the host nothing needs to be compiled for it.
+
+    Arguments:
+        x: the start; a NumPy array on the host.
+        aux: shapes and types of the auxiliary output.
+        maxcor: pairs in memory.
+        rows: of the trace.
+        box: the bounds, or None.
+    """
+    xp: Any = np if isinstance(x, np.ndarray) else jnp
+    x = x if box is None else xp.clip(x, box.lower, box.upper)
+    zeros = xp.zeros(x.shape, x.dtype)
+    zero: Any = 0.0
+    progress = Progress(*(zero,) * len(Progress._fields))._replace(
+        status=zero + RUNNING, best_value=zero + np.inf, starts=zero == 0, empty=zero == 0
     )
+    nothing = jax.tree.map(lambda leaf: xp.zeros(leaf.shape, leaf.dtype), aux)
     return State(
         trial=x,
         x=x,
@@ -75,11 +78,11 @@ def start_state(x: Vector, aux: Any, maxcor: int, rows: int, box: Box | None) ->
         target=x,
         best_x=x,
         best_grad=zeros,
-        aux=aux,
-        best_aux=aux,
-        memory=_room(box).empty_memory(x.size, maxcor, x.dtype),
-        numbers=pack(x.dtype, OUTCOME, start_search(zero, zero), progress),
-        rows=jnp.full((rows, 3), jnp.nan, x.dtype),
+        aux=nothing,
+        best_aux=nothing,
+        memory=_room(box).empty_memory(xp, x.size, maxcor, x.dtype),
+        numbers=pack_constants(x.dtype, OUTCOME, Search(*(zero,) * len(Search._fields)), progress),
+        rows=xp.full((rows, 3), np.nan, x.dtype),
     )
 
 

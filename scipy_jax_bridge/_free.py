@@ -14,7 +14,7 @@ a batch of solves is as vectorized as one.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -45,10 +45,10 @@ class FreeMemory(NamedTuple):
     yy: Square  # y_i'y_j
 
 
-def empty_memory(size: int, maxcor: int, dtype: jnp.dtype) -> FreeMemory:
-    """A memory that makes the step -g."""
-    zeros, none = jnp.zeros((maxcor, maxcor), dtype), jnp.zeros(maxcor, dtype)
-    return FreeMemory(empty_rows(size, maxcor, dtype), jnp.ones((), dtype), none, zeros, zeros)
+def empty_memory(xp: Any, size: int, maxcor: int, dtype: jnp.dtype) -> FreeMemory:
+    """A memory that makes the step -g, of NumPy or of JAX."""
+    zeros, none = xp.zeros((maxcor, maxcor), dtype), xp.zeros(maxcor, dtype)
+    return FreeMemory(empty_rows(xp, size, maxcor, dtype), xp.ones((), dtype), none, zeros, zeros)
 
 
 def update_memory(memory: FreeMemory, new: NewPair) -> FreeMemory:

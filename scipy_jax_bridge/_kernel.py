@@ -81,6 +81,18 @@ def pack(dtype: jnp.dtype, room: tuple[type, ...], *records: Record) -> Packed:
     return Packed(jnp.stack(lanes + spare), tuple(type(record) for record in records))
 
 
+def pack_constants(dtype: jnp.dtype, room: tuple[type, ...], *records: Record) -> Packed:
+    """The same of plain numbers, on the host."""
+    lanes: list[float] = []
+    for record in records:
+        numbers, flags = _fields(type(record))
+        lanes += [getattr(record, name) for name in numbers]
+        lanes += [sum(1 << position for position, name in enumerate(flags) if getattr(record, name))] if flags else []
+    values = np.zeros(_width(room), dtype)
+    values[: len(lanes)] = lanes
+    return Packed(values, tuple(type(record) for record in records))
+
+
 def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], numbers: Packed, *records: Record) -> Packed:
     """The records that `rule` makes of its operands where `first`, else those of `other`.
 

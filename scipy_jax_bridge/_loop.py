@@ -33,9 +33,10 @@ class Report(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A solver on the device: the carry before the first evaluation, the loop, its report, and two host's tools."""
+    """A solver on the device: the carry before the first evaluation, the loop, its report, and tools of the host."""
 
     start: Callable[[list[Any], Any], Any]
+    start_on_host: Callable[[list[Any], Any], Any] | None  # the same with nothing compiled; None if it cannot be had
     advance: Callable[..., Any]
     report: Callable[[Any], Report]
     reopen: Callable[[Any, float], Any]  # on the host: the carry with another status
@@ -52,10 +53,16 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
     def ravel(free: list[Any]) -> Any:
         return structure.ravel(free, dtype)
 
-    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.plan.aux)
+    def ravel_on_host(free: list[Any]) -> np.ndarray:
+        return np.concatenate([np.asarray(leaf).ravel().astype(dtype) for leaf in free])
+
+    def start_with(ravel: Callable[[list[Any]], Any]) -> Callable[[list[Any], Any], Any]:
+        return lambda free, box: engine.start_state(ravel(free), problem.plan.aux, options.maxcor, rows, box)
+
     if method is None:
         return Loop(
-            start=lambda free, box: engine.start_state(ravel(free), aux, options.maxcor, rows, box),
+            start=start_with(ravel),
+            start_on_host=start_with(ravel_on_host),
             advance=lambda state, data, limits, box, until: engine.advance(
                 evaluate_with(data), state, limits, box, jnp.asarray(until, dtype)
             ),
@@ -66,8 +73,10 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
     translation = Translation(
         to_tree=lambda x: structure.masked(structure.unravel(x)), to_vector=lambda tree: ravel(jax.tree.leaves(tree))
     )
+    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.plan.aux)
     return Loop(
         start=lambda free, box: start_transform(method, translation, ravel(free), aux, rows),
+        start_on_host=None,
         advance=lambda state, data, limits, box, until: advance_transform(
             method, translation, evaluate_with(data), state, limits, until
         ),

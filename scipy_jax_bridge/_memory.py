@@ -45,9 +45,9 @@ class NewPair(NamedTuple):
     drop: Flag
 
 
-def empty_rows(size: int, maxcor: int, dtype: jnp.dtype) -> Rows:
+def empty_rows(xp: Any, size: int, maxcor: int, dtype: jnp.dtype) -> Any:
     """Room for `maxcor` pairs of vectors of length `size`: s_0, y_0, s_1, y_1, .., so that one pass multiplies all."""
-    return jnp.zeros((2 * maxcor, size), dtype)
+    return xp.zeros((2 * maxcor, size), dtype)
 
 
 def write_pair(rows: Rows, new: NewPair) -> Rows:

@@ -80,7 +80,7 @@ class Minimizer:
 
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
-        with _scope(self._precision):
+        with _scope(self._precision), Watch():
             problem = self._prepare_eagerly(_point_of(params), args, solves=False)
             return self._backend.compile(problem, self._options)[1]
 

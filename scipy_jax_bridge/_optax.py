@@ -30,12 +30,12 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
     name = (method, problem.bounds is not None, options.maxcor)
     unravel = problem.plan.params.unravel
 
+    loop = loop_of(problem, method, options, ROWS)
+
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(loop_of(problem, method, options, ROWS).start), (problem.free, box_of(problem))
+        return jax.jit(loop.start), (problem.free, box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
-        loop = loop_of(problem, method, options, ROWS)
-
         def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
             state = loop.advance(state, data, limits, box, until)
             report = loop.report(state)
@@ -45,7 +45,9 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
         inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.float64(0))
         return jax.jit(run, donate_argnums=0), inputs
 
-    begin, begin_s = problem.compile(("start", *name), start)
+    begin, begin_s = loop.start_on_host, 0.0
+    if begin is None:
+        begin, begin_s = problem.compile(("start", *name), start)
     run, run_s = problem.compile(("advance", *name), advance)
     return {"start": begin, "advance": run}, begin_s + run_s, (begin_s > 0) + (run_s > 0)
 

@@ -14,6 +14,7 @@ from ._status import Status
 from ._types import Params
 
 SLOW_S = 0.1  # a wait of this length looks at the keyboard
+AGAIN_S = 0.05  # between two tries to get an interrupt through
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,19 @@ class Watch:
             run_beside(array.block_until_ready).exception()  # what went wrong, who reads the array is told
 
     def _on_interrupt(self, signum: int, frame: Any) -> None:
-        if self.interrupted or self.began is None:
-            self.interrupted = True
+        first, self.interrupted = not self.interrupted, True
+        if self.began is None:
+            timer = threading.Timer(AGAIN_S, self._ring_again)
+            timer.daemon = True
+            timer.start()
+        if self.began is None or not first:
             raise KeyboardInterrupt
-        self.interrupted = True
+
+    def _ring_again(self) -> None:
+        """What is raised while Python collects garbage is dropped: until it gets through, the signal is repeated."""
+        if self._handler is None or self.began is not None:
+            return
+        if hasattr(signal, "pthread_kill"):  # wakes the main thread even where it waits
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        else:
+            signal.raise_signal(signal.SIGINT)

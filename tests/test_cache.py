@@ -19,7 +19,7 @@ from helpers_calls import Calls, count_compiles
 from scipy_jax_bridge import _cache, _problem
 
 BACKENDS = ("scipy", "optax")
-PROGRAMS = {"scipy": 1, "optax": 2}  # optax: one that makes the carry, one that is the loop
+PROGRAMS = {"scipy": 1, "optax": 1}
 
 
 def loss(params: Any, x: Any, y: Any) -> Any:

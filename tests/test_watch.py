@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,36 @@ def test_ctrl_c_at_any_time(backend: str) -> None:
     assert (last, child.returncode) == ("DONE\n", 0), err
     assert set(endings) <= {"result INTERRUPTED True", "exit KeyboardInterrupt True"}, endings
     assert "exit KeyboardInterrupt True" in endings
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_interrupt_that_python_drops_comes_again(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception raised while a weak reference dies is ignored by Python."""
+
+    class Owner:
+        pass
+
+    def drop(_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # the handler runs in here
+
+    def fun(x: Any) -> Any:
+        owner = Owner()
+        reference = weakref.ref(owner, drop)  # dies with its owner, at the latest when the function returns
+        del owner
+        assert reference() is None
+        time.sleep(1.0)
+        return jnp.sum(x**2)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.perf_counter()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sjb.minimize(fun, START, backend=backend)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.perf_counter() - began < 30
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
