@@ -1,6 +1,7 @@
 """The command line: what it prints of each model, what it writes, and what it says to a wrong word."""
 
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -29,15 +30,15 @@ def own_folder_and_precision(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hopeless(monkeypatch) -> str:
-    """The name of a model whose objective is NaN, known for the length of a test."""
+    """The name of a model that falls up to where it is NaN, known for the length of a test."""
 
     def build():
         return Model(
             name="hopeless",
             title="no minimum",
-            fun=lambda x: jnp.sum(x) * jnp.nan,
+            fun=lambda x: jnp.where(x[0] > 1.5, jnp.nan, -x[0]) + x[1] ** 2,
             params=np.ones(2),
-            note="never finite",
+            note="never at rest",
         )
 
     monkeypatch.setitem(MODELS, "hopeless", build)
@@ -72,8 +73,17 @@ def test_co2_tells_the_hyperparameters_and_which_are_at_a_bound(capsys):
 def test_a_hopeless_model_is_no_success_and_shows_its_note(capsys, hopeless):
     assert main([hopeless, "--repeats", "1", "--no-plot", "--float32"]) == 1
     printed = capsys.readouterr().out
-    assert "float32 on cpu" in printed and "No run found a finite objective." in printed
-    assert printed.endswith("never finite\n")
+    assert "float32 on cpu" in printed and "NONFINITE" in printed
+    assert printed.endswith("never at rest\n")
+
+
+def test_a_start_that_is_not_finite_is_an_error(capsys, monkeypatch):
+    def build():
+        return Model(name="nan", title="", fun=lambda x: jnp.sum(x) * jnp.nan, params=np.ones(2), note="")
+
+    monkeypatch.setitem(MODELS, "nan", build)
+    assert main(["nan", "--repeats", "1", "--no-plot"]) == 2
+    assert "no way down from this start: the objective is nan" in capsys.readouterr().err
 
 
 def test_rosenbrock_sets_optax_own_loop_beside_ours(capsys):
@@ -88,7 +98,8 @@ def test_json_is_all_that_is_printed_and_has_no_nan(capsys, hopeless):
     assert main([hopeless, "--repeats", "1", "--no-plot", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert [row["run"] for row in rows] == ["scipy", "optax"]
-    assert [row["fun"] for row in rows] == [None, None]
+    assert [row["status"] for row in rows] == ["NONFINITE", "NONFINITE"]
+    assert all(math.isfinite(row["fun"]) for row in rows)
 
 
 def test_json_rows_of_rosenbrock_time_the_naive_loop_honestly(capsys, tmp_path):
