@@ -16,7 +16,7 @@ from ._plot import draw_one
 from ._problem import Problem
 from ._rounding import describe_coarsest, describe_gain
 from ._status import Status
-from ._types import Params, Tracer
+from ._types import Params, Tracer, is_traced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -229,7 +229,7 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
 
 def _describe_floor(outcome: Outcome, problem: Problem) -> str:
     """What more precision would buy, where rounding may have ended the solve."""
-    if isinstance(outcome.status, Tracer) or outcome.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
+    if is_traced((outcome.status, outcome.trace)) or outcome.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
         return ""
     plan = problem.plan
     if plan.coarsest is not None:
