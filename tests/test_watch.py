@@ -173,14 +173,14 @@ def test_a_second_ctrl_c_gets_through_a_long_evaluation(backend: str) -> None:
     """While compiled code runs nobody looks at the keyboard, unless somebody waits beside it."""
 
     def heavy(x: Any) -> Any:
-        work = jax.lax.fori_loop(0, 10_000, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
+        work = jax.lax.fori_loop(0, 15_000, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
         return -jnp.sum(jnp.sqrt(1.0 + x**2)) + 1e-12 * jnp.sum(work)
 
     ended: list[float] = []
 
     def strike(progress: sjb.Progress) -> None:
         if not timers:
-            for seconds in (0.2, 0.4):
+            for seconds in (0.05, 0.15):
                 timers.append(threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)))
                 timers[-1].start()
 
