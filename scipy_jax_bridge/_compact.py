@@ -27,6 +27,7 @@ from ._memory import (
     Vector,
     combine_rows,
     empty_rows,
+    multiply,
     multiply_rows,
     new_scale,
     newest_slot,
@@ -104,13 +105,8 @@ def middle_matrix(memory: BoundedMemory) -> CompactMatrix:
     below = jnp.where(newer(memory), memory.sy, 0)
     weighed = below * inverse_d
     unit = jnp.diag(jnp.where(filled, 0, 1).astype(weighed.dtype))
-    factor = jnp.linalg.cholesky(memory.theta * memory.ss + matmul(weighed, below.T) + unit)
+    factor = jnp.linalg.cholesky(memory.theta * memory.ss + multiply(weighed, below.T) + unit)
     inverse = jsl.cho_solve((factor, True), jnp.diag(filled.astype(weighed.dtype)))
-    corner = matmul(inverse, weighed)
-    last = matmul(weighed.T, corner) - jnp.diag(inverse_d)
+    corner = multiply(inverse, weighed)
+    last = multiply(weighed.T, corner) - jnp.diag(inverse_d)
     return jnp.block([[inverse, corner], [corner.T, last]])
-
-
-def matmul(a: Square, b: Square) -> Square:
-    """The product at full precision, also where an accelerator's default is less."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

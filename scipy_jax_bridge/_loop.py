@@ -54,7 +54,7 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
         return structure.ravel(free, dtype)
 
     def ravel_on_host(free: list[Any]) -> np.ndarray:
-        return np.concatenate([np.asarray(leaf).ravel().astype(dtype) for leaf in free])
+        return structure.ravel_on_host(free, dtype)
 
     def start_with(ravel: Callable[[list[Any]], Any]) -> Callable[[list[Any], Any], Any]:
         return lambda free, box: engine.start_state(ravel(free), problem.plan.aux, options.maxcor, rows, box)

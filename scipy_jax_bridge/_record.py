@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
+from ._decide import STAIRS
+from ._linesearch import RETREAT, ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Problem
@@ -21,9 +23,8 @@ from ._types import HostVector
 from ._watch import Progress, Watch
 
 RECENT = 4  # evaluations remembered: a method's iterate is among its last few
-WALL = (4.0, 9.0)  # height and slope, over the decrease promised, of the parabola that turns at a tenth of the way
-HIDDEN = 10.0  # roundings of the objective: a smaller change is none
-STAIRS = 6  # trials of one search without a change, where the objective is coarser than SciPy's arithmetic
+# Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
+WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
 
 
 class Stop(Exception):
@@ -175,7 +176,7 @@ class Record:
     def _count_unchanged(self, point: Point) -> None:
         """SciPy's search goes by float64; on the stairs of a coarser objective it would use up maxls each time."""
         iterate = self.iterate
-        if iterate is None or abs(point.value - iterate.value) > HIDDEN * self.rounding * abs(iterate.value):
+        if iterate is None or abs(point.value - iterate.value) > ROUNDING * self.rounding * abs(iterate.value):
             return
         self._unchanged += 1
         if self._unchanged == STAIRS:

@@ -124,7 +124,7 @@ def _drive(
     record: Record, problem: Problem, method: Method, programs: dict[str, Any], options: Options
 ) -> tuple[Status, str]:
     """Hand over to SciPy; why it ended, and what it said."""
-    x0 = np.concatenate([np.asarray(leaf, dtype=np.float64).ravel() for leaf in problem.free])
+    x0 = problem.plan.params.ravel_on_host(problem.free, np.float64)
     bounds = None
     if problem.bounds is not None:
         bounds = scipy.optimize.Bounds(problem.bounds.lower, problem.bounds.upper)  # type: ignore[arg-type]

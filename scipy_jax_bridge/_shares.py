@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._chunks import CHUNK_S
 from ._comparison import UNKNOWN, Shares
+from ._loop import ROWS
 from ._minimize import Minimizer, _scope
 from ._problem import Problem
 from ._result import Result
@@ -30,8 +32,8 @@ PART = 0.02
 LEAST = 2e-3  # seconds that measuring may take in any case
 LONG = 5e-3  # seconds of evaluations beside which one dispatch, at most 0.2 ms, does not count
 MOST = 50  # samples after one solve; more tell no more
-REPORTS_PER_SECOND = 10  # how often a loop on the device returns to the host
-REPORT_SHAPE = (1024, 3)  # what it then brings: at most so many rows of its trace
+REPORTS_PER_SECOND = 1 / CHUNK_S  # how often a loop on the device returns to the host
+REPORT_SHAPE = (ROWS, 3)  # what it then brings: the rows of its trace
 
 
 class Evaluation:
@@ -213,7 +215,7 @@ def _repeat(problem: Problem, bare: bool) -> Callable[..., Any]:
 
 
 def _start(problem: Problem) -> np.ndarray:
-    x = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in problem.free])
+    x = problem.plan.params.ravel_on_host(problem.free, np.float64)
     if problem.bounds is not None:
         x = np.clip(x, problem.bounds.lower, problem.bounds.upper)
     return x.astype(problem.plan.dtype)

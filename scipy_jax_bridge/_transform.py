@@ -15,10 +15,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ._kernel import Flag, write_rows
+from ._linesearch import RETREAT
 from ._status import RUNNING, Status
 from ._types import FlatVector
 
-RETREAT = 0.1  # of the way to a trial that was not finite
 Scalar = Float[Array, ""]
 Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, Any]]
 

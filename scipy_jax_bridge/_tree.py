@@ -55,6 +55,10 @@ class Structure:
         """The free leaves as one vector."""
         return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in free])
 
+    def ravel_on_host(self, free: Sequence[Any], dtype: Any) -> np.ndarray:
+        """The same as a NumPy array; nothing is compiled for it."""
+        return np.concatenate([np.asarray(leaf).ravel().astype(dtype) for leaf in free])
+
     def unravel(self, x: Any) -> list[Any]:
         """The free leaves, each in its own shape and type; views of `x` if that is a NumPy vector."""
         ends = np.cumsum([leaf.size for leaf in self.free])
