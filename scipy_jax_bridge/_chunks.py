@@ -51,7 +51,9 @@ class Chunks:
         evaluations = self.size()
         state, report = self._advance(state, float(self.nfev + evaluations))
         self._watch.wait(report.numbers, 0.0 if self.speed is None else evaluations / self.speed)
-        return state, self._collect(report)
+        # a copy, since the next chunk takes the carry over; and not the report's point, which is the best one
+        x = None if self._watch.callback is None else np.array(state.x)
+        return state, self._collect(report, x)
 
     @property
     def has_found(self) -> bool:
@@ -64,7 +66,7 @@ class Chunks:
             return FIRST_CHUNK
         return int(np.clip(self.speed * min(CHUNK_S, max(self._watch.seconds_left, 0.0)), 1, ROWS - 2))
 
-    def _collect(self, report: Report) -> Status | None:
+    def _collect(self, report: Report, x: np.ndarray | None) -> Status | None:
         """Take over the trace, tell the callback, look at the clock and the keyboard."""
         nit, nfev, status, value, grad_norm = np.asarray(report.numbers, dtype=np.float64).tolist()
         self.report = report
@@ -77,7 +79,7 @@ class Chunks:
         if nfev > self.nfev:
             self.speed = (nfev - self.nfev) / max(now - self._last, 1e-9)
         self._last, self.nfev = now, int(nfev)
-        progress = Progress(self.nit, self.nfev, value, grad_norm, now, lambda: self._tree(report.x))
+        progress = Progress(self.nit, self.nfev, value, grad_norm, now, lambda: self._tree(x))
         told = self._watch.report(progress)
         if status != RUNNING:
             return Status(int(status))
@@ -90,7 +92,7 @@ class Chunks:
         return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
 
     def _tree(self, x: Any) -> Any:
-        return self._problem.plan.params.merge(x, self._problem.riders)
+        return self._problem.plan.params.rebuild(x, self._problem.riders)
 
 
 def _take_rows(ring: np.ndarray, first: int, end: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
@@ -230,7 +229,7 @@ class Record:
         return Status.MAXITER if self.nit >= options.maxiter else None
 
     def _tree(self, x: HostVector) -> Any:
-        return self._structure.merge(jax.device_put(self._structure.unravel(x)), self._riders)
+        return self._structure.rebuild(x, self._riders)
 
 
 def _is_finite(grad: HostVector) -> bool:

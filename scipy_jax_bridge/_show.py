@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("slowest", lambda row: format_seconds(row["solve_s_max"])),
     ("status", lambda row: row["status"]),
 )
+LINE = 100  # characters of a note before it goes on below
 WORDS = ("run", "method", "status", "share of a solve", "leaf")  # columns of words, aligned at the left
 
 SHARES: tuple[tuple[str, Callable[[Row], str]], ...] = (
@@ -69,7 +71,8 @@ def write_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
         for names, lines in _tables(rows)
     ]
     lines = [line for block in blocks for line in [*block, ""]]
-    return "\n".join([*lines[:-1], *([""] if notes else []), *notes])
+    below = [textwrap.fill(note, LINE, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
+    return "\n".join([*lines[:-1], *([""] if below else []), *below])
 
 
 def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:

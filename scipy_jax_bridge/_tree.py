@@ -71,6 +71,10 @@ class Structure:
         leaves = [_value(leaf.tag) if leaf.kind == "static" else next(sources[leaf.kind]) for leaf in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
 
+    def rebuild(self, x: np.ndarray, data: Sequence[Any]) -> PyTree:
+        """The tree at a vector of the host."""
+        return self.merge(jax.device_put(self.unravel(x)), data)
+
     def masked(self, free: Sequence[Any]) -> PyTree:
         """The tree of the free leaves alone, None in the place of all others."""
         values = iter(free)

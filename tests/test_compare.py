@@ -431,11 +431,21 @@ def test_table_is_aligned_and_ends_with_the_notes(comparison):
     )
     ends = [position for position in range(len(rule)) if rule[position : position + 2] == "- "]
     assert all(line[end + 1 : end + 3] == "  " for line in (first, second) for end in ends)
-    assert blank == end == "" and notes == comparison.notes()
+    assert blank == end == ""
+    assert " ".join(line.strip() for line in notes) == " ".join(comparison.notes())
     assert shares.split() == ["share", "of", "a", "solve", "objective", "transfers", "solver"]
     assert [line.split()[0] for line in (one, two)] == ["scipy", "optax"] and one.count("%") == two.count("%") == 3
     assert max(map(len, text.splitlines())) < 120
     assert repr(comparison) == text
+
+
+def test_long_notes_go_on_below_indented(comparison):
+    long = " ".join(["word"] * 50)
+    *_, first, second, third, short = _show.write_table(comparison.rows(), [long, "Short."]).splitlines()
+    assert short == "Short." and first.startswith("word")
+    assert all(line.startswith("  word") for line in (second, third))
+    assert max(map(len, (first, second, third))) <= 100
+    assert " ".join((first, *map(str.strip, (second, third)))) == long
 
 
 def test_html_holds_the_table_and_escapes_names():

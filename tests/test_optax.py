@@ -190,6 +190,18 @@ def test_rows_are_a_ring(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(trace.nfev[:50], whole.trace.nfev[:50])
 
 
+@pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
+def test_callback_is_told_the_iterate_with_its_own_value(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the best point seen, which may be a trial of an unfinished search; and also when params is read later."""
+    monkeypatch.setattr(chunks.Chunks, "size", lambda self: 1)
+    seen: list[sjb.Progress] = []
+    sjb.minimize(rosenbrock, LONG, backend="optax", method=method, options={"maxiter": 60}, callback=seen.append)
+    assert len(seen) > 60
+    value = jax.jit(rosenbrock)
+    for told in seen:
+        np.testing.assert_allclose(float(value(told.params)), told.fun, rtol=1e-12)
+
+
 def test_callback_hears_the_end() -> None:
     """Also of a solve that is over before the first chunk is."""
     for _ in range(2):
