@@ -53,8 +53,16 @@ class Programs:
     def __init__(self) -> None:
         self._compiled: dict[Hashable, Any] = {}
         self._pending: dict[Hashable, Future[Any]] = {}  # what an interrupted call left to the compiler
+        self._kept: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
         self.speed: dict[Hashable, float] = {}  # evaluations a second, as last seen
+
+    def keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """A function that JAX compiles when it is called, made once; as a program, it must not refer to the user's."""
+        with self._lock:
+            if name not in self._kept:
+                self._kept[name] = make()
+            return self._kept[name]
 
     def get(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The program of this name, and the seconds it took to compile it now.

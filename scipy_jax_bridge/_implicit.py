@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.scipy.sparse.linalg import cg
 
 from ._backends import Backend
@@ -28,7 +29,7 @@ from ._cache import Programs
 from ._options import Options
 from ._problem import Problem
 from ._result import Outcome, Timing, Trace
-from ._types import closes_over_tracer, is_traced
+from ._types import Tracer, closes_over_tracer, is_traced
 from ._watch import Watch
 
 Inputs = tuple[list[Any], Any, Any]  # the start, the data with hoisted constants, the bounds
@@ -45,13 +46,11 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options) -> Outc
         TracedCall: the backend runs eagerly, and the values themselves are traced.
     """
     objective, hoisted = _hoist(problem)
+    move = _mover(objective)
+    if not hoisted:  # it knows nothing of this call, and serves the next one too
+        move = problem.plan.programs.keep("move", lambda: jax.jit(move))
     bounds = None if problem.bounds is None else (problem.bounds.lower, problem.bounds.upper)
     inputs = jax.tree.map(jnp.asarray, (problem.free, (problem.data, hoisted), bounds))
-
-    def evaluate(x: Any, extended: Any) -> tuple[Any, Any, Any]:
-        data, hoisted = extended
-        (value, aux), grad = jax.value_and_grad(objective, has_aux=True)(x, data, *hoisted)
-        return value, grad, aux
 
     @jax.custom_jvp
     def solve(inputs: Inputs) -> tuple[Any, ...]:
@@ -60,7 +59,7 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options) -> Outc
     @solve.defjvp
     def differentiate(primals: Any, tangents: Any) -> Any:
         solution = solve(*primals)
-        return solution, _tangents(evaluate, solution, primals[0], tangents[0])
+        return solution, _tangents(move, solution, primals[0], tangents[0])
 
     x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
     timing = Timing(jnp.nan, jnp.nan, 0)
@@ -68,10 +67,24 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options) -> Outc
 
 
 def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
-    """The objective with the traced values it closes over made arguments, as custom derivatives need them."""
+    """The objective with the traced values it closes over made arguments, as custom derivatives need them.
+
+    It is made of the program that the user's function traces to, and does not refer to the function.
+    """
     x = jnp.zeros(problem.plan.params.size, problem.plan.dtype)
-    objective, hoisted = jax.closure_convert(problem.value, x, problem.data)
-    return objective, list(hoisted)
+    program, output = jax.make_jaxpr(problem.value, return_shape=True)(x, problem.data)
+    places = [place for place, const in enumerate(program.consts) if isinstance(const, Tracer)]
+    known = [None if place in places else const for place, const in enumerate(program.consts)]
+    treedef = jax.tree.structure(output)
+
+    def objective(x: Any, data: Any, *hoisted: Any) -> Any:
+        consts = list(known)
+        for place, value in zip(places, hoisted, strict=True):
+            consts[place] = value
+        leaves = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, consts))(*jax.tree.leaves((x, data)))
+        return jax.tree.unflatten(treedef, leaves)
+
+    return objective, [program.consts[place] for place in places]
 
 
 def _run(
@@ -114,17 +127,39 @@ class _Converted(Problem):
 def _columns(outcome: Outcome) -> tuple[Any, ...]:
     """The outcome as arrays."""
     parts = (outcome.x, outcome.value, outcome.grad, outcome.aux, outcome.nit, outcome.nfev, outcome.status)
-    return jax.tree.map(jnp.asarray, (*parts, *outcome.trace))
+    return jax.tree.map(_as_array, (*parts, *outcome.trace))
 
 
-def _tangents(evaluate: Callable[..., Any], solution: tuple[Any, ...], inputs: Inputs, tangents: Inputs) -> Any:
+def _as_array(value: Any) -> Any:
+    """An array of a type that JAX knows; on the host if it was there, where nothing is compiled for its shape."""
+    if isinstance(value, jax.Array):
+        return value
+    value = np.asarray(value)
+    return value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+
+
+def _tangents(move: Callable[..., Any], solution: tuple[Any, ...], inputs: Inputs, tangents: Inputs) -> Any:
     """How the solution moves with the inputs; counters and the trace do not."""
-    x, grad = solution[0], solution[2]
-    _, extended, bounds = inputs
-    _, d_extended, d_bounds = tangents
-    dx = _move_solution(lambda x, extended: evaluate(x, extended)[1], x, grad, extended, d_extended, bounds, d_bounds)
-    _, moved = jax.jvp(evaluate, (x, extended), (dx, d_extended))
-    return (dx, *moved, *jax.tree.map(_zero_tangent, solution[4:]))
+    moved = move(solution[:4], inputs[1:], _real_leaves(tangents[1:]))
+    return (*_complete(moved, solution[:4]), *jax.tree.map(_zero_tangent, solution[4:]))
+
+
+def _mover(objective: Callable[..., Any]) -> Callable[..., Any]:
+    """How params, value, gradient and aux move with the data and the bounds; real tangents in, real tangents out."""
+
+    def evaluate(x: Any, extended: Any) -> tuple[Any, Any, Any]:
+        data, hoisted = extended
+        (value, aux), grad = jax.value_and_grad(objective, has_aux=True)(x, data, *hoisted)
+        return value, grad, aux
+
+    def move(point: tuple[Any, ...], inputs: tuple[Any, Any], real_tangents: list[Any]) -> list[Any]:
+        (x, _, grad, _), (extended, bounds) = point, inputs
+        d_extended, d_bounds = _complete(real_tangents, inputs)
+        dx = _move_solution(lambda *at: evaluate(*at)[1], x, grad, extended, d_extended, bounds, d_bounds)
+        _, moved = jax.jvp(evaluate, (x, extended), (dx, d_extended))
+        return _real_leaves((dx, *moved))
+
+    return move
 
 
 def _move_solution(
@@ -135,7 +170,7 @@ def _move_solution(
     if bounds is not None:
         at_lower, at_upper = (x <= bounds[0]) & (grad >= 0), (x >= bounds[1]) & (grad <= 0)
         held = at_lower | at_upper
-        d_lower, d_upper = (_real_tangent(d, x) for d in d_bounds)
+        d_lower, d_upper = (d.astype(x.dtype) for d in d_bounds)
         d_held = jnp.where(at_lower, d_lower, jnp.where(at_upper, d_upper, 0))
     _, d_grad = jax.jvp(gradient, (x, extended), (d_held, d_extended))
 
@@ -152,10 +187,19 @@ def _move_solution(
 
 
 def _zero_tangent(value: Any) -> Any:
-    if jnp.issubdtype(value.dtype, jnp.floating):
-        return jnp.zeros_like(value)
-    return np.zeros(value.shape, jax.dtypes.float0)
+    return np.zeros(value.shape, value.dtype if _is_real(value) else jax.dtypes.float0)
 
 
-def _real_tangent(tangent: Any, like: Any) -> Any:
-    return jnp.zeros_like(like) if tangent.dtype == jax.dtypes.float0 else tangent.astype(like.dtype)
+def _is_real(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.inexact))
+
+
+def _real_leaves(tangents: Any) -> list[Any]:
+    """Without those of integers, which a jitted function does not take."""
+    return [tangent for tangent in jax.tree.leaves(tangents) if tangent.dtype != jax.dtypes.float0]
+
+
+def _complete(real_tangents: list[Any], values: Any) -> Any:
+    """The tangents of these values again."""
+    real = iter(real_tangents)
+    return jax.tree.map(lambda value: next(real) if _is_real(value) else _zero_tangent(value), values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
+from helpers_calls import count_compiles
 from scipy_jax_bridge._implicit import TracedCall
 
 backends = pytest.mark.parametrize("backend", ["scipy", "optax"])
@@ -161,6 +164,48 @@ def test_derivative_of_aux(backend: str) -> None:
         return sjb.minimize(fun, jnp.zeros(3), (center,), backend=backend, has_aux=True, options=TIGHT).aux
 
     check(jax.grad(loss)(jnp.asarray(DATA)), 2 * DATA)
+
+
+@backends
+@pytest.mark.parametrize("precision", ["x64", "x32"])
+def test_eager_gradients_compile_once(backend: str, precision: str, request: pytest.FixtureRequest) -> None:
+    """Whatever the number of iterations, which is the length of the trace."""
+
+    if precision == "x32":
+        request.getfixturevalue("x32")
+    weights = np.array([1.0, 2.0, 3.0], np.float32)
+
+    def fun(x: jax.Array, a: jax.Array, count: jax.Array) -> jax.Array:
+        return jnp.sum((x - a) ** 2 * weights) + jnp.sum(x**4) / count
+
+    def solve(a: jax.Array) -> tuple[jax.Array, sjb.Result]:
+        result = sjb.minimize(fun, jnp.zeros(3), (a, 2), backend=backend, options={"gtol": 1e-3})
+        return jnp.sum(result.params**2), result
+
+    starts = [jnp.array([1.0, 2.0, 3.0]) * scale for scale in (1.0, 0.01, 7.0, 100.0)]
+    gradient = jax.grad(solve, has_aux=True)
+    gradient(starts[0])
+    with count_compiles() as compiled:
+        found = [gradient(start) for start in starts[1:]]
+    assert compiled == []
+    assert len({int(result.nit) for _, result in found}) > 1
+    for derivative, result in found:
+        x = np.asarray(result.params)
+        np.testing.assert_allclose(derivative, 2 * x * 2 * weights / (2 * weights + 6 * x**2), rtol=1e-3)
+
+
+@backends
+def test_gradients_keep_no_function_alive(backend: str) -> None:
+    def make() -> Any:
+        center = jnp.ones(3)
+        return lambda x, a: jnp.sum((x - a * center) ** 2)
+
+    fun = make()
+    jax.grad(lambda a: jnp.sum(sjb.minimize(fun, jnp.zeros(3), (a,), backend=backend).params))(2.0)
+    known = weakref.ref(fun)
+    del fun
+    gc.collect()
+    assert known() is None
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap], ids=["jit", "vmap"])
