@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._loop import ROWS, Report
+from ._loop import ROWS, Found, Numbers, Report, find_points
 from ._problem import Problem
 from ._result import Result, Trace
 from ._status import RUNNING, Status
@@ -27,6 +27,8 @@ class Chunks:
         speed: evaluations a second, as last seen; None if never.
     """
 
+    found: Found  # what to hand back if the solve ends here
+
     def __init__(
         self, problem: Problem, watch: Watch, advance: Callable[[Any, float], tuple[Any, Report]], speed: float | None
     ) -> None:
@@ -34,7 +36,7 @@ class Chunks:
         self._rows: list[np.ndarray] = []
         self._seconds: list[np.ndarray] = []
         self._last = self._earlier_s = 0.0
-        self.report: Report | None = None
+        self.best: Found | None = None  # the best finite point so far
         self.speed = speed
         self.nit, self.nfev = -1, 0
 
@@ -51,14 +53,11 @@ class Chunks:
         evaluations = self.size()
         state, report = self._advance(state, float(self.nfev + evaluations))
         self._watch.wait(report.numbers, 0.0 if self.speed is None else evaluations / self.speed)
-        # a copy, since the next chunk takes the carry over; and not the report's point, which is the best one
-        x = None if self._watch.callback is None else np.array(state.x)
-        return state, self._collect(report, x)
-
-    @property
-    def has_found(self) -> bool:
-        """Whether there is a finite point to hand back."""
-        return self.report is not None and bool(np.isfinite(self.report.value))
+        numbers = Numbers(*np.asarray(report.numbers, dtype=np.float64).tolist())
+        converged, last, best = find_points(state, report, numbers)
+        self.best = best if np.isfinite(best.value) else None
+        self.found = last if converged else best
+        return state, self._collect(numbers, report.rows, last)
 
     def size(self) -> int:
         """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""
@@ -66,23 +65,20 @@ class Chunks:
             return FIRST_CHUNK
         return int(np.clip(self.speed * min(CHUNK_S, max(self._watch.seconds_left, 0.0)), 1, ROWS - 2))
 
-    def _collect(self, report: Report, x: np.ndarray | None) -> Status | None:
+    def _collect(self, numbers: Numbers, ring: Any, last: Found) -> Status | None:
         """Take over the trace, tell the callback, look at the clock and the keyboard."""
-        nit, nfev, status, value, grad_norm = np.asarray(report.numbers, dtype=np.float64).tolist()
-        self.report = report
-        now = self._watch.seconds
-        known, self.nit = self.nit, int(nit)
-        rows = _take_rows(np.asarray(report.rows), known + 1, self.nit + 1)
+        nfev, now = int(numbers.nfev), self._watch.seconds
+        known, self.nit = self.nit, int(numbers.nit)
+        rows = _take_rows(np.asarray(ring), known + 1, self.nit + 1)
         spent = (rows[:, 2] - self.nfev) / max(nfev - self.nfev, 1)
         self._rows.append(rows)
         self._seconds.append(self._earlier_s + self._last + spent * (now - self._last))
         if nfev > self.nfev:
             self.speed = (nfev - self.nfev) / max(now - self._last, 1e-9)
-        self._last, self.nfev = now, int(nfev)
-        progress = Progress(self.nit, self.nfev, value, grad_norm, now, lambda: self._tree(x))
-        told = self._watch.report(progress)
-        if status != RUNNING:
-            return Status(int(status))
+        self._last, self.nfev = now, nfev
+        told = self._tell(numbers, last) if self._watch.callback is not None else None
+        if numbers.status != RUNNING:
+            return Status(int(numbers.status))
         stop = self._watch.stop()
         return told if stop is None else stop
 
@@ -91,8 +87,14 @@ class Chunks:
         rows, seconds = np.concatenate(self._rows), np.concatenate(self._seconds)
         return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
 
-    def _tree(self, x: Any) -> Any:
-        return self._problem.plan.params.rebuild(x, self._problem.riders)
+    def _tell(self, numbers: Numbers, last: Found) -> Status | None:
+        x = np.array(last.x)  # the next chunk takes the carry over
+
+        def tree() -> Any:
+            return self._problem.plan.params.rebuild(x, self._problem.riders)
+
+        norm = numbers.grad_norm
+        return self._watch.report(Progress(self.nit, self.nfev, numbers.value, norm, self._last, tree))
 
 
 def _take_rows(ring: np.ndarray, first: int, end: int) -> np.ndarray:

@@ -22,14 +22,31 @@ ROWS_INSIDE = 1024  # the same inside a trace, where nobody collects
 
 
 class Report(NamedTuple):
-    """What a loop tells when it returns control."""
+    """What a loop tells when it returns control; it outlives the carry, which the next chunk takes over."""
 
-    x: Any  # flat; as leaves once it has left the compiled program
-    value: Any
-    grad: Any  # the same
-    aux: Any
-    numbers: Any  # nit, nfev, status, value and grad_norm of the current iterate
+    numbers: Any  # as in Numbers
     rows: Any  # a ring: iteration k is row k modulo their number
+    best: tuple[Any, Any, Any]  # the best point, its gradient and auxiliary output
+
+
+class Numbers(NamedTuple):
+    """The numbers of a report."""
+
+    nit: Any
+    nfev: Any
+    status: Any
+    value: Any  # at the current iterate
+    grad_norm: Any  # the same
+    best_value: Any
+
+
+class Found(NamedTuple):
+    """A point to hand back, flat."""
+
+    x: Any
+    value: Any
+    grad: Any
+    aux: Any
 
 
 class Loop(NamedTuple):
@@ -86,24 +103,42 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
     )
 
 
+def find_points(state: Any, report: Report, numbers: Numbers) -> tuple[Any, Found, Found]:
+    """Whether the solve converged; its last iterate, to hand back if it did; the best point, if not."""
+    converged = (numbers.status == Status.GTOL) | (numbers.status == Status.FTOL)
+    x, grad, aux = report.best
+    last = Found(state.x, numbers.value, state.grad, state.aux)
+    return converged, last, Found(x, numbers.best_value, grad, aux)
+
+
 def _report_engine(state: engine.State) -> Report:
     search, progress = state.numbers.read()
-    converged = (progress.status == Status.GTOL) | (progress.status == Status.FTOL)
-    last = (state.x, search.value_start, state.grad, state.aux)
-    best = (state.best_x, progress.best_value, state.best_grad, state.best_aux)
-    x, value, grad, aux = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    numbers = [progress.nit, progress.nfev, progress.status, search.value_start, progress.grad_norm]
-    return Report(x, value, grad, aux, jnp.stack(numbers), state.rows)
+    return _report(
+        state,
+        nit=progress.nit,
+        nfev=progress.nfev,
+        status=progress.status,
+        value=search.value_start,
+        grad_norm=progress.grad_norm,
+        best_value=progress.best_value,
+    )
 
 
 def _report_transform(state: Any) -> Report:
-    converged = (state.status == Status.GTOL) | (state.status == Status.FTOL)
-    last = (state.x, state.value, state.grad, state.aux)
-    best = (state.best_x, state.best_value, state.best_grad, state.best_aux)
-    x, value, grad, aux = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    nit = state.nit - (state.retreats > 0)  # after a retreat the last move has led nowhere yet
-    numbers = [nit, state.nfev, state.status, state.value, state.grad_norm]
-    return Report(x, value, grad, aux, jnp.stack([jnp.asarray(each, x.dtype) for each in numbers]), state.rows)
+    return _report(
+        state,
+        nit=state.nit - (state.retreats > 0),  # after a retreat the last move has led nowhere yet
+        nfev=state.nfev,
+        status=state.status,
+        value=state.value,
+        grad_norm=state.grad_norm,
+        best_value=state.best_value,
+    )
+
+
+def _report(state: Any, **numbers: Any) -> Report:
+    values = jnp.stack([jnp.asarray(each, state.x.dtype) for each in Numbers(**numbers)])
+    return Report(values, state.rows, (state.best_x, state.best_grad, state.best_aux))
 
 
 def limits_of(problem: Problem, options: Options) -> engine.Limits:

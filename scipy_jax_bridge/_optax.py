@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._chunks import Chunks
-from ._loop import ROWS, ROWS_INSIDE, Loop, Report, box_of, limits_of, loop_of
+from ._loop import ROWS, ROWS_INSIDE, Found, Loop, Numbers, Report, box_of, find_points, limits_of, loop_of
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Data, Problem
@@ -28,8 +28,6 @@ STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Statu
 def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict[str, Any], float, int]:
     """The programs of the loop: name -> program; the seconds spent now, and how many were compiled."""
     name = (method, problem.bounds is not None, options.maxcor)
-    unravel = problem.plan.params.unravel
-
     loop = loop_of(problem, method, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
@@ -38,8 +36,7 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
     def advance() -> tuple[Any, tuple[Any, ...]]:
         def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
             state = loop.advance(state, data, limits, box, until)
-            report = loop.report(state)
-            return state, report._replace(x=unravel(report.x), grad=unravel(report.grad))
+            return state, loop.report(state)
 
         state = jax.eval_shape(loop.start, problem.free, box_of(problem))
         inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.float64(0))
@@ -76,36 +73,31 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     chunks = Chunks(problem, watch, advance, speed.get(method))
     state, note = _begin(earlier, chunks, loop, programs["start"](problem.free, box), box, options)
 
-    def hand_back(status: Status, detail: str = "", carry: Carry | None = None) -> Outcome:
-        timing = Timing(compile_s, watch.seconds, compiles)
-        return _outcome(chunks, status, timing, detail=detail, note=note, carry=carry)
+    def hand_back(status: Status, found: Found, detail: str = "", carry: Carry | None = None) -> Outcome:
+        return Outcome(
+            **problem.on_device(np.asarray(found.x), found.value, np.asarray(found.grad)),
+            aux=found.aux,
+            nit=chunks.nit,
+            nfev=chunks.nfev,
+            status=int(status),
+            trace=chunks.trace(),
+            timing=Timing(compile_s, watch.seconds, compiles),
+            detail=detail,
+            note=note,
+            carry=carry,
+        )
 
-    watch.found = lambda: hand_back(Status.ERROR) if chunks.has_found else None
+    watch.found = lambda: None if chunks.best is None else hand_back(Status.ERROR, chunks.best)
     status = None
     while status is None:
         state, status = chunks.run(state)
     speed[method] = chunks.speed or 0.0
+    detail, carry = "", None
     if status == Status.NONFINITE:
-        return hand_back(status, _explain(problem, loop, state, chunks, advance, programs["start"], box))
-    return hand_back(status, carry=Carry(tuple(jax.tree.leaves(state))) if status in STOPPED else None)
-
-
-def _outcome(chunks: Chunks, status: Status, timing: Timing, **more: Any) -> Outcome:
-    """What the last chunk told."""
-    report = chunks.report
-    assert report is not None, "no chunk has run"
-    return Outcome(
-        x=report.x,
-        value=report.value,
-        grad=report.grad,
-        aux=report.aux,
-        nit=chunks.nit,
-        nfev=chunks.nfev,
-        status=int(status),
-        trace=chunks.trace(),
-        timing=timing,
-        **more,
-    )
+        detail = _explain(problem, loop, state, chunks, advance, programs["start"], box)
+    if status in STOPPED:
+        carry = Carry(tuple(jax.tree.leaves(state)))
+    return hand_back(status, chunks.found, detail, carry)
 
 
 def _begin(
@@ -151,10 +143,13 @@ def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
         state, problem.data, limits_of(problem, options), box, jnp.asarray(jnp.inf, problem.plan.dtype)
     )
     report = loop.report(state)
-    nit, nfev, status = report.numbers[:3].astype(jnp.int32)
+    numbers = Numbers(*report.numbers)
+    nit, nfev, status = (each.astype(jnp.int32) for each in numbers[:3])
+    converged, last, best = find_points(state, report, numbers)
+    found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
     first = jnp.maximum(nit + 1 - ROWS_INSIDE, 0)
     rows = jnp.roll(report.rows, -first, axis=0)
     rows = jnp.where((jnp.arange(ROWS_INSIDE) <= nit)[:, None], rows, jnp.nan)
     trace = Trace(rows[:, 0], rows[:, 1], rows[:, 2], jnp.full(ROWS_INSIDE, jnp.nan))
     timing = Timing(jnp.nan, jnp.nan, 0)
-    return Outcome(report.x, report.value, report.grad, report.aux, nit, nfev, status, trace, timing)
+    return Outcome(found.x, found.value, found.grad, found.aux, nit, nfev, status, trace, timing)

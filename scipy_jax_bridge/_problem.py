@@ -75,21 +75,27 @@ class Problem:
 
     def value(self, x: FlatVector, data: Data) -> tuple[Any, Any]:
         """The objective at the flat vector, in the vector's type, and the auxiliary output."""
-        params = self.plan.params.merge(self.plan.params.unravel(x), data[0])
+        return self._value_of(self.plan.params.unravel(x), data)
+
+    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Any, FlatVector, Any]:
+        """The objective, its gradient and the auxiliary output.
+
+        Differentiated by leaves: through the slices of one vector, every leaf would add a padded vector of its own.
+        """
+        free = self.plan.params.unravel(x)
+        (value, aux), grads = jax.value_and_grad(self._value_of, has_aux=True)(free, data)
+        return value, self.plan.params.ravel(grads, self.plan.dtype), aux
+
+    def _value_of(self, free: list[Any], data: Data) -> tuple[Any, Any]:
+        params = self.plan.params.merge(free, data[0])
         output = self.fun(params, *self.plan.args.merge([], data[1]))
         value, aux = output if self.has_aux else (output, None)
         return jnp.asarray(value).astype(self.plan.dtype), aux
 
-    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Any, FlatVector, Any]:
-        """The objective, its gradient and the auxiliary output."""
-        (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(x, data)
-        return value, grad, aux
-
     def on_device(self, x: HostVector, value: float, grad: HostVector | None) -> dict[str, Any]:
-        """A point of the host as leaves on the device, in one transfer."""
-        unravel = self.plan.params.unravel
-        arrays = (unravel(x), np.asarray(value, self.plan.value_dtype), None if grad is None else unravel(grad))
-        return dict(zip(("x", "value", "grad"), jax.device_put(arrays), strict=True))
+        """A point of the host as leaves on the device."""
+        free, grads = self.plan.params.send(x, grad)
+        return {"x": free, "value": jax.device_put(np.asarray(value, self.plan.value_dtype)), "grad": grads}
 
     def compile(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The plan's program of this name, and the seconds spent on compiling it now; `make` as in Programs."""

@@ -27,7 +27,7 @@ class Leaf:
     kind: Kind
     shape: tuple[int, ...] = ()
     dtype: Any = None
-    tag: Hashable = None  # for arrays: weak type and placement; for static: the value
+    tag: Hashable = None  # for data: weak type and placement; for free: placement; for static: the value
 
     @property
     def size(self) -> int:
@@ -71,9 +71,17 @@ class Structure:
         leaves = [_value(leaf.tag) if leaf.kind == "static" else next(sources[leaf.kind]) for leaf in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
 
+    def send(self, *vectors: np.ndarray | None) -> list[list[Any] | None]:
+        """The free leaves of vectors of the host, on the device: in one transfer, or each where it was given."""
+        parts = [None if x is None else self.unravel(x) for x in vectors]
+        places = [leaf.tag for leaf in self.free]
+        if all(place is None for place in places):
+            return jax.device_put(parts)
+        return [part and [jax.device_put(*each) for each in zip(part, places, strict=True)] for part in parts]
+
     def rebuild(self, x: np.ndarray, data: Sequence[Any]) -> PyTree:
         """The tree at a vector of the host."""
-        return self.merge(jax.device_put(self.unravel(x)), data)
+        return self.merge(self.send(x)[0] or [], data)
 
     def masked(self, free: Sequence[Any]) -> PyTree:
         """The tree of the free leaves alone, None in the place of all others."""
