@@ -123,6 +123,10 @@ class _Converted(Problem):
     def value(self, x: Any, data: Any) -> tuple[Any, Any]:
         return self.fun(x, data, *self.hoisted)
 
+    def value_and_grad(self, x: Any, data: Any) -> tuple[Any, Any, Any]:
+        (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(x, data)
+        return value, grad, aux
+
 
 def _columns(outcome: Outcome) -> tuple[Any, ...]:
     """The outcome as arrays."""
