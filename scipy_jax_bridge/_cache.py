@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-import types
 import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from ._beside import run_beside, untorn
+from ._identity import Identity, identify
 
 Value = TypeVar("Value")
 LIMIT = 64  # structures kept for one function; the oldest goes first
@@ -43,26 +43,27 @@ class BoundedCache(Generic[Value]):
                     self._values[key] = value
         return value
 
+    def drop(self, key: Hashable) -> None:
+        """Forget the value of the key."""
+        with self._lock:
+            self._values.pop(key, None)
+
     def __len__(self) -> int:
         return len(self._values)
 
 
 class Programs:
-    """The compiled programs of one structure, by name."""
+    """The last `LIMIT` compiled programs of one structure, by name."""
 
     def __init__(self) -> None:
         self._compiled: dict[Hashable, Any] = {}
         self._pending: dict[Hashable, Future[Any]] = {}  # what an interrupted call left to the compiler
-        self._kept: dict[Hashable, Any] = {}
+        self._kept: BoundedCache[Any] = BoundedCache()
         self._lock = threading.RLock()
-        self.speed: dict[Hashable, float] = {}  # evaluations a second, as last seen
 
     def keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
         """A function that JAX compiles when it is called, made once; as a program, it must not refer to the user's."""
-        with self._lock:
-            if name not in self._kept:
-                self._kept[name] = make()
-            return self._kept[name]
+        return self._kept.get(name, make)
 
     def get(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The program of this name, and the seconds it took to compile it now.
@@ -78,7 +79,9 @@ class Programs:
             if name in self._compiled:
                 return self._compiled[name], 0.0
             began = time.perf_counter()
-            if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
+            while len(self._compiled) >= LIMIT:
+                del self._compiled[next(iter(self._compiled))]
+            if jax.config.jax_debug_nans or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
                 # Only a function that is compiled as it is called is taken apart to find the operation.
                 function, _ = make()
                 self._compiled[name] = lambda *inputs: function(*jax.tree.map(jnp.asarray, inputs))
@@ -99,31 +102,44 @@ class Programs:
             return program, time.perf_counter() - began
 
 
-_caches: dict[Hashable, tuple[Any, BoundedCache[Any]]] = {}
+class _Entry(NamedTuple):
+    owners: tuple[Any, ...]  # weak references
+    state: Hashable
+    cache: BoundedCache[Any]
+
+    def serves(self, identity: Identity) -> bool:
+        """Whether it is of these very objects, in this state; a place in memory may have been taken again."""
+        alive = (reference() is owner for reference, owner in zip(self.owners, identity.owners, strict=True))
+        return all(alive) and self.state == identity.state
+
+
+_caches: dict[Hashable, _Entry] = {}
 _caches_lock = threading.RLock()
 
 
 def cache_of(fun: Callable[..., Any]) -> BoundedCache[Any]:
-    """The cache of this function; gone with the function. One that cannot be referred to weakly gets a new one."""
-    owner, key = _identity(fun)
+    """The cache of this function; gone with the function, and when it reads other things from outside.
+
+    One that cannot be referred to weakly gets a new one.
+    """
+    identity = identify(fun)
+    key = identity.key
     found = _caches.get(key)
-    if found is not None:
-        return found[1]
+    if found is not None and found.serves(identity):
+        return found.cache
     with _caches_lock:
         found = _caches.get(key)
-        if found is not None:
-            return found[1]
-        cache: BoundedCache[Any] = BoundedCache()
+        if found is not None and found.serves(identity):
+            return found.cache
+
+        def forget(reference: Any) -> None:
+            known = _caches.get(key)
+            if known is not None and any(each is reference for each in known.owners):
+                del _caches[key]
+
         try:
-            reference = weakref.ref(owner, lambda _: _caches.pop(key, None))
+            owners = tuple(weakref.ref(owner, forget) for owner in identity.owners)
         except TypeError:
-            return cache
-        _caches[key] = (reference, cache)
-        return cache
-
-
-def _identity(fun: Callable[..., Any]) -> tuple[Any, Hashable]:
-    """The object whose life the cache shares, and the key. A bound method is new at each access, its object is not."""
-    if isinstance(fun, types.MethodType):
-        return fun.__self__, (id(fun.__self__), id(fun.__func__))
-    return fun, id(fun)
+            return BoundedCache()
+        entry = _caches[key] = _Entry(owners, identity.state, BoundedCache())
+        return entry.cache

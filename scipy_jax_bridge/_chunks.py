@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,14 @@ from ._watch import Progress, Watch
 
 CHUNK_S = 0.1  # seconds between two looks at the clock and the keyboard
 FIRST_CHUNK = 1  # evaluation, while nothing is known of their speed
+FIRST_S = 0.01  # seconds by the pace of an earlier solve, whose data may have been cheaper
+
+
+class Seen(NamedTuple):
+    """What the objective is at a point."""
+
+    value: float
+    grad: np.ndarray
 
 
 class Chunks:
@@ -24,20 +32,20 @@ class Chunks:
         problem: what is minimized.
         watch: who may stop it.
         advance: the compiled loop: a carry and the evaluations at which to come back, to a carry and a report.
-        speed: evaluations a second, as last seen; None if never.
+        pace: evaluations a second in the last solve of this structure, with other data perhaps; None if there was none.
     """
 
     found: Found  # what to hand back if the solve ends here
 
     def __init__(
-        self, problem: Problem, watch: Watch, advance: Callable[[Any, float], tuple[Any, Report]], speed: float | None
+        self, problem: Problem, watch: Watch, advance: Callable[[Any, float], tuple[Any, Report]], pace: float | None
     ) -> None:
         self._problem, self._watch, self._advance = problem, watch, advance
         self._rows: list[np.ndarray] = []
         self._seconds: list[np.ndarray] = []
         self._last = self._earlier_s = 0.0
         self.best: Found | None = None  # the best finite point so far
-        self.speed = speed
+        self._pace, self.speed = pace, None  # evaluations a second
         self.nit, self.nfev = -1, 0
 
     def go_on(self, earlier: Result) -> None:
@@ -48,11 +56,17 @@ class Chunks:
         self._seconds.append(seconds)
         self._earlier_s = float(seconds[-1]) if seconds.size else 0.0
 
+    def look_at(self, start: Callable[[list[Any]], Any], x: np.ndarray) -> Seen:
+        """Value and gradient at a point, by the loop itself, that does not count."""
+        state, report = self._advance(start(self._problem.plan.params.unravel(x)), 1.0)
+        return Seen(float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad))
+
     def run(self, state: Any) -> tuple[Any, Status | None]:
         """The carry after one chunk; the status if the solve has ended, by itself or from outside."""
         evaluations = self.size()
         state, report = self._advance(state, float(self.nfev + evaluations))
-        self._watch.wait(report.numbers, 0.0 if self.speed is None else evaluations / self.speed)
+        speed = self.speed or self._pace
+        self._watch.wait(report.numbers, 0.0 if speed is None else evaluations / speed)
         numbers = Numbers(*np.asarray(report.numbers, dtype=np.float64).tolist())
         converged, last, best = find_points(state, report, numbers)
         self.best = best if np.isfinite(best.value) else None
@@ -61,9 +75,11 @@ class Chunks:
 
     def size(self) -> int:
         """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""
-        if self.speed is None:
+        if self.speed is None and self._pace is None:
             return FIRST_CHUNK
-        return int(np.clip(self.speed * min(CHUNK_S, max(self._watch.seconds_left, 0.0)), 1, ROWS - 2))
+        left = max(self._watch.seconds_left, 0.0)
+        expected = self.speed * min(CHUNK_S, left) if self.speed else (self._pace or 0.0) * min(FIRST_S, left)
+        return int(np.clip(expected, FIRST_CHUNK, ROWS - 2))
 
     def _collect(self, numbers: Numbers, ring: Any, last: Found) -> Status | None:
         """Take over the trace, tell the callback, look at the clock and the keyboard."""

@@ -1,10 +1,15 @@
-"""How errors suggest the nearest name."""
+"""How errors suggest the nearest name, and where warnings point."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+
+HOUSE = Path(__file__).parent
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
@@ -18,3 +23,13 @@ def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "")
 
 def _letters(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package that led here, through whatever lies between."""
+    frame, level, outside = inspect.currentframe(), 0, 1
+    while frame is not None:
+        frame, level = frame.f_back, level + 1
+        if frame is not None and Path(frame.f_code.co_filename).parent == HOUSE:
+            outside = level + 2
+    warnings.warn(message, category, stacklevel=outside)

@@ -10,18 +10,19 @@ from __future__ import annotations
 import functools
 import threading
 import types
-import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ._errors import warn
 from ._tree import Structure, leaf_paths
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
 CURES = {
     "fun": "Define the function once, outside the loop, and pass what changes through args; or keep one Minimizer.",
+    "object": "Pass what changes through args: arrays and numbers there are inputs of the compiled program.",
     "settings": "Set JAX's configuration once, when the program starts.",
     "shape": "Bring the data to one shape (pad them, and mask what was added), or use few shapes many times.",
     "dtype": "Convert it to one type first, as in jnp.asarray(value, dtype=float).",
@@ -111,12 +112,11 @@ def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, *, compiles:
         due = count.wasted >= MANY and count.wasted >= SHARE * count.calls and not count.warned
         count.warned |= due
     if due and before is not None:
-        where, cause, kind = _find_cause(before, sketch, same)
-        warnings.warn(
+        where, cause, kind = _find_cause(before, sketch, same, isinstance(fun, types.MethodType))
+        warn(
             f"{code.co_name} (line {code.co_firstlineno} of {code.co_filename}) was compiled {count.wasted} times "
             f"for {count.calls} solves. The argument: {where}. The cause: {cause}. The cure: {CURES[kind]}",
             RecompilationWarning,
-            stacklevel=4,
         )
 
 
@@ -132,8 +132,10 @@ def _draw(key: Key) -> _Sketch:
     return _Sketch(_shorten(key.params.treedef), _shorten(key.args.treedef), tuple(leaves), str(key.settings))
 
 
-def _find_cause(before: _Sketch, now: _Sketch, same: bool) -> tuple[str, str, str]:
+def _find_cause(before: _Sketch, now: _Sketch, same: bool, is_method: bool) -> tuple[str, str, str]:
     """The argument that changed since the last compilation, how, and the kind of change."""
+    if not same and is_method:
+        return "fun", "the object of this method, or an attribute of it, is another each time", "object"
     if not same:
         return "fun", "it is a new function object each time, of the same code", "fun"
     for name in ("params", "args"):
@@ -146,7 +148,7 @@ def _find_cause(before: _Sketch, now: _Sketch, same: bool) -> tuple[str, str, st
                 return new.path, f"its {kind} went from {was} to {is_now}", kind
     if before.settings != now.settings:
         return "none", f"JAX's settings went from {before.settings} to {now.settings}", "settings"
-    return "fun", "more structures take turns than are kept", "shape"
+    return "fun", "what it reads from outside its arguments is another each time", "object"
 
 
 def _read_tag(leaf: Any) -> tuple[bool | None, Any]:

@@ -13,8 +13,9 @@ differentiation", NeurIPS 2022.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,24 +27,41 @@ from jax.scipy.sparse.linalg import cg
 from ._backends import Backend
 from ._bounds import FlatBounds
 from ._cache import Programs
+from ._identity import structure_of
 from ._options import Options
 from ._problem import Problem
 from ._result import Outcome, Timing, Trace
-from ._types import Tracer, closes_over_tracer, is_traced
+from ._types import Tracer, is_traced
 from ._watch import Watch
 
 Inputs = tuple[list[Any], Any, Any]  # the start, the data with hoisted constants, the bounds
 
 
+CG_ACCURACY = 0.85  # of the digits: closer to rounding, an ill-conditioned residual never gets
+CG_MOST = 20_000  # products, however many parameters
+LIMITS = ("gtol", "ftol", "maxiter", "maxfun", "maxls")  # options that may be traced
+
+
 class TracedCall(RuntimeError):
-    """The SciPy backend was called inside jit or vmap."""
+    """What runs on the host was asked for inside jit or vmap."""
 
 
-def solve_in_trace(backend: Backend, problem: Problem, options: Options) -> Outcome:
+class Host(NamedTuple):
+    """What the caller wants of the host while it solves."""
+
+    watch: Callable[[], AbstractContextManager[Watch]]
+    wanted: tuple[str, ...]  # the arguments that need it
+
+
+def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: Host) -> Outcome:
     """Solve where something is traced: a derivative is being taken, a batch made, or a program compiled.
 
+    Arguments:
+        backend, problem, options: what to solve, and by whom.
+        host: who may stop it, if the values themselves are known and only their derivative is traced.
+
     Errors:
-        TracedCall: the backend runs eagerly, and the values themselves are traced.
+        TracedCall: the values themselves are traced, and the backend runs eagerly, or somebody waits for a report.
     """
     objective, hoisted = _hoist(problem)
     move = _mover(objective)
@@ -54,7 +72,7 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options) -> Outc
 
     @jax.custom_jvp
     def solve(inputs: Inputs) -> tuple[Any, ...]:
-        return _columns(_run(backend, problem, objective, options, inputs))
+        return _run(backend, problem, objective, options, host, inputs)
 
     @solve.defjvp
     def differentiate(primals: Any, tangents: Any) -> Any:
@@ -88,30 +106,69 @@ def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
 
 
 def _run(
-    backend: Backend, problem: Problem, objective: Callable[..., Any], options: Options, inputs: Inputs
-) -> Outcome:
+    backend: Backend,
+    problem: Problem,
+    objective: Callable[..., Any],
+    options: Options,
+    host: Host,
+    inputs: Inputs,
+) -> tuple[Any, ...]:
     """The solve itself, by values that are traced (optax) or known (scipy, while a derivative is taken)."""
     free, (data, hoisted), bounds = inputs
-    box = None if bounds is None else FlatBounds(*bounds)
-    problem = replace(problem, free=free, data=data, bounds=box)
+    limits = {name: getattr(options, name) for name in LIMITS}
+    if is_traced((inputs, limits)):
+        _check_traceable(backend, host)
+        return _trace(backend, problem, objective, options, inputs, limits)
     if hoisted:  # its programs serve this call alone
-        own = {each.name: getattr(problem, each.name) for each in fields(problem)}
-        own.update(fun=objective, plan=replace(problem.plan, programs=Programs()))
-        problem = _Converted(**own, hoisted=hoisted)
-    traced = is_traced(inputs) or closes_over_tracer(problem.fun)
-    if traced and backend.traceable:
-        return backend.trace(problem, options)
-    if is_traced(inputs):
+        problem = _convert(replace(problem, plan=replace(problem.plan, programs=Programs())), objective, hoisted)
+    box = None if bounds is None else FlatBounds(*map(np.asarray, bounds))
+    with host.watch() as watch:
+        outcome = backend.solve(replace(problem, free=free, data=data, bounds=box), options, watch)
+    ravel, dtype = problem.plan.params.ravel, problem.plan.dtype
+    grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
+    return _columns(replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad))
+
+
+def _check_traceable(backend: Backend, host: Host) -> None:
+    if not backend.traceable:
         raise TracedCall(
             "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
         )
-    box = None if box is None else FlatBounds(np.asarray(box.lower), np.asarray(box.upper))
-    with Watch(options.timeout) as watch:
-        outcome = backend.solve(replace(problem, bounds=box), options, watch)
-    ravel, dtype = problem.plan.params.ravel, problem.plan.dtype
-    grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
-    return replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)
+    if host.wanted:
+        raise TracedCall(
+            f"{' and '.join(host.wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
+            "compiled program. Leave it out there, or call minimize outside."
+        )
+
+
+def _trace(
+    backend: Backend,
+    problem: Problem,
+    objective: Callable[..., Any],
+    options: Options,
+    inputs: Inputs,
+    limits: dict[str, Any],
+) -> tuple[Any, ...]:
+    """The loop inside the trace. It is one jitted function, so that a batch made outside jit compiles it once."""
+    detached = replace(problem, fun=objective, riders=[], free=[], data=([], []), bounds=None)
+
+    def solve(inputs: Inputs, limits: dict[str, Any]) -> tuple[Any, ...]:
+        free, (data, hoisted), bounds = inputs
+        box = None if bounds is None else FlatBounds(*bounds)
+        own = replace(_convert(detached, objective, hoisted), free=free, data=data, bounds=box)
+        return _columns(backend.trace(own, replace(options, **limits)))
+
+    if not inputs[1][1]:
+        name = ("trace", structure_of(backend.method), inputs[2] is None, options.maxcor)
+        solve = problem.plan.programs.keep(name, lambda: jax.jit(solve))
+    return solve(inputs, {name: each if isinstance(each, Tracer) else float(each) for name, each in limits.items()})
+
+
+def _convert(problem: Problem, objective: Callable[..., Any], hoisted: list[Any]) -> Problem:
+    """The problem with the flat objective, which got the values that it closes over as arguments."""
+    own = {each.name: getattr(problem, each.name) for each in fields(problem)}
+    return _Converted(**{**own, "fun": objective}, hoisted=hoisted)
 
 
 @dataclass(frozen=True)
@@ -183,8 +240,8 @@ def _move_solution(
         return jnp.where(held, v, product)
 
     def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
-        rounding = jnp.finfo(b.dtype).eps
-        return cg(matvec, b, tol=float(10 * rounding), maxiter=20 * b.size)[0]
+        rounding = float(jnp.finfo(b.dtype).eps)
+        return cg(matvec, b, tol=rounding**CG_ACCURACY, maxiter=min(20 * b.size, CG_MOST))[0]
 
     step = lax.custom_linear_solve(hessian, jnp.where(held, 0, -d_grad), solve, symmetric=True)
     return step + d_held

@@ -60,18 +60,24 @@ class Packed:
         known = jnp.arange(self.values.size) < sum(map(_lanes, other.kinds))
         return Packed(jnp.where(condition, self.values, jnp.where(known, other.values, 0)), self.kinds)
 
+    def number(self, name: str) -> float:
+        """One number; on the host."""
+        return float(np.asarray(self.values)[self._lane_of(name)])
+
     def with_number(self, name: str, value: float) -> Packed:
         """These with another value of one number; on the host."""
+        values = np.array(self.values)
+        values[self._lane_of(name)] = value
+        return Packed(values, self.kinds)
+
+    def _lane_of(self, name: str) -> int:
         lane = 0
         for kind in self.kinds:
             numbers, _ = _fields(kind)
             if name in numbers:
-                lane += numbers.index(name)
-                break
+                return lane + numbers.index(name)
             lane += _lanes(kind)
-        values = np.array(self.values)
-        values[lane] = value
-        return Packed(values, self.kinds)
+        raise KeyError(name)
 
 
 def pack(dtype: jnp.dtype, room: tuple[type, ...], *records: Record) -> Packed:

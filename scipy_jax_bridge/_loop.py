@@ -57,6 +57,7 @@ class Loop(NamedTuple):
     advance: Callable[..., Any]
     report: Callable[[Any], Report]
     reopen: Callable[[Any, float], Any]  # on the host: the carry with another status
+    find_value: Callable[[Any], float]  # on the host: the objective at the carry's x
     find_lost: Callable[[Any], Any]  # on the host, after NONFINITE: the last point that was not finite
 
 
@@ -85,6 +86,7 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
             ),
             report=_report_engine,
             reopen=engine.reopen,
+            find_value=lambda state: state.numbers.number("value_start"),
             find_lost=engine.find_lost,
         )
     translation = Translation(
@@ -99,6 +101,7 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
         ),
         report=_report_transform,
         reopen=lambda state, status: state._replace(status=np.int32(status)),
+        find_value=lambda state: float(state.value),
         find_lost=lambda state: state.trial,
     )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +13,15 @@ from jaxtyping import PyTree
 
 from ._backends import choose_backend
 from ._bounds import Bounds, read_bounds
+from ._errors import warn
 from ._guard import count_call
-from ._implicit import solve_in_trace
+from ._implicit import LIMITS, Host, TracedCall, solve_in_trace
 from ._options import Options, read_options
 from ._problem import Problem, prepare
 from ._result import Outcome, Result, finish
 from ._rounding import describe_coarsest
 from ._status import Status
-from ._types import Objective, Params, closes_over_tracer, is_traced
+from ._types import Objective, Params, is_traced
 from ._watch import Progress, Watch
 
 X64 = "jax_enable_x64"
@@ -80,9 +80,10 @@ class Minimizer:
 
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
-        with _scope(self._precision), Watch():
-            problem = self._prepare_eagerly(_point_of(params), args, solves=False)
-            return self._backend.compile(problem, self._options)[1]
+        params = _point_of(params)
+        with _scope(self._precision, params), Watch():
+            problem = self._prepare_eagerly(params, args, solves=False)
+            return self._backend.compile(problem, self._options)[1] + problem.trace_s
 
     def __call__(self, params: Params, args: Any = ()) -> Result:
         """Minimize from `params`; as `minimize`."""
@@ -90,14 +91,17 @@ class Minimizer:
         params = _point_of(params)
         if self._is_traced(params, args):
             return self._solve_in_trace(params, args)
-        with _scope(self._precision), self._watch() as watch:
-            problem = self._prepare_eagerly(params, args, solves=True)
+        with _scope(self._precision, params), self._watch() as watch:
+            problem = None
             try:
-                outcome = self._backend.solve(problem, self._options, watch, earlier)
+                problem = self._prepare_eagerly(params, args, solves=True)
+                if not problem.plan.traced:
+                    outcome = self._backend.solve(problem, self._options, watch, earlier)
+                    return self._finish(outcome, problem)
             except BaseException as error:
                 self._attach(error, problem, watch)
                 raise
-            return self._finish(outcome, problem)
+        return self._solve_in_trace(params, args)  # traced values hide in the objective itself
 
     def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
@@ -106,34 +110,44 @@ class Minimizer:
 
     def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
-        solver = (self._backend.name, self._backend.method)
+        solver = (self._backend.name, self._backend.method_name)
         count_call(self._fun, problem.key, solver, compiles=problem.is_new, solves=solves)
         if problem.is_new and self._precision is not None and problem.plan.coarsest is not None:
-            warnings.warn(
-                f"precision={self._precision!r} was asked for. {describe_coarsest(problem.plan.coarsest)}", stacklevel=3
-            )
+            coarsest = describe_coarsest(problem.plan.coarsest)
+            warn(f"precision={self._precision!r} was asked for. {coarsest}", UserWarning)
         return problem
 
     def _is_traced(self, params: Params, args: Any) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
-        tolerances = (self._options.gtol, self._options.ftol)
-        return is_traced((params, args, bounds, tolerances)) or closes_over_tracer(self._fun)
+        return is_traced((params, args, bounds, [getattr(self._options, name) for name in LIMITS]))
 
     def _solve_in_trace(self, params: Params, args: Any) -> Result:
+        if self._precision is not None and not getattr(jax.config, X64):
+            raise TracedCall(
+                f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
+                "jax.config.update('jax_enable_x64', True) when the program starts, or call minimize outside."
+            )
+        given = {"callback": self._callback, "progress": self._progress, "timeout": self._options.timeout}
+        host = Host(self._watch, tuple(name for name, value in given.items() if value))
         problem = self._prepare(params, args)
-        return self._finish(solve_in_trace(self._backend, problem, self._options), problem)
+        return self._finish(solve_in_trace(self._backend, problem, self._options, host), problem)
 
     def _finish(self, outcome: Outcome, problem: Problem) -> Result:
+        timing = outcome.timing
+        if problem.trace_s:  # the first call of a structure traces the objective to know its types
+            outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
         return finish(outcome, problem, self._backend.name, self._backend.method_name)
 
-    def _attach(self, error: BaseException, problem: Problem, watch: Watch) -> None:
+    def _attach(self, error: BaseException, problem: Problem | None, watch: Watch) -> None:
         """Let the exception carry the best result so far; None if nothing was found yet."""
-        outcome = None if watch.found is None else watch.found()
-        if outcome is not None and isinstance(error, KeyboardInterrupt):
+        outcome = None if watch.found is None or problem is None else watch.found()
+        error.best_result = None  # type: ignore[attr-defined]
+        if outcome is None or problem is None:
+            return
+        if isinstance(error, KeyboardInterrupt):
             outcome = replace(outcome, status=int(Status.INTERRUPTED))
-        error.best_result = None if outcome is None else self._finish(outcome, problem)  # type: ignore[attr-defined]
-        if outcome is not None:
-            error.add_note("The best result so far is this exception's attribute best_result.")
+        error.best_result = self._finish(outcome, problem)  # type: ignore[attr-defined]
+        error.add_note("The best result so far is this exception's attribute best_result.")
 
     @contextmanager
     def _watch(self) -> Iterator[Watch]:
@@ -226,19 +240,30 @@ def _point_of(params: Params) -> Params:
 
 
 @contextmanager
-def _scope(precision: str | None) -> Iterator[None]:
-    """Double precision inside, for this thread alone."""
-    if precision is None or getattr(jax.config, X64):
+def _scope(precision: str | None, params: Params = None) -> Iterator[None]:
+    """Double precision inside if asked for, and the device of the params as the default, for this thread alone."""
+    with ExitStack() as stack:
+        device = _device_of(params)
+        if device is not None:
+            stack.enter_context(jax.default_device(device))
+        if precision is not None and not getattr(jax.config, X64):
+            stack.enter_context(_enable_x64())
         yield
-        return
+
+
+def _enable_x64() -> Any:
     if hasattr(jax, "enable_x64"):
-        with jax.enable_x64(True):
-            yield
-        return
+        return jax.enable_x64(True)
     from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its home before JAX 0.8
 
-    with enable_x64():
-        yield
+    return enable_x64()
+
+
+def _device_of(params: Params) -> Any:
+    """The one device on which the params were put on purpose; None if there is none, or more."""
+    arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    found = {device for leaf in arrays if getattr(leaf, "committed", False) for device in leaf.devices()}
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _widen(tree: Any) -> Any:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._chunks import Chunks
+from ._chunks import Chunks, Seen
+from ._identity import structure_of
 from ._loop import ROWS, ROWS_INSIDE, Found, Loop, Numbers, Report, box_of, find_points, limits_of, loop_of
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
@@ -22,16 +23,17 @@ from ._result import FRESH_MEMORY, Carry, Outcome, Result, Timing, Trace
 from ._status import RUNNING, Status
 from ._watch import Watch
 
+SLACK = 1e3  # roundings between two evaluations at one point
 STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)  # may go on
 
 
 def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict[str, Any], float, int]:
     """The programs of the loop: name -> program; the seconds spent now, and how many were compiled."""
-    name = (method, problem.bounds is not None, options.maxcor)
+    name = (structure_of(method), problem.bounds is not None, options.maxcor)
     loop = loop_of(problem, method, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(loop.start), (problem.free, box_of(problem))
+        return jax.jit(loop.start), (_on_host(problem.free), box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
         def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
@@ -63,15 +65,21 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
         ValueError: the objective or its gradient is not finite at the start.
     """
     programs, compile_s, compiles = compile_optax(problem, method, options)
-    limits, box, speed = limits_of(problem, options), box_of(problem), problem.plan.programs.speed
+    limits, box = limits_of(problem, options), box_of(problem)
     loop = loop_of(problem, method, options, ROWS)
 
     def advance(state: Any, until: float) -> tuple[Any, Report]:
         return programs["advance"](state, problem.data, limits, box, until)
 
     watch.begin()
-    chunks = Chunks(problem, watch, advance, speed.get(method))
-    state, note = _begin(earlier, chunks, loop, programs["start"](problem.free, box), box, options)
+    paces, method_key = problem.plan.paces, structure_of(method)
+    chunks = Chunks(problem, watch, advance, paces.get(method_key))
+
+    def start(free: list[Any]) -> Any:
+        return programs["start"](_on_host(free), box)
+
+    fresh = start(problem.free)
+    state, note = _begin(earlier, chunks, loop, fresh, start, box, options)
 
     def hand_back(status: Status, found: Found, detail: str = "", carry: Carry | None = None) -> Outcome:
         return Outcome(
@@ -91,27 +99,43 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     status = None
     while status is None:
         state, status = chunks.run(state)
-    speed[method] = chunks.speed or 0.0
+    if chunks.speed is not None:
+        paces[method_key] = chunks.speed
     detail, carry = "", None
     if status == Status.NONFINITE:
-        detail = _explain(problem, loop, state, chunks, advance, programs["start"], box)
+        detail = _explain(problem, loop, state, chunks, start)
     if status in STOPPED:
-        carry = Carry(tuple(jax.tree.leaves(state)))
+        leaves, treedef = jax.tree.flatten(state)
+        carry = Carry(tuple(leaves), str(treedef))
     return hand_back(status, chunks.found, detail, carry)
 
 
+def _on_host(free: list[Any]) -> list[Any]:
+    """The leaves without the place where they were put: the loop runs where its data are."""
+    return [np.asarray(leaf) for leaf in free]
+
+
 def _begin(
-    earlier: Result | None, chunks: Chunks, loop: Loop, fresh: Any, box: Any, options: Options
+    earlier: Result | None,
+    chunks: Chunks,
+    loop: Loop,
+    fresh: Any,
+    start: Callable[[list[Any]], Any],
+    box: Any,
+    options: Options,
 ) -> tuple[Any, str]:
     """The carry to begin with, of the earlier solve if it fits this problem, and what is to be said of that."""
     if earlier is None:
         return fresh, ""
     leaves, treedef = jax.tree.flatten(fresh)
-    kept = () if earlier.carry is None else earlier.carry.leaves
-    if [(each.shape, each.dtype) for each in kept] != [(each.shape, each.dtype) for each in leaves]:
+    kept, structure = ((), "") if earlier.carry is None else (earlier.carry.leaves, earlier.carry.structure)
+    shapes = [(each.shape, each.dtype) for each in kept]
+    if structure != str(treedef) or shapes != [(each.shape, each.dtype) for each in leaves]:
         return fresh, FRESH_MEMORY
     state = treedef.unflatten([np.array(each) for each in kept])  # the loop takes over what it is given
     if box is not None and not all(np.all((box.lower <= x) & (x <= box.upper)) for x in (state.x, state.best_x)):
+        return fresh, FRESH_MEMORY
+    if not _is_same_objective(loop, state, chunks.look_at(start, state.x)):
         return fresh, FRESH_MEMORY
     chunks.go_on(earlier)
     status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
@@ -119,17 +143,23 @@ def _begin(
     return loop.reopen(state, float(status)), ""
 
 
-def _explain(
-    problem: Problem, loop: Loop, state: Any, chunks: Chunks, advance: Callable[..., Any], start: Any, box: Any
-) -> str:
+def _is_same_objective(loop: Loop, state: Any, seen: Seen) -> bool:
+    """Whether the objective is what the carry was made with: its value and gradient at the carry's point, but for
+    what a device may sum in another order."""
+    value, grad = loop.find_value(state), np.asarray(state.grad)
+    slack = SLACK * np.finfo(grad.dtype).eps
+    near = abs(seen.value - value) <= slack * max(abs(value), 1.0)
+    return bool(near and np.all(np.abs(seen.grad - grad) <= slack * max(np.abs(grad).max(initial=0.0), 1.0)))
+
+
+def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Callable[[list[Any]], Any]) -> str:
     """Where it went bad, by one evaluation there that does not count; an error if that is the start itself."""
     structure, at_start = problem.plan.params, chunks.nfev == 1
     x = np.asarray(state.x if at_start else loop.find_lost(state))
-    if not at_start:
-        state, _ = advance(start(structure.unravel(x), box), 1.0)
-    if np.isfinite(np.asarray(state.rows)[0]).all() and np.isfinite(np.asarray(state.grad)).all():
+    seen = chunks.look_at(start, x)
+    if np.isfinite(seen.value) and np.isfinite(seen.grad).all():
         return f"In iteration {chunks.nit + 1} a trial was not finite, and nothing lower lay near it."
-    what = describe_nonfinite(structure, x, np.asarray(state.rows)[0, 0], np.asarray(state.grad))
+    what = describe_nonfinite(structure, x, seen.value, seen.grad)
     if at_start:
         raise refuse_start(what)
     return f"In iteration {chunks.nit + 1}: {what}."

@@ -6,6 +6,7 @@ programs) and knows no user function; a `Problem` is one call: a plan, the funct
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from ._cache import Programs, cache_of
 from ._guard import Key
 from ._rounding import Coarsest, find_coarsest
 from ._tree import Structure, leaf_paths, split_args, split_params, spread_prefix
-from ._types import FlatVector, HostVector, Objective, Params
+from ._types import FlatVector, HostVector, Objective, Params, is_traced
 
 SETTINGS = (
     "jax_enable_x64",
@@ -28,6 +29,10 @@ SETTINGS = (
     "jax_default_device",
     "jax_debug_nans",
     "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
 )
 Data = tuple[list[Any], list[Any]]  # the arrays that are not optimized: of params, of args
 
@@ -42,7 +47,9 @@ class Plan:
         value_dtype: of the objective.
         coarsest: where the objective is computed in a coarser type than the flat vector's; None if nowhere.
         aux: shapes and types of the auxiliary output, None without one.
+        traced: whether the objective holds traced values of this call, which then is the only one the plan serves.
         programs: what has been compiled.
+        paces: evaluations a second in the last solve, by method.
     """
 
     params: Structure
@@ -51,7 +58,9 @@ class Plan:
     value_dtype: Any
     coarsest: Coarsest | None
     aux: PyTree
+    traced: bool = False
     programs: Programs = field(default_factory=Programs)
+    paces: dict[Hashable, float] = field(default_factory=dict)
 
     @property
     def rounding(self) -> float:
@@ -72,6 +81,7 @@ class Problem:
     bounds: FlatBounds | None
     key: Key
     is_new: bool  # no call before had this key
+    trace_s: float = 0.0  # seconds that making the plan took now
 
     def value(self, x: FlatVector, data: Data) -> tuple[Any, Any]:
         """The objective at the flat vector, in the vector's type, and the auxiliary output."""
@@ -127,15 +137,19 @@ def prepare(
     box = None if bounds is None else flatten_bounds(bounds, params, structure)
     data = (_to_device(riders), _to_device(arrays))
 
-    made: list[Plan] = []
+    seconds: list[float] = []
 
     def make() -> Plan:
-        made.append(_make_plan(fun, has_aux, structure, args_structure, free, data))
-        return made[0]
+        began = time.perf_counter()
+        plan = _make_plan(fun, has_aux, structure, args_structure, free, data)
+        seconds.append(time.perf_counter() - began)
+        return plan
 
-    key = Key(structure, args_structure, has_aux, _settings())
-    plan = cache_of(fun).get(key, make)
-    return Problem(fun, has_aux, plan, free, riders, data, box, key, bool(made))
+    key, cache = Key(structure, args_structure, has_aux, _settings()), cache_of(fun)
+    plan = cache.get(key, make)
+    if plan.traced:
+        cache.drop(key)
+    return Problem(fun, has_aux, plan, free, riders, data, box, key, bool(seconds), sum(seconds, 0.0))
 
 
 def _make_plan(
@@ -160,7 +174,8 @@ def _make_plan(
     coarsest = find_coarsest(program, len(free))
     if coarsest is not None and jnp.finfo(coarsest.dtype).eps <= jnp.finfo(dtype).eps:
         coarsest = None
-    return Plan(structure, args, dtype, output.dtype, coarsest, aux)
+    traced = is_traced(program.consts)
+    return Plan(structure, args, dtype, output.dtype, coarsest, aux, traced)
 
 
 def _check_leaves(output: Any, has_aux: bool) -> None:

@@ -53,9 +53,11 @@ class Carry:
 
     Arguments:
         leaves: of the loop's carry, in the order of its tree.
+        structure: that tree in words.
     """
 
     leaves: tuple[Any, ...]
+    structure: str
 
 
 @dataclass(frozen=True)

@@ -19,22 +19,3 @@ HostVector = Float[np.ndarray, " n"]  # the same for SciPy: float64, on the host
 def is_traced(tree: PyTree) -> bool:
     """Whether a leaf of the tree is a tracer: the call is being differentiated, batched or compiled."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def closes_over_tracer(fun: Any, depth: int = 3) -> bool:
-    """Whether a traced value hides in the function's closure, where its arguments do not show it."""
-    function = getattr(fun, "func", fun)
-    bound = (getattr(fun, "args", ()), getattr(fun, "keywords", None)) if function is not fun else ()
-    if is_traced(bound):
-        return True
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            content = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        if callable(content) and depth > 0:
-            if closes_over_tracer(content, depth - 1):
-                return True
-        elif is_traced(content):
-            return True
-    return False

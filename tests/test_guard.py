@@ -7,6 +7,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -188,3 +189,34 @@ def test_it_keeps_nothing_alive() -> None:
 )
 def test_any_callable_will_do(call: Callable[..., Any]) -> None:
     assert collect(lambda number: sjb.minimize(call, np.zeros(2), options={"maxiter": 1})) == []
+
+
+def test_a_method_whose_object_changes() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.center = np.zeros(2)
+
+        def loss(self, x: Any) -> Any:
+            return jnp.sum((x - self.center) ** 2)
+
+    model = Model()
+
+    def call(number: int) -> Any:
+        model.center = np.full(2, float(number))
+        return sjb.minimize(model.loss, np.zeros(2))
+
+    named("The argument: fun.", "the object of this method", "Pass what changes through args")(collect(call))
+
+
+@pytest.mark.parametrize("door", ["minimize", "Minimizer"])
+def test_warnings_point_to_the_line_of_the_call(door: str, x32: None) -> None:
+    def coarse(x: Any) -> Any:
+        return jnp.sum((x.astype(jnp.float32) - 1) ** 2)
+
+    with pytest.warns(UserWarning, match="precision='float64'") as caught:
+        if door == "minimize":
+            sjb.minimize(coarse, np.zeros(2), precision="float64")
+        else:
+            sjb.Minimizer(coarse, precision="float64")(np.zeros(2))
+    house = Path(sjb.__file__).parent
+    assert [Path(each.filename).parent == house for each in caught] == [False]

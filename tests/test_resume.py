@@ -162,3 +162,26 @@ def test_in_double_precision_alone() -> None:
     complete = sjb.minimize(rosenbrock, start, **more)
     stopped = sjb.minimize(rosenbrock, start, **more, options={"maxiter": 9})
     same(sjb.minimize(rosenbrock, stopped, **more), complete)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_data_or_another_objective_begin_anew(name: str) -> None:
+    """What the memory and the last value tell is of another function: not mixed, and said."""
+    stopped = solve(name, maxiter=7)(START, 0.01)
+    for shift in (0.02, -0.5):
+        again, fresh = solve(name)(stopped, shift), solve(name)(stopped.params, shift)
+        same(again, fresh)
+        assert "fresh memory" in again.note
+    method, bounds = METHODS[name]
+
+    def another(params: dict[str, Any], shift: jax.Array) -> jax.Array:
+        return 100 * fun(params, shift) + 1e5
+
+    again = sjb.minimize(another, stopped, 0.01, backend="optax", method=method, bounds=bounds, options=LIMITS)
+    assert "fresh memory" in again.note and float(again.trace.fun[0]) == float(again.trace.fun.max())
+
+
+def test_another_transformation_begins_anew() -> None:
+    stopped = solve("adam", maxiter=7)(START, 0.01)
+    again = sjb.minimize(fun, stopped, 0.01, backend="optax", method=optax.sgd(1e-4), options={"maxiter": 3})
+    assert "fresh memory" in again.note and again.nit == 3
