@@ -201,7 +201,15 @@ def _as_array(value: Any) -> Any:
 
 def _tangents(move: Callable[..., Any], solution: tuple[Any, ...], inputs: Inputs, tangents: Inputs) -> Any:
     """How the solution moves with the inputs; counters and the trace do not."""
-    moved = move(solution[:4], inputs[1:], _real_leaves(tangents[1:]))
+    try:
+        moved = move(solution[:4], inputs[1:], _real_leaves(tangents[1:]))
+    except TypeError as error:
+        if "custom_vjp" in str(error):
+            error.add_note(
+                "The derivative of a solution takes the gradient of fun forward, which jax.custom_vjp does not allow. "
+                "Give that function its rule by jax.custom_jvp instead; solving alone needs no change."
+            )
+        raise
     return (*_complete(moved, solution[:4]), *jax.tree.map(_zero_tangent, solution[4:]))
 
 

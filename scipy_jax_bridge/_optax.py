@@ -83,7 +83,7 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
 
     def hand_back(status: Status, found: Found, detail: str = "", carry: Carry | None = None) -> Outcome:
         return Outcome(
-            **problem.on_device(np.asarray(found.x), found.value, np.asarray(found.grad)),
+            **problem.on_device(found.x, found.value, found.grad),
             aux=found.aux,
             nit=chunks.nit,
             nfev=chunks.nfev,

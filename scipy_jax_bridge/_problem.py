@@ -21,7 +21,7 @@ from ._cache import Programs, cache_of
 from ._guard import Key
 from ._rounding import Coarsest, find_coarsest
 from ._tree import Structure, leaf_paths, split_args, split_params, spread_prefix
-from ._types import FlatVector, HostVector, Objective, Params, is_traced
+from ._types import FlatVector, Objective, Params, is_traced
 
 SETTINGS = (
     "jax_enable_x64",
@@ -102,8 +102,8 @@ class Problem:
         value, aux = output if self.has_aux else (output, None)
         return jnp.asarray(value).astype(self.plan.dtype), aux
 
-    def on_device(self, x: HostVector, value: float, grad: HostVector | None) -> dict[str, Any]:
-        """A point of the host as leaves on the device."""
+    def on_device(self, x: Any, value: float, grad: Any) -> dict[str, Any]:
+        """A point as leaves on the device; flat, on the host or on the device, the gradient perhaps None."""
         free, grads = self.plan.params.send(x, grad)
         return {"x": free, "value": jax.device_put(np.asarray(value, self.plan.value_dtype)), "grad": grads}
 

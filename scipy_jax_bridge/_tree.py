@@ -71,17 +71,22 @@ class Structure:
         leaves = [_value(leaf.tag) if leaf.kind == "static" else next(sources[leaf.kind]) for leaf in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def send(self, *vectors: np.ndarray | None) -> list[list[Any] | None]:
-        """The free leaves of vectors of the host, on the device: in one transfer, or each where it was given."""
-        parts = [None if x is None else self.unravel(x) for x in vectors]
-        places = [leaf.tag for leaf in self.free]
-        if all(place is None for place in places):
+    def send(self, *vectors: Any) -> list[Any]:
+        """The free leaves of each vector, or None, on the device: in one transfer, or each where it was given.
+
+        A vector may lie on the device already; there, slicing its leaves would compile a program for each.
+        """
+        free = self.free
+        if len(free) == 1 and all(_is_leaf(x, free[0]) for x in vectors):
+            return [[x] for x in vectors]
+        parts = [None if x is None else self.unravel(np.asarray(x)) for x in vectors]
+        if all(leaf.tag is None for leaf in free):
             return jax.device_put(parts)
-        return [part and [jax.device_put(*each) for each in zip(part, places, strict=True)] for part in parts]
+        return [part and [jax.device_put(x, leaf.tag) for x, leaf in zip(part, free, strict=True)] for part in parts]
 
     def rebuild(self, x: np.ndarray, data: Sequence[Any]) -> PyTree:
         """The tree at a vector of the host."""
-        return self.merge(self.send(x)[0] or [], data)
+        return self.merge(self.send(x)[0], data)
 
     def masked(self, free: Sequence[Any]) -> PyTree:
         """The tree of the free leaves alone, None in the place of all others."""
@@ -192,6 +197,11 @@ def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
     except TypeError:
         return value, Leaf("static", tag=_ByIdentity(value))
     return value, Leaf("static", tag=(type(value), value))  # the type, since 1 == 1.0 == True
+
+
+def _is_leaf(x: Any, leaf: Leaf) -> bool:
+    """Whether the vector is the leaf as it stands."""
+    return isinstance(x, jax.Array) and leaf.tag is None and (x.shape, x.dtype) == (leaf.shape, leaf.dtype)
 
 
 def _placement(value: jax.Array) -> Hashable:

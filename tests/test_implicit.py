@@ -222,3 +222,20 @@ def test_scipy_under_jit_names_the_cure_also_for_a_closure() -> None:
 
     with pytest.raises(TracedCall, match="backend='optax'"):
         solve(jnp.asarray(DATA))
+
+
+@backends
+def test_a_rule_for_reverse_mode_alone_is_named(backend: str) -> None:
+    @jax.custom_vjp
+    def square(r: Any) -> Any:
+        return jnp.sum(r**2)
+
+    square.defvjp(lambda r: (square(r), r), lambda r, g: (2 * r * g,))
+
+    def fit(y: Any) -> Any:
+        return jnp.sum(sjb.minimize(lambda x, y: square(x - y), jnp.zeros(2), (y,), backend=backend).params)
+
+    np.testing.assert_allclose(fit(jnp.ones(2)), 2.0, rtol=1e-6)
+    with pytest.raises(TypeError) as caught:
+        jax.grad(fit)(jnp.ones(2))
+    assert "jax.custom_jvp instead" in caught.value.__notes__[-1]
