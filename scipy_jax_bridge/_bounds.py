@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +52,10 @@ def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
     if bounds is None:
         return None
     if not isinstance(bounds, Bounds):
+        if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+            raise TypeError(
+                "bounds is SciPy's Bounds; write bounds=(bounds.lb, bounds.ub), each one value or shaped like params."
+            )
         if not isinstance(bounds, tuple) or len(bounds) != 2:
             raise TypeError(
                 f"bounds must be sjb.Bounds(lower, upper) or a pair (lower, upper), not a {type(bounds).__name__}. "
@@ -65,45 +69,63 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> Flat
     """The bounds of the free leaves as two flat vectors; None if all are infinite.
 
     Errors:
-        ValueError: a side does not fit the tree or a leaf's shape, is NaN, or lower exceeds upper; with the path.
+        ValueError: a side does not fit the tree or a leaf's shape, is NaN, or leaves no finite number; with the path.
     """
     lower = _flatten_side(bounds.lower, -np.inf, "bounds.lower", params, structure)
     upper = _flatten_side(bounds.upper, np.inf, "bounds.upper", params, structure)
     if is_traced((lower, upper)):
         return FlatBounds(jnp.concatenate(lower), jnp.concatenate(upper))
-    paths = _free_paths(params, structure)
-    for low, high, path in zip(lower, upper, paths, strict=True):
-        _check_order(low, high, path)
-    inside = [
-        _round_inside(low, high, leaf.dtype) for low, high, leaf in zip(lower, upper, structure.free, strict=True)
-    ]
-    flat = FlatBounds(*(np.concatenate(side) for side in zip(*inside, strict=True)))
-    return None if np.isinf(flat.lower).all() and np.isinf(flat.upper).all() else flat
+    low, high = np.concatenate(lower), np.concatenate(upper)
+    if not (low <= high).all():
+        for sides in zip(lower, upper, _free_paths(params, structure), strict=True):
+            _check_order(*sides)
+    if any(leaf.dtype != np.float64 for leaf in structure.free):
+        inside = map(_round_inside, lower, upper, [leaf.dtype for leaf in structure.free])
+        low, high = (np.concatenate(side) for side in zip(*inside, strict=True))
+    for side, given, name, wrong in ((low, lower, "lower", np.inf), (high, upper, "upper", -np.inf)):
+        if (side == wrong).any():
+            _refuse_infinite(_first(side == wrong), given, name, wrong, params, structure)
+    return None if (low == -np.inf).all() and (high == np.inf).all() else FlatBounds(low, high)
+
+
+def _refuse_infinite(
+    place: int, given: list[np.ndarray], name: str, wrong: float, params: PyTree, structure: Structure
+) -> NoReturn:
+    """A bound that leaves no finite number at this place of the flat vector."""
+    for side, leaf, path in zip(given, structure.free, _free_paths(params, structure), strict=True):
+        if place < side.size:
+            raise ValueError(
+                f"bounds.{name} of {path} is {side[place]} at component {place}, which leaves no finite {leaf.dtype}. "
+                f"Where there is no {name} bound write None or {-wrong}."
+            )
+        place -= side.size
+    raise AssertionError("the place lies in no leaf")
 
 
 def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: Structure) -> list[Any]:
     """For each free leaf its bounds, ravelled."""
-    values = spread_prefix(side, params, name)
-    paths = leaf_paths(params)
     flat = []
-    for leaf, value, path in zip(structure.leaves, values, paths, strict=True):
+    for place, (leaf, value) in enumerate(zip(structure.leaves, spread_prefix(side, params, name), strict=True)):
         if leaf.kind == "free":
-            flat.append(_spread_value(default if value is None else value, leaf.shape, name, path))
+            try:
+                flat.append(np.full(leaf.size, default) if value is None else _spread_value(value, leaf.shape))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name} of {leaf_paths(params)[place]} {error}") from error.__cause__
     return flat
 
 
-def _spread_value(value: Any, shape: tuple[int, ...], name: str, path: str) -> Any:
-    try:
-        if is_traced(value):
-            return jnp.ravel(jnp.broadcast_to(value, shape))
+def _spread_value(value: Any, shape: tuple[int, ...]) -> Any:
+    """The value at each component; errors go on from "bounds.lower of params['w']"."""
+    if not is_traced(value):
         array = np.asarray(value)
         if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name} of {path} must be a real number or array, not {value!r}.")
-        return np.broadcast_to(array.astype(np.float64), shape).ravel()
+            raise TypeError(f"must be a real number or array, not {value!r}.")
+        value = array.astype(np.float64)
+    try:
+        return (jnp if is_traced(value) else np).broadcast_to(value, shape).ravel()
     except ValueError as error:
-        given = np.shape(value)
         raise ValueError(
-            f"{name} of {path} has shape {given}, which does not broadcast to {shape}. "
+            f"has shape {np.shape(value)}, which does not broadcast to {shape}. "
             f"Give a scalar, or an array of shape {shape}."
         ) from error
 

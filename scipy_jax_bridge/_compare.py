@@ -8,6 +8,7 @@ clock stops. What the solves spend their seconds on is measured between them (`_
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import statistics
 import time
@@ -19,6 +20,7 @@ import jax
 from jaxtyping import PyTree
 
 from ._comparison import UNKNOWN, Comparison as Comparison
+from ._errors import unknown_name
 from ._minimize import Minimizer
 from ._nonfinite import NonfiniteStart
 from ._options import Options
@@ -31,13 +33,17 @@ LEAST = 0.2
 """Seconds that the solves of a run take in all, at least. Shorter solves are timed several in a row, as they would be
 made where their seconds matter: one alone begins with cold caches, and would tell a wrong break-even."""
 
+BACKENDS = ("scipy", "optax")
+OF_A_RUN = frozenset(inspect.signature(Minimizer).parameters) - {"fun"}
+OF_ALL = frozenset({"backends", "runs", "repeats", "shares", "args"})
+
 
 def compare(
     fun: Callable[..., Any],
     params: PyTree,
     args: tuple[PyTree, ...] = (),
     *,
-    backends: Sequence[str] = ("scipy", "optax"),
+    backends: Sequence[str] | None = None,
     runs: Mapping[str, Mapping[str, Any]] | None = None,
     repeats: int = 5,
     shares: bool | None = None,
@@ -51,11 +57,11 @@ def compare(
 
     Arguments:
         fun: the objective, `fun(params, *args)` is a real scalar.
-        params: the start, a pytree.
+        params: the start, a pytree, or a Result: where it ended. Every run starts there afresh.
         args: the data, pytrees.
-        backends: the backends to compare, when `runs` is None.
-        runs: the entries to compare by name, each with its own keyword arguments of `Minimizer`,
-            which override those of `as_minimize`.
+        backends: the backends to compare. Default None: "scipy" and "optax".
+        runs: instead of `backends`, the entries to compare by name, each with its own keyword arguments of
+            `Minimizer`, which override those of `as_minimize`. Default None.
         repeats: how often to solve with each; the table shows the median. Where that is less than 0.2 s in all,
             each time is the mean of several solves in a row. Default 5.
         shares: whether to measure which parts of the solves go into the objective, into transfers and into
@@ -68,7 +74,8 @@ def compare(
         The comparison; `print` shows a table.
 
     Errors:
-        ValueError: `repeats` is less than 1, or there is nothing to compare.
+        TypeError: an unknown keyword argument, of all or in an entry of `runs`, with the nearest name.
+        ValueError: `repeats` is less than 1, there is nothing to compare, or both `backends` and `runs` are given.
         Whatever `minimize` raises, with a note that says in which run.
 
     Example:
@@ -78,7 +85,10 @@ def compare(
         >>> [row["status"] for row in comparison.rows()]
         ['GTOL', 'GTOL']
     """
-    entries = {name: {**as_minimize, **entry} for name, entry in _check_runs(runs, backends, repeats).items()}
+    runs = _check_runs(runs, backends, repeats, as_minimize)
+    entries = {name: {**as_minimize, **entry} for name, entry in runs.items()}
+    params = params.params if isinstance(params, Result) else params
+    problem = describe_problem(fun, params, args)
     functions = {name: _rename(fun) for name in entries}
     solvers = {name: Minimizer(functions[name], **entry) for name, entry in entries.items()}
     compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
@@ -106,7 +116,7 @@ def compare(
         },
         start=params,
         setting=Setting(
-            problem=describe_problem(fun, params, args),
+            problem=problem,
             runs={
                 name: {
                     **describe_run(entries[name], results[name].method, solver._options),
@@ -146,16 +156,33 @@ class _Turns:
 
 
 def _check_runs(
-    runs: Mapping[str, Mapping[str, Any]] | None, backends: Sequence[str], repeats: int
+    runs: Mapping[str, Mapping[str, Any]] | None,
+    backends: Sequence[str] | None,
+    repeats: int,
+    as_minimize: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """The keyword arguments of each run by name."""
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, not {repeats!r}.")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"repeats must be a whole number and at least 1, not {repeats!r}.")
+    _check_names(as_minimize, OF_A_RUN | OF_ALL, "compare")
+    if runs is not None and backends is not None:
+        raise ValueError("give either backends or runs: an entry of runs names its own, as in {'backend': 'optax'}.")
     if runs is None:
-        runs = {name: {"backend": name} for name in ([backends] if isinstance(backends, str) else backends)}
+        if "backend" in as_minimize:
+            raise TypeError("compare runs several backends: pass backends, such as backends=('optax',), or runs.")
+        backends = BACKENDS if backends is None else [backends] if isinstance(backends, str) else backends
+        runs = {name: {"backend": name} for name in backends}
     if not runs:
         raise ValueError('there is nothing to compare; name a backend at least, such as backends=("scipy", "optax").')
+    for name, entry in runs.items():
+        _check_names(entry, OF_A_RUN, f"the run {name!r}")
     return {name: dict(entry) for name, entry in runs.items()}
+
+
+def _check_names(given: Mapping[str, Any], known: frozenset[str], owner: str) -> None:
+    for name in given:
+        if name not in known:
+            raise TypeError(unknown_name("keyword argument", name, known, owner))
 
 
 def _rename(fun: Callable[..., Any]) -> Callable[..., Any]:

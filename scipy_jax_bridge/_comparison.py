@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from . import _plot, _report, _show, _verdict
 from ._panels import Curve
-from ._result import Result
+from ._result import Result, curve_of
 from ._setting import Setting
 from ._verdict import Gap
 
@@ -76,7 +76,7 @@ class Comparison:
                 "backend": result.backend,
                 "method": str(result.method),
                 "fun": float(result.fun),
-                "grad_norm": _final_norm(result),
+                "grad_norm": result.grad_norm,
                 "nit": int(result.nit),
                 "nfev": int(result.nfev),
                 "compile_s": self.compile_s[name],
@@ -196,16 +196,8 @@ class Comparison:
 
     def _curves(self) -> list[Curve]:
         return [
-            Curve(
-                name=row["run"],
-                seconds=np.asarray(trace.seconds, np.float64),
-                evaluations=np.asarray(trace.nfev, np.float64),
-                values=np.asarray(trace.fun, np.float64),
-                norms=np.asarray(trace.grad_norm, np.float64),
-                compile_s=row["compile_s"],
-                solve_s=row["solve_s"],
-            )
-            for row, trace in zip(self.rows(), (each.trace for each in self.results.values()), strict=True)
+            curve_of(result, row["run"], row["compile_s"], row["solve_s"])
+            for row, result in zip(self.rows(), self.results.values(), strict=True)
         ]
 
     def _rules(self) -> dict[str, dict[str, str]]:
@@ -219,10 +211,3 @@ class Comparison:
         gaps = self.gaps()
         able = [row for row in self.rows() if row["run"] not in gaps or gaps[row["run"]].low]
         return {row["run"]: (row["compile_s"], row["solve_s"]) for row in able}
-
-
-def _final_norm(result: Result) -> float:
-    """Max abs of the projected gradient at the end; NaN after a method that uses none."""
-    norms, values = np.asarray(result.trace.grad_norm, np.float64), np.asarray(result.trace.fun)
-    places = np.flatnonzero(values == float(result.fun))
-    return float(norms[places[-1] if places.size else -1]) if norms.size else math.nan

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any
 
 from ._errors import unknown_name
@@ -22,6 +21,30 @@ RULES = {
     "maxcor": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
     "timeout": ("None or a positive number of seconds", lambda value: value is None or (_is_real(value) and value > 0)),
 }
+WHOLE = ("maxiter", "maxfun", "maxls", "maxcor")
+KNOWN = ("maxcor", "timeout")  # not traced: one is a shape of the program, the other is for the clock of the host
+
+
+class Native(Mapping[str, Any]):
+    """Options of a method by name, immutable. A MappingProxyType can be neither pickled nor copied nor hashed."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._entries.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._entries)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +65,7 @@ class Options:
             mapping they stand beside the others: `options={"gtol": 1e-8, "initial_tr_radius": 0.5}`.
 
     Errors:
+        TypeError: a traced value where only a known one will do, or `native` is no mapping.
         ValueError: a value that makes no sense, with what it must be.
 
     Example:
@@ -55,16 +79,21 @@ class Options:
     maxiter: Any = 15000
     maxfun: Any = 15000
     maxls: Any = 20
-    maxcor: int = 10
-    timeout: float | int | None = None
+    maxcor: Any = 10
+    timeout: Any = None
     native: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, (meaning, holds) in RULES.items():
             value = getattr(self, name)
-            if not isinstance(value, Tracer) and not holds(value):
+            if isinstance(value, Tracer):
+                _check_traceable(name)
+                continue
+            if not holds(value):
                 raise ValueError(f"option {name!r} must be {meaning}, not {value!r}.")
-        object.__setattr__(self, "native", MappingProxyType(dict(_as_mapping(self.native))))
+            if name in WHOLE:  # 7.0 and NumPy's integers too: SciPy and shapes take Python's own
+                object.__setattr__(self, name, int(value))
+        object.__setattr__(self, "native", Native(_as_mapping(self.native)))
 
 
 def read_options(options: Options | Mapping[str, Any] | None, native_names: frozenset[str], method: str) -> Options:
@@ -88,6 +117,14 @@ def read_options(options: Options | Mapping[str, Any] | None, native_names: froz
         if name not in native_names:
             raise ValueError(unknown_name("native option", name, native_names, owner))
     return options
+
+
+def _check_traceable(name: str) -> None:
+    if name in KNOWN:
+        raise TypeError(
+            f"option {name!r} must be known when the program is compiled, and it is traced by JAX. Make it a plain "
+            "number: close over it, or list it in static_argnames of jax.jit."
+        )
 
 
 def _is_real(value: object) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ._panels import DARK, LIGHT, Curve, Drifts, Panel, Theme, make_panels, paint_bars, paint_curves, paint_norms
 
 if TYPE_CHECKING:
@@ -55,12 +57,18 @@ def draw(
 
 
 def draw_one(curve: Curve, path: str | Path | None = None, title: str | None = None, *, dark: bool = False) -> Figure:
-    """One solve: objective against seconds, gradient against evaluations, compilation beside the solve."""
+    """One solve: objective against seconds, gradient against evaluations, compilation beside the solve.
+
+    Without seconds the objective is drawn against evaluations, and no compilation.
+    """
     theme = DARK if dark else LIGHT
-    figure, places = _lay_out([(("seconds", "norms"), 3.3), (("call",), 1.3)])
-    paint_curves(places["seconds"], [curve], "seconds")
+    timed = bool(np.isfinite([*curve.seconds, curve.compile_s, curve.solve_s]).all())
+    against = "seconds" if timed else "evaluations"
+    figure, places = _lay_out([((against, "norms"), 3.3), *([(("call",), 1.3)] if timed else [])])
+    paint_curves(places[against], [curve], against)
     paint_norms(places["norms"], curve)
-    paint_bars(places["call"], [curve], theme)
+    if timed:
+        paint_bars(places["call"], [curve], theme)
     for axes in places.values():
         _dress(axes, theme)
     return _finish(figure, theme, path, title)

@@ -20,7 +20,7 @@ from ._bounds import Bounds, FlatBounds, flatten_bounds
 from ._cache import Programs, cache_of
 from ._guard import Key
 from ._rounding import Coarsest, find_coarsest
-from ._tree import Structure, leaf_paths, split_args, split_params, spread_prefix
+from ._tree import Structure, describe_unknown, leaf_paths, split_args, split_params, spread_prefix
 from ._types import FlatVector, Objective, Params, is_traced
 
 SETTINGS = (
@@ -131,7 +131,7 @@ def prepare(
     if structure.size == 0:
         raise ValueError(
             "there are no free parameters: params holds no floating-point values that are not fixed. "
-            "Turn integers into floats, and leave something out of `fixed`."
+            + (describe_unknown(params) or "Turn integers into floats, and leave something out of `fixed`.")
         )
     args_structure, arrays = split_args(args)
     box = None if bounds is None else flatten_bounds(bounds, params, structure)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from ._plot import draw_one
 from ._problem import Problem
 from ._rounding import describe_coarsest, describe_gain
 from ._status import Status
+from ._trace import Timing as Timing, Trace as Trace, drop_padding, projected_norm
 from ._types import Params, Tracer, is_traced
 
 if TYPE_CHECKING:
@@ -26,28 +28,7 @@ FRESH_MEMORY = (
 )
 
 
-class Trace(NamedTuple):
-    """The record of a solve: one row an iteration, row 0 the start.
-
-    fun: the objective. grad_norm: max abs of the projected gradient. nfev: evaluations so far. seconds: since
-    the solve began; in a device loop, which has no clock, spread evenly over the evaluations of each chunk.
-    """
-
-    fun: Any
-    grad_norm: Any
-    nfev: Any
-    seconds: Any
-
-
-class Timing(NamedTuple):
-    """Seconds spent on compiling and on solving in this call, and the number of programs compiled in it."""
-
-    compile_s: Any
-    solve_s: Any
-    compiles: Any
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Carry:
     """All that the device loop needs to go on as if it had never stopped.
 
@@ -60,7 +41,7 @@ class Carry:
     structure: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What a backend hands back: the free leaves, or inside a trace the flat vector, and plain numbers.
 
@@ -82,14 +63,9 @@ class Outcome:
     carry: Carry | None = None
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing"],
-    meta_fields=["backend", "method", "detail", "note"],
-)
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
-    """The result of a solve: immutable, and a pytree. Pass it in the place of `params` to go on from it.
+    """The result of a solve: immutable, a pytree, and equal to itself alone. Pass it as `params` to go on from it.
 
     Arguments:
         params: the final point if the solve converged, otherwise the best finite point it saw. The same tree,
@@ -105,8 +81,10 @@ class Result:
         timing: seconds of compiling and solving, programs compiled.
         backend, method: who solved it.
         detail, note: what the method itself said; what else there is to say.
+        bounded: whether there were bounds.
         carry: what the device loop needs to go on bit for bit, after a stop from outside or at a limit: the memory
             of the solve, about 2 maxcor + 10 vectors. It is pickled with the result, and no part of the tree.
+        norm: `grad_norm`, where it cannot be told from the others later; no part of the tree either.
 
     Example:
         >>> import jax.numpy as jnp
@@ -129,7 +107,9 @@ class Result:
     method: str
     detail: str = ""
     note: str = ""
-    carry: Carry | None = field(default=None, init=False, repr=False, compare=False)
+    bounded: bool = False
+    carry: Carry | None = field(default=None, repr=False)
+    norm: float | None = field(default=None, repr=False)
 
     @property
     def x(self) -> Params:
@@ -150,6 +130,25 @@ class Result:
         return status.success if isinstance(status, Status) else status <= Status.FTOL
 
     @property
+    def grad_norm(self) -> float:
+        """Max abs of the projected gradient at params; NaN where it is not known, as without derivatives.
+
+        Errors:
+            ValueError: the result is that of a batch or inside a trace.
+        """
+        status, trace = self._status_of_one(), drop_padding(self.trace)
+        if self.jac is None:
+            return math.nan
+        if status.success and trace.grad_norm.size:  # params are those of the last row
+            return float(trace.grad_norm[-1])
+        if self.norm is not None:
+            return self.norm
+        if not self.bounded:
+            return max((float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(self.jac) if leaf.size), default=0.0)
+        rows = np.flatnonzero(trace.fun == float(self.fun))  # of none, if the best point was a trial
+        return float(trace.grad_norm[rows[0]]) if rows.size else math.nan
+
+    @property
     def message(self) -> str:
         """Why the solve ended, with the likely cause and the cure."""
         status = self.status
@@ -160,6 +159,8 @@ class Result:
 
     def plot(self, path: str | Path | None = None, *, title: str | None = None, dark: bool = False) -> Figure:
         """Draws the objective against seconds, the gradient against evaluations, and compilation beside the solve.
+
+        Of a solve inside jit or vmap, which has no clock, the objective against evaluations.
 
         Arguments:
             path: where to write the picture; its ending says the format, such as ".png" or ".svg".
@@ -173,34 +174,55 @@ class Result:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
             ValueError: the result is that of a batch or inside a trace, which has no one curve.
         """
-        if not isinstance(self.status, Status):
-            raise ValueError(
-                "a batch of solves has no one curve; pick one first: jax.tree.map(lambda a: a[0], result)."
-            )
-        columns = {"seconds": self.trace.seconds, "evaluations": self.trace.nfev, "values": self.trace.fun}
-        curve = Curve(
-            name=self.backend,
-            **{name: np.asarray(column, np.float64) for name, column in columns.items()},
-            norms=np.asarray(self.trace.grad_norm, np.float64),
-            compile_s=float(self.timing.compile_s),
-            solve_s=float(self.timing.solve_s),
-        )
-        title = title or f"{self.backend}, {self.method}: {self.status.name}"
+        status = self._status_of_one()
+        title = title or f"{self.backend}, {self.method}: {status.name}"
+        curve = curve_of(self, self.backend, float(self.timing.compile_s), float(self.timing.solve_s))
         return draw_one(curve, path, title, dark=dark)
 
     def __str__(self) -> str:
         if not isinstance(self.status, Status):
             return f"Result of {self.backend} ({self.method}), batched or traced"
-        norm = float(np.asarray(self.trace.grad_norm)[-1]) if np.size(self.trace.grad_norm) else np.nan
+        timing = self.timing
         lines = [
             f"{'converged' if self.success else 'not converged'} ({self.status.name}) by {self.backend}, {self.method}",
             f"  fun       {float(self.fun):.12g}",
-            f"  grad_norm {norm:.3g}",
+            f"  grad_norm {_write(self.grad_norm, '.3g')}",
             f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
-            f"  seconds   {float(self.timing.solve_s):.4g} solving, {float(self.timing.compile_s):.4g} compiling",
+            f"  seconds   {_write(timing.solve_s, '.4g')} solving, {_write(timing.compile_s, '.4g')} compiling",
             f"  {self.message}",
         ]
         return "\n".join(lines)
+
+    def _status_of_one(self) -> Status:
+        status = self.status
+        if not isinstance(status, Status):
+            raise ValueError(
+                "this is a batch of solves, or traced; pick one first: jax.tree.map(lambda a: a[0], result)."
+            )
+        return status
+
+
+DATA = ("params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing")
+META = ("backend", "method", "detail", "note", "bounded")
+
+
+def _flatten(result: Result) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    data = [(jax.tree_util.GetAttrKey(name), getattr(result, name)) for name in DATA]
+    return data, tuple(getattr(result, name) for name in META)
+
+
+def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
+    return Result(**dict(zip((*DATA, *META), (*data, *meta), strict=True)))
+
+
+# register_dataclass of JAX 0.6 takes the names of fields to leave out letter by letter
+jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
+
+
+def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Curve:
+    """The trace of a result for a picture."""
+    trace = drop_padding(result.trace)
+    return Curve(name, trace.seconds, trace.nfev, trace.fun, trace.grad_norm, compile_s, solve_s)
 
 
 def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
@@ -223,17 +245,26 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         backend=backend,
         method=method,
         detail=outcome.detail,
-        note=" ".join(filter(None, (outcome.note, _describe_floor(outcome, problem)))),
+        note=outcome.note,
+        bounded=problem.bounds is not None,
+        carry=outcome.carry,
     )
-    object.__setattr__(result, "carry", outcome.carry)  # no argument, since JAX takes those for parts of the tree
-    return result
+    if is_traced((free, grads, result.code, result.trace)) or result.success:
+        return result
+    if problem.bounds is not None and grads is not None:
+        x, grad = (structure.ravel_on_host(leaves, np.float64) for leaves in (free, grads))
+        result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
+    floor = _describe_floor(result, problem)
+    return replace(result, note=" ".join(filter(None, (result.note, floor)))) if floor else result
 
 
-def _describe_floor(outcome: Outcome, problem: Problem) -> str:
+def _describe_floor(result: Result, problem: Problem) -> str:
     """What more precision would buy, where rounding may have ended the solve."""
-    if is_traced((outcome.status, outcome.trace)) or outcome.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
+    if result.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
         return ""
-    plan = problem.plan
-    if plan.coarsest is not None:
-        return describe_coarsest(plan.coarsest)
-    return describe_gain(plan.dtype, float(np.asarray(outcome.trace.grad_norm)[-1]))
+    coarsest = problem.plan.coarsest
+    return describe_gain(problem.plan.dtype, result.grad_norm) if coarsest is None else describe_coarsest(coarsest)
+
+
+def _write(number: Any, form: str) -> str:
+    return "unknown" if math.isnan(number) else format(float(number), form)

@@ -78,7 +78,7 @@ def describe_gain(dtype: Any, norm: float) -> str:
     goes as the square root of the rounding.
     """
     own, double = jnp.finfo(dtype), jnp.finfo(jnp.float64)
-    if own.eps <= double.eps:
+    if own.eps <= double.eps or math.isnan(norm):
         return ""
     reached = math.sqrt(float(double.eps) / float(own.eps)) * norm
     return (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -99,7 +100,7 @@ def describe_tree(tree: PyTree, name: str) -> str:
 def _describe_leaf(leaf: Any) -> str:
     if not hasattr(leaf, "dtype"):
         return repr(leaf)[:60]
-    if np.size(leaf) <= SHORT:
+    if np.size(leaf) <= SHORT and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # as a random key is
         return f"{leaf.dtype} {np.array2string(np.asarray(leaf), precision=6, separator=', ')}".replace("\n", "")
     return f"{leaf.dtype}{list(np.shape(leaf))}"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import jax
@@ -102,10 +104,9 @@ def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure
         held: for each leaf whether it stays at its start, as data; None holds nothing.
 
     Errors:
-        TypeError: a complex leaf, named by its path.
+        TypeError: a complex leaf, or one of a type that JAX does not have, named by its path.
     """
-    leaves, treedef = jax.tree.flatten(params)
-    described = [_describe(leaf, static_numbers=True) for leaf in leaves]
+    described, treedef = _describe_all(params, "params", static_numbers=True)
     for position, (value, leaf) in enumerate(described):
         if leaf.kind == "static":
             continue
@@ -114,6 +115,8 @@ def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure
             raise TypeError(f"{path} is complex. Optimize its real and imaginary parts as two real leaves instead.")
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not (held and held[position]):
             described[position] = (value, Leaf("free", leaf.shape, leaf.dtype, leaf.tag[1]))  # type: ignore[index]
+        elif isinstance(value, float) and not isinstance(value, np.generic):
+            described[position] = (jnp.asarray(value), leaf)  # it comes back as an array, held or not
     kinds = [(value, leaf.kind) for value, leaf in described]
     free, data = ([value for value, kind in kinds if kind == wanted] for wanted in ("free", "data"))
     return Structure(treedef, tuple(leaf for _, leaf in described)), free, data
@@ -121,10 +124,26 @@ def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure
 
 def split_args(args: tuple[Any, ...]) -> tuple[Structure, list[Any]]:
     """The structure of `args` and its data: arrays and numbers; all other leaves are static."""
-    leaves, treedef = jax.tree.flatten(args)
-    described = [_describe(leaf, static_numbers=False) for leaf in leaves]
+    described, treedef = _describe_all(args, "args", static_numbers=False)
     data = [value for value, leaf in described if leaf.kind == "data"]
     return Structure(treedef, tuple(leaf for _, leaf in described)), data
+
+
+def describe_unknown(params: PyTree) -> str:
+    """What to do about the first leaf that may hold parameters out of JAX's sight; empty if there is none."""
+    for value, path in zip(jax.tree.leaves(params), leaf_paths(params), strict=True):
+        name = type(value).__qualname__
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return (
+                f"{path} is a {name}, a dataclass that JAX takes for a single leaf: "
+                "register it with jax.tree_util.register_dataclass."
+            )
+        if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
+            return (
+                f"{path} is a {name}, an object that JAX takes for a single leaf: pass a dict of its arrays, or "
+                "register the class with jax.tree_util.register_pytree_node_class."
+            )
+    return ""
 
 
 def leaf_paths(tree: PyTree, root: str = "params") -> list[str]:
@@ -145,15 +164,16 @@ def spread_prefix(prefix: PyTree, tree: PyTree, name: str) -> list[Any]:
     """
     above = jax.tree_util.tree_leaves_with_path(prefix, is_leaf=lambda node: node is None)
     below = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    parts = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not jax.tree.leaves(node))
-    empty = {path for path, node in parts if not jax.tree.leaves(node)}
+    places: dict[tuple[Any, ...], list[int]] = {}  # of the leaves at or below a path
+    for place, path in enumerate(below):
+        for length in range(len(path) + 1):
+            places.setdefault(path[:length], []).append(place)
     values: list[Any] = [_MISSING] * len(below)
     for path, value in above:
-        places = [place for place, leaf in enumerate(below) if leaf[: len(path)] == path]
-        if not places and value is not None and path not in empty:
+        if path not in places and value is not None and path not in _empty_parts(tree):
             where = jax.tree_util.keystr(path)
             raise ValueError(f"{name}{where} has no counterpart params{where}. {_PREFIX_CURE}")
-        for place in places:
+        for place in places.get(path, ()):
             values[place] = value
     for path, value in zip(below, values, strict=True):
         if value is _MISSING:
@@ -161,11 +181,20 @@ def spread_prefix(prefix: PyTree, tree: PyTree, name: str) -> list[Any]:
     return values
 
 
+def _empty_parts(tree: PyTree) -> set[tuple[Any, ...]]:
+    """Where the tree has a part without leaves."""
+    parts = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not jax.tree.leaves(node))
+    return {path for path, node in parts if not jax.tree.leaves(node)}
+
+
 _MISSING = object()
 _PREFIX_CURE = (
     "It must be one value for all, or have the tree of params or of an upper part of it; "
     "inside, None leaves a part out, and arrays are NumPy or JAX arrays, not lists."
 )
+
+
+_NUMBERS = (float, int, complex)
 
 
 class _ByIdentity:
@@ -181,6 +210,24 @@ class _ByIdentity:
         return isinstance(other, _ByIdentity) and other.value is self.value
 
 
+def _describe_all(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[list[tuple[Any, Leaf]], Any]:
+    """Every leaf as `_describe` has it, and the tree without them."""
+    leaves, treedef = jax.tree.flatten(tree)
+    for position, value in enumerate(leaves):
+        if isinstance(value, (np.ndarray, np.generic)) and (cure := _find_cure(value.dtype)):
+            path = leaf_paths(tree, root)[position]
+            raise TypeError(f"{path} is of type {value.dtype}, which JAX does not have. {cure}")
+    return [_describe(leaf, static_numbers=static_numbers) for leaf in leaves], treedef
+
+
+def _find_cure(dtype: np.dtype) -> str:
+    """What to do about a type of numbers that JAX does not have; empty if it has it, or if it is none of numbers."""
+    if dtype.names is not None:
+        return "Make it a dict of one array a field."
+    longest = {"f": 8, "c": 16}.get(dtype.kind, dtype.itemsize)
+    return "Convert it with .astype(float)." if dtype.itemsize > longest else ""
+
+
 def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
     """A leaf as a program sees it. Numbers of `params` other than floats are settings, those of `args` are data."""
     if isinstance(value, jax.Array):
@@ -190,8 +237,11 @@ def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
         return value, Leaf("data", value.shape, dtype, (False, None))
     is_number = isinstance(value, (int, float, complex)) and not isinstance(value, bool)
     if is_number and (isinstance(value, (float, complex)) or not static_numbers):
-        array = jnp.asarray(value)
-        return (array if static_numbers else value), Leaf("data", (), array.dtype, (True, None))
+        dtype = jax.dtypes.canonicalize_dtype(type(value) if type(value) in _NUMBERS else jnp.asarray(value).dtype)
+        if isinstance(value, float) and dtype == np.float32:
+            with np.errstate(over="ignore"):  # as JAX does
+                value = float(np.float32(value))
+        return value, Leaf("data", (), dtype, (True, None))
     try:
         hash(value)
     except TypeError:

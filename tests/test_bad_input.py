@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 from helpers_calls import Calls, count_compiles
 
@@ -57,6 +58,21 @@ class Bad:
     @property
     def fun(self) -> Any:
         return self.call.get("fun", square)
+
+
+@dataclass
+class Net:
+    """What JAX takes for one leaf."""
+
+    w: Any
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.w = np.ones(2)
+
+    def __repr__(self) -> str:
+        return "Plain()"
 
 
 def bad(name: str, error: type[Exception], *words: str, only: str | None = None, **call: Any) -> Bad:
@@ -165,6 +181,28 @@ CALLS = [
     side("crossed-inner", ValueError, "params['part']['b']", lower={"w": None, "part": 1.0}, upper=0.0),
     side("nan", ValueError, "lower", "params['part']['b']", "NaN", "None", lower=float("nan")),
     side("nan-at", ValueError, "upper", "NaN at 1", upper={"w": np.array([1, np.nan, 1]), "part": None}),
+    side("infinite-lower", ValueError, "lower of params['part']['b'] is inf", "None or -inf", lower=np.inf),
+    side("infinite-upper", ValueError, "upper of params['part']['b'] is -inf", "None or inf", upper=jnp.array(-np.inf)),
+    side("infinite-both", ValueError, "bounds.lower", "no finite float64", lower=np.inf, upper=np.inf),
+    side(
+        "infinite-at",
+        ValueError,
+        "params['w'] is inf at component 2",
+        lower={"w": np.array([0, -np.inf, np.inf]), "part": 0},
+    ),
+    bad(
+        "bounds-beyond-the-type",
+        ValueError,
+        "lower of params is 1e+300 at component 0, which leaves no finite float32",
+        bounds=(1e300, None),
+        params=np.ones(2, np.float32),
+    ),
+    bad(
+        "bounds-scipy",
+        TypeError,
+        "bounds=(bounds.lb, bounds.ub)",
+        bounds=scipy.optimize.Bounds(np.zeros(2), np.ones(2)),
+    ),
     side("text", TypeError, "params['part']['b']", "real number", "'0'", lower="0"),
     side("complex", TypeError, "params['part']['b']", "real number", upper=1j),
     side("objects", TypeError, "params['w']", "real number", upper={"w": np.array([None, 1, 1]), "part": None}),
@@ -223,6 +261,17 @@ CALLS = [
     start("text", "abc", *NO_FREE),
     start("empty-array", np.ones(0), *NO_FREE),
     start("objects", np.array([1.0, None]), *NO_FREE),
+    start("dates", {"t": np.zeros(2, "datetime64[s]")}, *NO_FREE),
+    start("dataclass", {"net": Net(np.ones(2))}, *NO_FREE[:2], "params['net'] is a Net", "register_dataclass"),
+    start("object", Plain(), *NO_FREE[:2], "params is a Plain", "a dict of its arrays", "register_pytree_node_class"),
+    start(
+        "longdouble", {"w": np.ones(2), "l": [np.ones(2, np.longdouble)]}, TypeError, "params['l'][0]", "astype(float)"
+    ),
+    start("longdouble-number", {"l": np.longdouble(1)}, TypeError, "params['l'] is of type", "astype(float)"),
+    start(
+        "records", {"w": np.ones(2), "r": np.zeros(2, "f8,f8")}, TypeError, "params['r']", "a dict of one array a field"
+    ),
+    bad("args-longdouble", TypeError, "args[1]['l']", "astype(float)", args=(1.0, {"l": np.ones(2, np.longdouble)})),
     # the rest
     bad("callback-number", TypeError, "callback must be a function", "int", callback=3),
     bad("callback-list", TypeError, "callback must be a function", "list", callback=[print]),

@@ -179,7 +179,9 @@ def test_bounds_aux_and_leaves_that_ride_along():
 @pytest.mark.parametrize(
     "settings, match",
     [
-        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"repeats": 0}, "repeats must be .* at least 1"),
+        ({"repeats": True}, "repeats must be a whole number"),
+        ({"backends": ("scipy",), "runs": {"one": {}}}, "either backends or runs"),
         ({"backends": ()}, "nothing to compare"),
         ({"runs": {}}, "nothing to compare"),
         ({"backends": ("scipi",)}, "'scipi'; did you mean 'scipy'"),
@@ -189,6 +191,40 @@ def test_bounds_aux_and_leaves_that_ride_along():
 def test_bad_input_is_an_error_at_the_call(settings, match):
     with pytest.raises(ValueError, match=match):
         compare(bowl, START, (2.0,), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"repeat": 2}, "unknown keyword argument 'repeat' for compare; did you mean 'repeats'?"),
+        ({"bound": (0, 1)}, "did you mean 'bounds'?"),
+        ({"backend": "optax"}, r"backends=\('optax',\)"),
+        ({"runs": {"one": {"metod": "BFGS"}}}, "'metod' for the run 'one'; did you mean 'method'?"),
+        ({"runs": {"one": {"repeats": 2}}}, "'repeats' for the run 'one'"),
+    ],
+)
+def test_a_wrong_keyword_is_an_error_at_the_call(settings, match):
+    with count_compiles() as compiles, pytest.raises(TypeError, match=match):
+        compare(bowl, START, (2.0,), **settings)
+    assert not compiles
+
+
+def test_a_result_is_a_start_and_no_more():
+    """Its memory is not taken over: the runs would not start alike."""
+    first = sjb.minimize(bowl, START, (2.0,), backend="optax", options={"maxiter": 2})
+    comparison = compare(bowl, first, (2.0,), repeats=1)
+    for backend, result in comparison.results.items():
+        fresh = sjb.minimize(bowl, first.params, (2.0,), backend=backend)
+        assert (result.nit, result.nfev, float(result.fun)) == (fresh.nit, fresh.nfev, float(fresh.fun))
+        assert float(result.trace.fun[0]) == pytest.approx(float(first.fun), rel=1e-12)
+    assert "Same" in str(comparison) and max(comparison.drifts()["scipy"].values()) > 0
+
+
+@pytest.mark.parametrize("keys", [jax.random.key(0), jax.random.split(jax.random.key(0), 9)], ids=["one", "many"])
+def test_random_keys_are_described(keys):
+    comparison = compare(lambda x, key: jnp.sum((x - 1) ** 2), np.zeros(2), (keys,), repeats=1, backends="scipy")
+    assert comparison.setting.problem["data"].startswith("args[0]: key<fry>[")
+    assert "GTOL" in str(comparison)
 
 
 def test_one_backend_as_a_word_is_no_comparison_but_works():

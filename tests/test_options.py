@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import pickle
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,6 +51,51 @@ def test_native_options_are_a_copy() -> None:
     assert options.native["xtol"] == 1e-3
     with pytest.raises(TypeError):
         options.native["xtol"] = 9  # type: ignore[index]
+
+
+OPTIONS = sjb.Options(gtol=1e-3, native={"xtol": 1e-3, "scale": None})
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda options: pickle.loads(pickle.dumps(options)),
+        copy.copy,
+        copy.deepcopy,
+        dataclasses.replace,
+        lambda options: sjb.Options(**dataclasses.asdict(options)),
+    ],
+    ids=["pickle", "copy", "deepcopy", "replace", "asdict"],
+)
+def test_options_come_back_as_they_were(again: Callable[[sjb.Options], sjb.Options]) -> None:
+    copied = again(OPTIONS)
+    assert copied == OPTIONS and hash(copied) == hash(OPTIONS) and repr(copied) == repr(OPTIONS)
+    assert dict(copied.native) == {"xtol": 1e-3, "scale": None}
+
+
+def test_options_are_keys() -> None:
+    assert len({OPTIONS, sjb.Options(), sjb.Options(gtol=1e-3, native={"scale": None, "xtol": 1e-3})}) == 2
+    assert dataclasses.replace(OPTIONS, native={"xtol": 2e-3}) != OPTIONS
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.int32, np.array, jnp.asarray], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", ["maxiter", "maxfun", "maxls", "maxcor"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whole_numbers_of_every_kind(backend: str, name: str, kind: Callable[[int], Any]) -> None:
+    assert type(getattr(sjb.Options(**{name: kind(7)}), name)) is int
+    result, same = solve(backend, **{name: kind(7)}), solve(backend, **{name: 7})
+    assert (result.nit, result.nfev, result.status) == (same.nit, same.nfev, same.status)
+
+
+def test_traced_limits_but_no_traced_memory() -> None:
+    @functools.partial(jax.jit, static_argnums=2)
+    def count(start: Any, number: Any, name: str) -> Any:
+        return sjb.minimize(rosenbrock, start, backend="optax", options={name: number}).nit
+
+    assert count(START, 3, "maxiter") == 3
+    for name in ("maxcor", "timeout"):
+        with pytest.raises(TypeError, match=f"option '{name}' must be known when .* static_argnames"):
+            count(START, 3, name)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import math
 import pickle
 from typing import Any
 
@@ -183,3 +186,107 @@ def test_trace_and_timing_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps((result.trace, result.timing, result.status)))
     np.testing.assert_array_equal(again[0].fun, result.trace.fun)
     assert again[2] is result.status
+
+
+def wavy(x: Any) -> Any:
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def norm_at(result: sjb.Result, lower: float, upper: float) -> float:
+    """By the definition: the largest component of x - P(x - g), or of g where no bound is near."""
+    x, g = np.asarray(result.params), np.asarray(jax.grad(wavy)(result.params))
+    return float(np.abs(np.where(g < 0, np.maximum(x - upper, g), np.minimum(x - lower, g))).max())
+
+
+@pytest.mark.parametrize("maxfun", [2, 5, 14, 18, 23])
+@pytest.mark.parametrize("bounds", [None, (-0.9, 0.7)], ids=["free", "bounded"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_grad_norm_is_that_of_the_point_handed_back(backend: str, bounds: Any, maxfun: int) -> None:
+    """Of a solve that stops in a line search the best point may be a trial, which has no row in the trace."""
+    start = np.linspace(-1.0, 1.0, 8)
+    result = sjb.minimize(wavy, start, backend=backend, bounds=bounds, options={"maxfun": maxfun})
+    expected = norm_at(result, *(bounds or (-np.inf, np.inf)))
+    assert result.grad_norm == pytest.approx(expected, rel=1e-10)
+    assert f"grad_norm {expected:.3g}" in str(result)
+    again = pickle.loads(pickle.dumps(result))
+    assert again.grad_norm == result.grad_norm and dataclasses.replace(result, detail="x").grad_norm == result.grad_norm
+
+
+def test_a_trial_without_a_row_was_among_them() -> None:
+    start = np.linspace(-1.0, 1.0, 8)
+    results = [sjb.minimize(wavy, start, options={"maxfun": maxfun}) for maxfun in range(2, 24)]
+    assert any(float(result.fun) not in np.asarray(result.trace.fun) for result in results)
+
+
+@functools.cache
+def compiled(bounds: Any) -> Any:
+    def solve(start: Any, maxfun: Any) -> sjb.Result:
+        return sjb.minimize(wavy, start, backend="optax", bounds=bounds, options={"maxfun": maxfun})
+
+    return jax.jit(solve)
+
+
+def solve_inside(maxfun: int, bounds: Any = None) -> sjb.Result:
+    return compiled(bounds)(jnp.linspace(-1.0, 1.0, 8), maxfun)
+
+
+def solve_batch() -> sjb.Result:
+    solve = sjb.Minimizer(wavy, backend="optax")
+    return jax.tree.map(lambda leaf: leaf[1], jax.vmap(solve)(jnp.stack([jnp.ones(4), jnp.linspace(-1.0, 1.0, 4)])))
+
+
+@pytest.mark.parametrize("one", [lambda: solve_inside(1000), solve_batch], ids=["jit", "vmap"])
+def test_one_result_of_a_compiled_program_reads_and_draws_like_any_other(one: Any) -> None:
+    result = one()
+    lines = str(result).splitlines()
+    assert result.success and result.grad_norm == pytest.approx(norm_at(result, -np.inf, np.inf), rel=1e-6)
+    assert f"grad_norm {result.grad_norm:.3g}" in lines[2] and "unknown" in lines[4] and "nan" not in str(result)
+    pytest.importorskip("matplotlib")
+    left, right = result.plot().axes
+    curve, norms = (axes.get_lines()[0] for axes in (left, right))
+    assert len(curve.get_xdata()) == len(norms.get_xdata()) == int(result.nit) + 1
+    assert "evaluations" in left.get_xlabel() and np.isfinite(curve.get_ydata()).all()
+
+
+def test_grad_norm_of_a_compiled_program_that_stopped_early() -> None:
+    for maxfun in range(2, 24):
+        free, bounded = solve_inside(maxfun), solve_inside(maxfun, (-0.9, 0.7))
+        assert free.grad_norm == pytest.approx(norm_at(free, -np.inf, np.inf), rel=1e-10)
+        if not math.isnan(bounded.grad_norm):  # not known of a trial, without the bounds
+            assert bounded.grad_norm == pytest.approx(norm_at(bounded, -0.9, 0.7), rel=1e-10)
+        else:
+            assert float(bounded.fun) not in np.asarray(bounded.trace.fun) and "grad_norm unknown" in str(bounded)
+
+
+def test_grad_norm_of_a_batch_is_an_error() -> None:
+    batch = jax.vmap(sjb.Minimizer(wavy, backend="optax"))(jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"pick one first: jax\.tree\.map"):
+        _ = batch.grad_norm
+
+
+def test_no_gradient_is_no_norm() -> None:
+    result = sjb.minimize(wavy, np.zeros(2), method="Nelder-Mead")
+    assert math.isnan(result.grad_norm) and "grad_norm unknown" in str(result)
+
+
+def test_what_rounding_costs_is_told_of_the_point_handed_back() -> None:
+    def uneven(x: Any) -> Any:
+        return jnp.sum(jnp.exp(0.37 * x) - jnp.arange(0.61, 1.0, 0.1, np.float32) * x)
+
+    result = sjb.minimize(uneven, np.zeros(4, np.float32), options={"gtol": 0.0, "ftol": 0.0})
+    assert not result.success and f"the gradient norm could go from {result.grad_norm:.1g} to" in result.message
+
+
+@pytest.mark.parametrize("copied", [dataclasses.replace, copy.copy, copy.deepcopy], ids=lambda copied: copied.__name__)
+def test_a_copy_goes_on_like_the_result(copied: Any) -> None:
+    first = solve("optax", options={"maxiter": 2})
+    again = copied(first)
+    one, other = (sjb.minimize(fun, each, backend="optax") for each in (first, again))
+    assert again.carry is not None and one.nit == other.nit and float(one.fun) == float(other.fun)
+    np.testing.assert_array_equal(one.trace.fun, other.trace.fun)
+
+
+def test_a_result_equals_itself_alone() -> None:
+    result = solve("scipy")
+    assert result == result and result != dataclasses.replace(result) and result in [result]
+    assert len({result, result, dataclasses.replace(result)}) == 2

@@ -317,3 +317,53 @@ def test_a_value_over_an_empty_part(empty: Any) -> None:
     """A prefix may say something of a part that happens to hold nothing, such as a bias that is None."""
     params = {"w": 1.0, "bias": empty}
     assert spread_prefix({"w": 0.0, "bias": 0.0}, params, "bounds") == [0.0]
+
+
+def test_python_numbers_stay_on_the_host_until_they_are_needed() -> None:
+    structure, free, _ = split_params({"a": 1.5, "b": np.float32(2)}, None)
+    assert type(free[0]) is float and structure.leaves[0].dtype == jnp.asarray(1.5).dtype
+    held = split_params({"a": 1.5}, [True])
+    assert isinstance(held[2][0], jax.Array) and held[0].leaves[0].tag == (True, None)
+
+
+@pytest.mark.usefixtures("x32")
+def test_python_numbers_in_single_precision_are_rounded_as_by_jax() -> None:
+    for value in (0.1, 1e300, -1e-50, float("nan")):
+        structure, free, _ = split_params(value, None)
+        assert structure.leaves[0].dtype == np.float32
+        np.testing.assert_array_equal(free[0], np.asarray(jnp.asarray(value), np.float64))
+
+
+def spread_slowly(prefix: Any, tree: Any) -> list[Any]:
+    """For each leaf the prefix's leaf above it, by trying every pair."""
+    above = jax.tree_util.tree_leaves_with_path(prefix, is_leaf=lambda node: node is None)
+    below = jax.tree_util.tree_leaves_with_path(tree)
+    return [next(value for up, value in above if path[: len(up)] == up) for path, _ in below]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [0.5, None, {"a": 1, "b": 2}, {"a": [1, None], "b": 2}, {"a": [1, {"x": 3, "y": None}], "b": (4, 5, 6)}],
+    ids=repr,
+)
+def test_a_prefix_spreads_as_by_its_definition(prefix: Any) -> None:
+    tree = {"a": [0, {"x": 0, "y": [0, 0, {}]}], "b": (0, [0, 0], 0)}
+    assert spread_prefix(prefix, tree, "fixed") == spread_slowly(prefix, tree)
+
+
+def test_a_prefix_compares_no_pairs_of_leaves() -> None:
+    """Every key is hashed once a level and compared at most a few times, however many leaves there are."""
+
+    class Key(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Key.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    tree = {Key(f"k{index:03d}"): 0.0 for index in range(200)}
+    Key.compared = 0
+    assert spread_prefix({Key(each): index for index, each in enumerate(tree)}, tree, "fixed") == list(range(200))
+    assert Key.compared < 20 * len(tree)
