@@ -18,6 +18,7 @@ class Method:
         own_stops: whether SciPy's own tests are those of the interface, so that ours stay out of the way.
         common: our options that the method takes natively, by SciPy's name for them.
         native: the method's other options.
+        limits: SciPy's own limits of evaluations and iterations, which are lifted: ours decide, to the evaluation.
     """
 
     name: str
@@ -25,15 +26,18 @@ class Method:
     bounds: bool
     common: MappingProxyType[str, str]
     native: frozenset[str]
+    limits: frozenset[str]
     own_stops: bool = False
 
 
-def _method(name: str, derivatives: str, bounds: bool, common: dict[str, str], native: str, **more: bool) -> Method:
-    return Method(name, derivatives, bounds, MappingProxyType(common), frozenset(native.split()), **more)  # type: ignore[arg-type]
+def _method(
+    name: str, derivatives: str, bounds: bool, common: dict[str, str], native: str, limits: str, **more: bool
+) -> Method:
+    names = (frozenset(each.split()) for each in (native, limits))
+    return Method(name, derivatives, bounds, MappingProxyType(common), *names, **more)  # type: ignore[arg-type]
 
 
-_ITERATIONS = {"maxiter": "maxiter"}
-_GRADIENT = {"gtol": "gtol", "maxiter": "maxiter"}
+_GRADIENT = {"gtol": "gtol"}
 _TRUST = "initial_trust_radius max_trust_radius eta"
 
 METHODS = {
@@ -45,15 +49,23 @@ METHODS = {
             True,
             {"gtol": "gtol", "ftol": "ftol", "maxiter": "maxiter", "maxls": "maxls", "maxcor": "maxcor"},
             "",
+            "maxfun",
             own_stops=True,
         ),
-        _method("BFGS", "gradient", False, _GRADIENT, "norm xrtol c1 c2 hess_inv0"),
-        _method("CG", "gradient", False, _GRADIENT, "norm c1 c2"),
-        _method("TNC", "gradient", True, {"ftol": "ftol"}, "offset scale eta stepmx accuracy minfev xtol rescale"),
-        _method("SLSQP", "gradient", True, {"ftol": "ftol", "maxiter": "maxiter"}, ""),
-        _method("Newton-CG", "product", False, _ITERATIONS, "xtol c1 c2"),
-        _method("trust-ncg", "product", False, _GRADIENT, _TRUST),
-        _method("trust-krylov", "product", False, _GRADIENT, _TRUST + " inexact"),
+        _method("BFGS", "gradient", False, _GRADIENT, "norm xrtol c1 c2 hess_inv0", "maxiter"),
+        _method("CG", "gradient", False, _GRADIENT, "norm c1 c2", "maxiter"),
+        _method(
+            "TNC",
+            "gradient",
+            True,
+            {"ftol": "ftol"},
+            "offset scale eta stepmx accuracy minfev xtol rescale",
+            "maxfun",
+        ),
+        _method("SLSQP", "gradient", True, {"ftol": "ftol"}, "", "maxiter"),
+        _method("Newton-CG", "product", False, {}, "xtol c1 c2", "maxiter"),
+        _method("trust-ncg", "product", False, _GRADIENT, _TRUST, "maxiter"),
+        _method("trust-krylov", "product", False, _GRADIENT, _TRUST + " inexact", "maxiter"),
         _method(
             "trust-constr",
             "product",
@@ -61,14 +73,20 @@ METHODS = {
             _GRADIENT,
             "xtol barrier_tol sparse_jacobian initial_tr_radius initial_constr_penalty initial_barrier_parameter "
             "initial_barrier_tolerance factorization_method",
+            "maxiter",
         ),
-        _method("dogleg", "hessian", False, _GRADIENT, _TRUST),
-        _method("trust-exact", "hessian", False, _GRADIENT, _TRUST),
-        _method("Nelder-Mead", "none", True, _ITERATIONS, "xatol fatol adaptive initial_simplex"),
-        _method("Powell", "none", True, {"ftol": "ftol", "maxiter": "maxiter"}, "xtol direc"),
-        _method("COBYLA", "none", True, {"maxfun": "maxiter"}, "rhobeg tol catol"),
+        _method("dogleg", "hessian", False, _GRADIENT, _TRUST, "maxiter"),
+        _method("trust-exact", "hessian", False, _GRADIENT, _TRUST, "maxiter"),
+        _method("Nelder-Mead", "none", True, {}, "xatol fatol adaptive initial_simplex", "maxiter maxfev"),
+        _method("Powell", "none", True, {"ftol": "ftol"}, "xtol direc", "maxiter maxfev"),
+        _method("COBYLA", "none", True, {}, "rhobeg tol catol", "maxiter"),
         _method(
-            "COBYQA", "none", True, _ITERATIONS, "f_target feasibility_tol initial_tr_radius final_tr_radius scale"
+            "COBYQA",
+            "none",
+            True,
+            {},
+            "f_target feasibility_tol initial_tr_radius final_tr_radius scale",
+            "maxiter maxfev",
         ),
     )
 }

@@ -26,6 +26,7 @@ from ._types import FlatVector, HostVector
 from ._watch import Watch
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
+UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
 
 
 def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict[str, Any], float, int]:
@@ -130,13 +131,7 @@ def _drive(
         bounds = scipy.optimize.Bounds(problem.bounds.lower, problem.bounds.upper)  # type: ignore[arg-type]
         x0 = np.clip(x0, problem.bounds.lower, problem.bounds.upper)
     native = {name: getattr(options, ours) for ours, name in method.common.items()} | dict(options.native)
-    unlimited = np.iinfo(np.int32).max  # the record keeps these limits, to the evaluation
-    if method.own_stops:
-        native["maxfun"] = unlimited
-    elif "maxiter" in native:
-        native["maxiter"] = unlimited
-    if method.name == "Nelder-Mead":
-        native["maxfev"] = unlimited
+    native |= dict.fromkeys(method.limits, UNLIMITED)
     has_grad = method.derivatives != "none"
     with SingleThreaded() as solver:
         try:

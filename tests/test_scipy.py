@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,23 @@ def test_limits_of_every_method(method: Method) -> None:
         assert (result.status, result.nfev) == (Status.MAXFUN, maxfun)
     result = sjb.minimize(convex, START, method=method.name, options={"maxiter": 2, "gtol": 0.0, "ftol": 0.0})
     assert (result.status, result.nit) == (Status.MAXITER, 2)
+
+
+@methods()
+def test_every_limit_of_scipys_own_is_lifted(method: Method, handed: list[dict[str, Any]]) -> None:
+    """TNC's own is max(100, 10 n) evaluations, COBYQA's 500 n: whatever SciPy calls a limit, ours decides."""
+    sjb.minimize(convex, START, method=method.name, options={"maxfun": 30, "maxiter": 7})
+    described = str(scipy.optimize.show_options("minimize", method.name, disp=False))
+    named = {name for name in ("maxiter", "maxfun", "maxfev") if re.search(rf"\b{name}\b[\w, ]* :", described)}
+    ours = {"maxiter": 7} if method.own_stops else {}
+    limits = {name: handed[0]["options"].get(name) for name in named | method.limits}
+    assert limits and limits == dict.fromkeys(limits, np.iinfo(np.int32).max) | ours
+
+
+def test_tnc_goes_on_beyond_its_own_limit() -> None:
+    result = sjb.minimize(rosenbrock, np.tile([-1.2, 1.0], 10), method="TNC")
+    assert result.success and result.nfev > 200
+    np.testing.assert_allclose(result.params, 1.0, atol=1e-2)
 
 
 @methods()
