@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Method:
         own_stops: whether SciPy's own tests are those of the interface, so that ours stay out of the way.
         common: our options that the method takes natively, by SciPy's name for them.
         native: the method's other options.
+        by_component: those of them that have a number for each component.
         limits: SciPy's own limits of evaluations and iterations, which are lifted: ours decide, to the evaluation.
     """
 
@@ -27,11 +28,12 @@ class Method:
     common: MappingProxyType[str, str]
     native: frozenset[str]
     limits: frozenset[str]
+    by_component: frozenset[str] = frozenset()
     own_stops: bool = False
 
 
 def _method(
-    name: str, derivatives: str, bounds: bool, common: dict[str, str], native: str, limits: str, **more: bool
+    name: str, derivatives: str, bounds: bool, common: dict[str, str], native: str, limits: str, **more: Any
 ) -> Method:
     names = (frozenset(each.split()) for each in (native, limits))
     return Method(name, derivatives, bounds, MappingProxyType(common), *names, **more)  # type: ignore[arg-type]
@@ -61,6 +63,7 @@ METHODS = {
             {"ftol": "ftol"},
             "offset scale eta stepmx accuracy minfev xtol rescale",
             "maxfun",
+            by_component=frozenset({"offset", "scale"}),
         ),
         _method("SLSQP", "gradient", True, {"ftol": "ftol"}, "", "maxiter"),
         _method("Newton-CG", "product", False, {}, "xtol c1 c2", "maxiter"),
@@ -77,8 +80,24 @@ METHODS = {
         ),
         _method("dogleg", "hessian", False, _GRADIENT, _TRUST, "maxiter"),
         _method("trust-exact", "hessian", False, _GRADIENT, _TRUST, "maxiter"),
-        _method("Nelder-Mead", "none", True, {}, "xatol fatol adaptive initial_simplex", "maxiter maxfev"),
-        _method("Powell", "none", True, {"ftol": "ftol"}, "xtol direc", "maxiter maxfev"),
+        _method(
+            "Nelder-Mead",
+            "none",
+            True,
+            {},
+            "xatol fatol adaptive initial_simplex",
+            "maxiter maxfev",
+            by_component=frozenset({"initial_simplex"}),
+        ),
+        _method(
+            "Powell",
+            "none",
+            True,
+            {"ftol": "ftol"},
+            "xtol direc",
+            "maxiter maxfev",
+            by_component=frozenset({"direc"}),
+        ),
         _method("COBYLA", "none", True, {}, "rhobeg tol catol", "maxiter"),
         _method(
             "COBYQA",
