@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ class Method:
         common: our options that the method takes natively, by SciPy's name for them.
         native: the method's other options.
         by_component: those of them that have a number for each component.
+        tests: the tolerances of its own tests, by name, so small that ours decide; a native option goes before.
+        ending: what its own test says, of a method without derivatives, for which we have none.
         limits: SciPy's own limits of evaluations and iterations, which are lifted: ours decide, to the evaluation.
     """
 
@@ -28,6 +31,8 @@ class Method:
     common: MappingProxyType[str, str]
     native: frozenset[str]
     limits: frozenset[str]
+    tests: Mapping[str, float] = field(default_factory=dict)
+    ending: str = ""
     by_component: frozenset[str] = frozenset()
     own_stops: bool = False
 
@@ -39,7 +44,7 @@ def _method(
     return Method(name, derivatives, bounds, MappingProxyType(common), *names, **more)  # type: ignore[arg-type]
 
 
-_GRADIENT = {"gtol": "gtol"}
+_GTOL = {"gtol": 0.0}
 _TRUST = "initial_trust_radius max_trust_radius eta"
 
 METHODS = {
@@ -54,32 +59,36 @@ METHODS = {
             "maxfun",
             own_stops=True,
         ),
-        _method("BFGS", "gradient", False, _GRADIENT, "norm xrtol c1 c2 hess_inv0", "maxiter"),
-        _method("CG", "gradient", False, _GRADIENT, "norm c1 c2", "maxiter"),
+        _method(
+            "BFGS", "gradient", False, {}, "norm xrtol c1 c2 hess_inv0", "maxiter", tests={"gtol": 0.0, "xrtol": 0.0}
+        ),
+        _method("CG", "gradient", False, {}, "norm c1 c2", "maxiter", tests=_GTOL),
         _method(
             "TNC",
             "gradient",
             True,
-            {"ftol": "ftol"},
+            {},
             "offset scale eta stepmx accuracy minfev xtol rescale",
             "maxfun",
+            tests={"ftol": 0.0, "xtol": 0.0, "gtol": 0.0},
             by_component=frozenset({"offset", "scale"}),
         ),
-        _method("SLSQP", "gradient", True, {"ftol": "ftol"}, "", "maxiter"),
-        _method("Newton-CG", "product", False, {}, "xtol c1 c2", "maxiter"),
-        _method("trust-ncg", "product", False, _GRADIENT, _TRUST, "maxiter"),
-        _method("trust-krylov", "product", False, _GRADIENT, _TRUST + " inexact", "maxiter"),
+        _method("SLSQP", "gradient", True, {}, "", "maxiter", tests={"ftol": 0.0}),
+        _method("Newton-CG", "product", False, {}, "xtol c1 c2", "maxiter", tests={"xtol": 0.0}),
+        _method("trust-ncg", "product", False, {}, _TRUST, "maxiter", tests=_GTOL),
+        _method("trust-krylov", "product", False, {}, _TRUST + " inexact", "maxiter", tests=_GTOL),
         _method(
             "trust-constr",
             "product",
             True,
-            _GRADIENT,
+            {},
             "xtol barrier_tol sparse_jacobian initial_tr_radius initial_constr_penalty initial_barrier_parameter "
             "initial_barrier_tolerance factorization_method",
             "maxiter",
+            tests={"gtol": 0.0, "xtol": 1e-12, "barrier_tol": 1e-16},
         ),
-        _method("dogleg", "hessian", False, _GRADIENT, _TRUST, "maxiter"),
-        _method("trust-exact", "hessian", False, _GRADIENT, _TRUST, "maxiter"),
+        _method("dogleg", "hessian", False, {}, _TRUST, "maxiter", tests=_GTOL),
+        _method("trust-exact", "hessian", False, {}, _TRUST, "maxiter", tests=_GTOL),
         _method(
             "Nelder-Mead",
             "none",
@@ -87,6 +96,7 @@ METHODS = {
             {},
             "xatol fatol adaptive initial_simplex",
             "maxiter maxfev",
+            ending="the corners of its simplex are within xatol and their values within fatol",
             by_component=frozenset({"initial_simplex"}),
         ),
         _method(
@@ -96,9 +106,10 @@ METHODS = {
             {"ftol": "ftol"},
             "xtol direc",
             "maxiter maxfev",
+            ending="a round of its searches lowered the objective by at most ftol, relatively",
             by_component=frozenset({"direc"}),
         ),
-        _method("COBYLA", "none", True, {}, "rhobeg tol catol", "maxiter"),
+        _method("COBYLA", "none", True, {}, "rhobeg tol catol", "maxiter", ending="its trust region shrank to tol"),
         _method(
             "COBYQA",
             "none",
@@ -106,6 +117,7 @@ METHODS = {
             {},
             "f_target feasibility_tol initial_tr_radius final_tr_radius scale",
             "maxiter maxfev",
+            ending="its trust region shrank to final_tr_radius, or the objective fell to f_target",
         ),
     )
 }

@@ -131,7 +131,7 @@ def _drive(
     """Hand over to SciPy; why it ended, and what it said."""
     x0, bounds = _place(problem, held)
     native = {name: getattr(options, ours) for ours, name in method.common.items()}
-    native |= _own_options(method, options, held) | dict.fromkeys(method.limits, UNLIMITED)
+    native |= dict(method.tests) | _own_options(method, options, held) | dict.fromkeys(method.limits, UNLIMITED)
     has_grad = method.derivatives != "none"
     with SingleThreaded() as solver:
         try:
@@ -195,7 +195,8 @@ def _second_derivatives(
 
 def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:
     """A status from the numbers, never from SciPy's words, which change from version to version."""
-    said = f"SciPy's {method.name} ended by its own rule: {found.message}"
+    own = method.ending or " or ".join(each for each in method.tests if each in options.native)  # tests that we lack
+    said = f"SciPy's {method.name} ended by its own rule{own and f' ({own})'}: {found.message}"
     point = record.find(found.x)
     if point is None:  # a method that ends at a point it has not just evaluated
         point = record.evaluate(found.x)
@@ -204,8 +205,10 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.GTOL, ""
     lost = record.lost or record.cut if point.finite else point
     # A step that was cut short to stay where the objective is finite changes little, and proves nothing.
-    if found.success and not (method.own_stops and (lost or options.ftol == 0)):
-        return Status.FTOL, "" if method.own_stops else said
+    if found.success and method.own_stops and options.ftol > 0 and not lost:
+        return Status.FTOL, ""
+    if found.success and own:
+        return Status.FTOL, said
     if record.nit >= options.maxiter:
         return Status.MAXITER, ""
     if lost is not None:
