@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Method:
         own_stops: whether SciPy's own tests are those of the interface, so that ours stay out of the way.
         common: our options that the method takes natively, by SciPy's name for them.
         native: the method's other options.
+        by_component: those of them that have a number for each component.
+        tests: the tolerances of its own tests, by name, so small that ours decide; a native option goes before.
+        ending: what its own test says, of a method without derivatives, for which we have none.
+        limits: SciPy's own limits of evaluations and iterations, which are lifted: ours decide, to the evaluation.
     """
 
     name: str
@@ -25,15 +30,21 @@ class Method:
     bounds: bool
     common: MappingProxyType[str, str]
     native: frozenset[str]
+    limits: frozenset[str]
+    tests: Mapping[str, float] = field(default_factory=dict)
+    ending: str = ""
+    by_component: frozenset[str] = frozenset()
     own_stops: bool = False
 
 
-def _method(name: str, derivatives: str, bounds: bool, common: dict[str, str], native: str, **more: bool) -> Method:
-    return Method(name, derivatives, bounds, MappingProxyType(common), frozenset(native.split()), **more)  # type: ignore[arg-type]
+def _method(
+    name: str, derivatives: str, bounds: bool, common: dict[str, str], native: str, limits: str, **more: Any
+) -> Method:
+    names = (frozenset(each.split()) for each in (native, limits))
+    return Method(name, derivatives, bounds, MappingProxyType(common), *names, **more)  # type: ignore[arg-type]
 
 
-_ITERATIONS = {"maxiter": "maxiter"}
-_GRADIENT = {"gtol": "gtol", "maxiter": "maxiter"}
+_GTOL = {"gtol": 0.0}
 _TRUST = "initial_trust_radius max_trust_radius eta"
 
 METHODS = {
@@ -45,30 +56,68 @@ METHODS = {
             True,
             {"gtol": "gtol", "ftol": "ftol", "maxiter": "maxiter", "maxls": "maxls", "maxcor": "maxcor"},
             "",
+            "maxfun",
             own_stops=True,
         ),
-        _method("BFGS", "gradient", False, _GRADIENT, "norm xrtol c1 c2 hess_inv0"),
-        _method("CG", "gradient", False, _GRADIENT, "norm c1 c2"),
-        _method("TNC", "gradient", True, {"ftol": "ftol"}, "offset scale eta stepmx accuracy minfev xtol rescale"),
-        _method("SLSQP", "gradient", True, {"ftol": "ftol", "maxiter": "maxiter"}, ""),
-        _method("Newton-CG", "product", False, _ITERATIONS, "xtol c1 c2"),
-        _method("trust-ncg", "product", False, _GRADIENT, _TRUST),
-        _method("trust-krylov", "product", False, _GRADIENT, _TRUST + " inexact"),
+        _method(
+            "BFGS", "gradient", False, {}, "norm xrtol c1 c2 hess_inv0", "maxiter", tests={"gtol": 0.0, "xrtol": 0.0}
+        ),
+        _method("CG", "gradient", False, {}, "norm c1 c2", "maxiter", tests=_GTOL),
+        _method(
+            "TNC",
+            "gradient",
+            True,
+            {},
+            "offset scale eta stepmx accuracy minfev xtol rescale",
+            "maxfun",
+            tests={"ftol": 0.0, "xtol": 0.0, "gtol": 0.0},
+            by_component=frozenset({"offset", "scale"}),
+        ),
+        _method("SLSQP", "gradient", True, {}, "", "maxiter", tests={"ftol": 0.0}),
+        _method("Newton-CG", "product", False, {}, "xtol c1 c2", "maxiter", tests={"xtol": 0.0}),
+        _method("trust-ncg", "product", False, {}, _TRUST, "maxiter", tests=_GTOL),
+        _method("trust-krylov", "product", False, {}, _TRUST + " inexact", "maxiter", tests=_GTOL),
         _method(
             "trust-constr",
             "product",
             True,
-            _GRADIENT,
+            {},
             "xtol barrier_tol sparse_jacobian initial_tr_radius initial_constr_penalty initial_barrier_parameter "
             "initial_barrier_tolerance factorization_method",
+            "maxiter",
+            tests={"gtol": 0.0, "xtol": 1e-12, "barrier_tol": 1e-16},
         ),
-        _method("dogleg", "hessian", False, _GRADIENT, _TRUST),
-        _method("trust-exact", "hessian", False, _GRADIENT, _TRUST),
-        _method("Nelder-Mead", "none", True, _ITERATIONS, "xatol fatol adaptive initial_simplex"),
-        _method("Powell", "none", True, {"ftol": "ftol", "maxiter": "maxiter"}, "xtol direc"),
-        _method("COBYLA", "none", True, {"maxfun": "maxiter"}, "rhobeg tol catol"),
+        _method("dogleg", "hessian", False, {}, _TRUST, "maxiter", tests=_GTOL),
+        _method("trust-exact", "hessian", False, {}, _TRUST, "maxiter", tests=_GTOL),
         _method(
-            "COBYQA", "none", True, _ITERATIONS, "f_target feasibility_tol initial_tr_radius final_tr_radius scale"
+            "Nelder-Mead",
+            "none",
+            True,
+            {},
+            "xatol fatol adaptive initial_simplex",
+            "maxiter maxfev",
+            ending="the corners of its simplex are within xatol and their values within fatol",
+            by_component=frozenset({"initial_simplex"}),
+        ),
+        _method(
+            "Powell",
+            "none",
+            True,
+            {"ftol": "ftol"},
+            "xtol direc",
+            "maxiter maxfev",
+            ending="a round of its searches lowered the objective by at most ftol, relatively",
+            by_component=frozenset({"direc"}),
+        ),
+        _method("COBYLA", "none", True, {}, "rhobeg tol catol", "maxiter", ending="its trust region shrank to tol"),
+        _method(
+            "COBYQA",
+            "none",
+            True,
+            {},
+            "f_target feasibility_tol initial_tr_radius final_tr_radius scale",
+            "maxiter maxfev",
+            ending="its trust region shrank to final_tr_radius, or the objective fell to f_target",
         ),
     )
 }

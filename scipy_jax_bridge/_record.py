@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
 from ._decide import STAIRS
+from ._held import FreeVector, Held
 from ._linesearch import RETREAT, ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
@@ -51,14 +52,23 @@ class Record:
         evaluate: its compiled program; one array in, one packed array out.
         has_grad: whether the program returns a gradient.
         tests: whether our own stopping tests apply; not where the method's are the same.
+        held: components that the method does not see; None where it sees all. Here every point is whole.
         options: the limits.
         watch: who may stop the solve.
     """
 
     def __init__(
-        self, problem: Problem, evaluate: Any, *, has_grad: bool, tests: bool, options: Options, watch: Watch
+        self,
+        problem: Problem,
+        evaluate: Any,
+        *,
+        has_grad: bool,
+        tests: bool,
+        held: Held | None,
+        options: Options,
+        watch: Watch,
     ) -> None:
-        self._program, self._data, self._bounds = evaluate, problem.data, problem.bounds
+        self._program, self._data, self._bounds, self._held = evaluate, problem.data, problem.bounds, held
         self._cast = None if problem.plan.dtype == np.float64 else problem.plan.dtype
         self._has_grad, self._tests, self._options, self._watch = has_grad, tests, options, watch
         self._structure, self._riders = problem.plan.params, problem.riders
@@ -81,7 +91,7 @@ class Record:
         """Iterations so far."""
         return max(len(self._rows) - 1, 0)
 
-    def evaluate(self, x: HostVector) -> Point:
+    def evaluate(self, x: FreeVector) -> Point:
         """One evaluation at `x`, recorded."""
         if self.nfev >= self._options.maxfun:
             raise Stop(Status.MAXFUN)
@@ -100,15 +110,16 @@ class Record:
         self._keep(point)
         return point
 
-    def value(self, x: HostVector) -> float:
+    def value(self, x: FreeVector) -> float:
         """For a derivative-free method; above all others where the objective is not finite."""
         point = self.evaluate(x)
         return point.value if point.finite else self._highest + abs(self._highest) + 1
 
-    def value_and_grad(self, x: HostVector) -> tuple[float, HostVector]:
+    def value_and_grad(self, x: FreeVector) -> tuple[float, FreeVector]:
         """For all others."""
         point = self.evaluate(x)
-        return (point.value, point.grad) if point.finite else self._wall(point)  # type: ignore[return-value]
+        value, grad = (point.value, point.grad) if point.finite else self._wall(point)
+        return value, grad if self._held is None else self._held.reduce(grad)  # type: ignore[return-value]
 
     def describe(self, point: Point) -> str:
         """Where a point is not finite."""
@@ -147,11 +158,11 @@ class Record:
         fun, grad_norm, nfev, seconds = (np.array(column) for column in columns)
         return Trace(fun, grad_norm, nfev.astype(int), seconds)
 
-    def _inside(self, x: HostVector) -> HostVector:
-        """A copy, since SciPy goes on writing into its own, and in the box: some methods leave it by rounding."""
+    def _inside(self, x: FreeVector) -> HostVector:
+        """A copy, since SciPy goes on writing into its own, whole, and in the box: some leave it by rounding."""
         if self._bounds is None:
             return np.array(x, dtype=np.float64)
-        return np.clip(x, self._bounds.lower, self._bounds.upper)
+        return np.clip(x if self._held is None else self._held.restore(x), self._bounds.lower, self._bounds.upper)
 
     def _tell(self, point: Point, norm: float) -> Status | None:
         tree = functools.partial(self._tree, point.x)
@@ -209,7 +220,7 @@ class Record:
         self._rows.append((point.value, norm, self.nfev, self._watch.seconds))
         return norm
 
-    def find(self, x: HostVector) -> Point | None:
+    def find(self, x: FreeVector) -> Point | None:
         """The evaluation at `x`, if it is recent: the iterate of a search is its last, of a trust region maybe not."""
         x = self._inside(x)
         known = [point for point in (self.best, self.iterate) if point is not None] + list(self._recent)

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float
 
+from ._held import FreeVector, Held, find_held
 from ._methods import METHODS, Method
 from ._options import Options
 from ._problem import Data, Problem
@@ -26,6 +27,8 @@ from ._types import FlatVector, HostVector
 from ._watch import Watch
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
+ALL_HELD = "Equal bounds hold every component: there is no other point."
+UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
 
 
 def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict[str, Any], float, int]:
@@ -63,12 +66,14 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
     """
     programs, compile_s, compiles = compile_scipy(problem, method, options)
     facts = METHODS[method]
+    held = None if facts.own_stops else find_held(problem.bounds)  # L-BFGS-B copes, and its path is SciPy's
     evaluate = programs.get("packed") or programs["bare"]
     record = Record(
         problem,
         evaluate,
         has_grad=facts.derivatives != "none",
         tests=not facts.own_stops,
+        held=held,
         options=options,
         watch=watch,
     )
@@ -89,7 +94,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
 
     watch.found = lambda: None if record.best is None else hand_back(Status.ERROR, "")
     watch.begin()
-    return hand_back(*_drive(record, problem, facts, programs, options))
+    return hand_back(*_drive(record, problem, facts, programs, options, held))
 
 
 def _packed(problem: Problem) -> Callable[..., Any]:
@@ -121,25 +126,18 @@ def _hessian(problem: Problem) -> Callable[..., Any]:
 
 
 def _drive(
-    record: Record, problem: Problem, method: Method, programs: dict[str, Any], options: Options
+    record: Record, problem: Problem, method: Method, programs: dict[str, Any], options: Options, held: Held | None
 ) -> tuple[Status, str]:
     """Hand over to SciPy; why it ended, and what it said."""
-    x0 = problem.plan.params.ravel_on_host(problem.free, np.float64)
-    bounds = None
-    if problem.bounds is not None:
-        bounds = scipy.optimize.Bounds(problem.bounds.lower, problem.bounds.upper)  # type: ignore[arg-type]
-        x0 = np.clip(x0, problem.bounds.lower, problem.bounds.upper)
-    native = {name: getattr(options, ours) for ours, name in method.common.items()} | dict(options.native)
-    unlimited = np.iinfo(np.int32).max  # the record keeps these limits, to the evaluation
-    if method.own_stops:
-        native["maxfun"] = unlimited
-    elif "maxiter" in native:
-        native["maxiter"] = unlimited
-    if method.name == "Nelder-Mead":
-        native["maxfev"] = unlimited
+    x0, bounds = _place(problem, held)
+    native = {name: getattr(options, ours) for ours, name in method.common.items()}
+    native |= dict(method.tests) | _own_options(method, options, held) | dict.fromkeys(method.limits, UNLIMITED)
     has_grad = method.derivatives != "none"
     with SingleThreaded() as solver:
         try:
+            if x0.size == 0:
+                record.evaluate(x0)
+                return Status.GTOL, ALL_HELD
             found = scipy.optimize.minimize(
                 solver.outside(record.value_and_grad if has_grad else record.value),
                 x0,
@@ -148,19 +146,44 @@ def _drive(
                 bounds=bounds,
                 callback=record.iteration,
                 options=native,
-                **_second_derivatives(problem, programs, solver),
+                **_second_derivatives(problem, programs, solver, held),
             )
             return _read_ending(record, method, options, found)
         except Stop as stop:
             return stop.status, ""
 
 
-def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
+def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
+    """The start and SciPy's bounds, both of what the method sees."""
+    x0 = problem.plan.params.ravel_on_host(problem.free, np.float64)
+    if problem.bounds is None:
+        return x0, None
+    lower, upper = problem.bounds.lower, problem.bounds.upper
+    x0 = np.clip(x0, lower, upper)
+    if held is not None:
+        x0, lower, upper = held.reduce(x0), held.reduce(lower), held.reduce(upper)
+    return x0, scipy.optimize.Bounds(lower, upper)
+
+
+def _own_options(method: Method, options: Options, held: Held | None) -> dict[str, Any]:
+    """The method's own options, without what they say of components that it does not see."""
+    native = dict(options.native)
+    if held is not None:
+        native |= {name: held.reduce_option(native[name]) for name in method.by_component & native.keys()}
+    return native
+
+
+def _second_derivatives(
+    problem: Problem, programs: dict[str, Any], solver: SingleThreaded, held: Held | None
+) -> dict[str, Any]:
     """hessp or hess, for a method that uses them."""
     dtype, data = problem.plan.dtype, problem.data
 
-    def product(x: HostVector, v: np.ndarray) -> HostVector:  # trust-constr begins with whole numbers
-        return np.asarray(programs["product"](x.astype(dtype), np.asarray(v).astype(dtype), data), dtype=np.float64)
+    def product(x: FreeVector, v: np.ndarray) -> FreeVector:  # trust-constr begins with whole numbers
+        at, along = (x, v) if held is None else (held.restore(x), held.embed(v))
+        along = np.asarray(along).astype(dtype)
+        result = np.asarray(programs["product"](at.astype(dtype), along, data), dtype=np.float64)
+        return result if held is None else held.reduce(result)
 
     def hessian(x: HostVector) -> Any:
         return np.asarray(programs["hessian"](x.astype(dtype), data), dtype=np.float64)
@@ -172,7 +195,8 @@ def _second_derivatives(problem: Problem, programs: dict[str, Any], solver: Sing
 
 def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:
     """A status from the numbers, never from SciPy's words, which change from version to version."""
-    said = f"SciPy's {method.name} ended by its own rule: {found.message}"
+    own = method.ending or " or ".join(each for each in method.tests if each in options.native)  # tests that we lack
+    said = f"SciPy's {method.name} ended by its own rule{own and f' ({own})'}: {found.message}"
     point = record.find(found.x)
     if point is None:  # a method that ends at a point it has not just evaluated
         point = record.evaluate(found.x)
@@ -181,8 +205,10 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.GTOL, ""
     lost = record.lost or record.cut if point.finite else point
     # A step that was cut short to stay where the objective is finite changes little, and proves nothing.
-    if found.success and not (method.own_stops and (lost or options.ftol == 0)):
-        return Status.FTOL, "" if method.own_stops else said
+    if found.success and method.own_stops and options.ftol > 0 and not lost:
+        return Status.FTOL, ""
+    if found.success and own:
+        return Status.FTOL, said
     if record.nit >= options.maxiter:
         return Status.MAXITER, ""
     if lost is not None:

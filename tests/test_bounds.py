@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge._bounds import flatten_bounds, read_bounds
+from scipy_jax_bridge._methods import METHODS
 from scipy_jax_bridge._tree import split_params
 
 BACKENDS = ("scipy", "optax")
@@ -151,6 +152,62 @@ def test_all_equal_bounds_are_converged_at_once(backend: str) -> None:
     assert result.success and result.nit == 0 and result.status.name == "GTOL"
     np.testing.assert_array_equal(result.params, 1.0)
     assert float(result.fun) == 12.0
+
+
+BOUNDED = [method.name for method in METHODS.values() if method.bounds]
+
+
+@pytest.mark.parametrize("held", [[1], [0, 2], [2, 3]], ids=str)
+@pytest.mark.parametrize("method", BOUNDED)
+def test_every_method_holds_a_component(method: str, held: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    """SciPy's TNC crashed and printed the callback, its COBYLA called back with a part of the vector."""
+    seen: list[np.ndarray] = []
+    lower, upper = np.full(4, -INF), np.array([INF, INF, INF, 9.0])
+    lower[held] = upper[held] = 0.7
+    result = sjb.minimize(
+        lambda x: jnp.sum((x - 3.0) ** 2) + x[0] * x[1] + 0.5 * x[2] * x[3],
+        np.zeros(4),
+        method=method,
+        bounds=(lower, upper),
+        callback=lambda progress: seen.append(np.asarray(progress.params)),
+    )
+    free = np.setdiff1d(np.arange(4), held)
+    hessian = 2 * np.eye(4) + np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0.5], [0, 0, 0.5, 0]])
+    right = 6.0 - hessian[np.ix_(free, held)] @ np.full(len(held), 0.7)
+    assert result.success, result.message
+    assert seen and all(np.all(x[held] == 0.7) for x in (*seen, np.asarray(result.params)))
+    np.testing.assert_allclose(result.params[free], np.linalg.solve(hessian[np.ix_(free, free)], right), atol=5e-3)
+    if result.jac is not None:  # of the whole vector
+        np.testing.assert_allclose(result.jac, hessian @ result.params - 6.0, atol=1e-10)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("method", BOUNDED)
+def test_where_all_is_held_one_evaluation_is_all(method: str, n: int) -> None:
+    result = sjb.minimize(quadratic, np.zeros(n), method=method, bounds=(1.0, 1.0))
+    assert (result.status.name, result.nit, result.nfev) == ("GTOL", 0, 1)
+    np.testing.assert_array_equal(result.params, 1.0)
+    assert float(result.fun) == 4.0 * n
+    with pytest.raises(ValueError, match="no way down from this start"):
+        sjb.minimize(lambda x: jnp.sum(jnp.log(x - 2.0)), np.zeros(n), method=method, bounds=(1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("method", "native"),
+    [
+        ("TNC", {"scale": [1.0, 2.0, 3.0], "offset": np.array([0.1, 0.2, 0.3]), "eta": 0.3}),
+        ("Nelder-Mead", {"initial_simplex": np.vstack([np.zeros(3), np.eye(3)]) + 0.1}),
+        ("Powell", {"direc": np.eye(3)[::-1].copy() + 0.1}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_options_by_component_lose_the_held_ones(method: str, native: dict[str, Any]) -> None:
+    held = np.array([-INF, 0.7, -INF])
+    box = (held, np.where(np.isinf(held), INF, held))
+    result = sjb.minimize(quadratic, np.zeros(3), method=method, bounds=box, options=native)
+    assert result.success, result.message
+    np.testing.assert_allclose(result.params, [3.0, 0.7, 3.0], atol=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

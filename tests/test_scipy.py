@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,61 @@ def test_gtol_has_one_meaning(method: Method) -> None:
     np.testing.assert_allclose(result.jac, jax.grad(convex)(result.params), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"ftol": 0.0}, {"gtol": 1e-9, "ftol": 0.0}, {"gtol": 0.0, "ftol": 1e-6}], ids=str
+)
+@pytest.mark.parametrize(
+    ("method", "box"),
+    [
+        (method, box)
+        for method in METHODS.values()
+        for box in (None, (None, 0.5), (-1.5, 0.8))
+        if has_gradient(method) and (method.bounds or box is None)
+    ],
+    ids=lambda each: each.name if isinstance(each, Method) else str(each),
+)
+def test_success_is_a_test_that_was_set(method: Method, box: Any, options: dict[str, Any]) -> None:
+    """trust-constr's own test is of its barrier, Newton-CG's and TNC's of the step: both ended far from the minimum."""
+    result = sjb.minimize(rosenbrock, np.tile([-1.2, 0.4], 3), method=method.name, bounds=box, options=options)
+    values, norms = np.asarray(result.trace.fun), np.asarray(result.trace.grad_norm)
+    gtol, ftol = options.get("gtol", 1e-5), options.get("ftol", sjb.Options().ftol)
+    if result.status == Status.GTOL:
+        assert norms[-1] <= gtol
+    elif result.status == Status.FTOL:
+        assert values[-2] - values[-1] <= ftol * max(abs(values[-2]), abs(values[-1]), 1.0) and ftol > 0
+    else:
+        assert not result.success and (gtol < 1e-5 or method.name == "dogleg"), result.message
+
+
+def test_the_interior_point_goes_on_to_the_bound() -> None:
+    result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(3), method="trust-constr", bounds=(None, 0.5))
+    assert result.status == Status.GTOL
+    np.testing.assert_allclose(result.params, 0.5, atol=1e-5)
+
+
+@methods(lambda method: not has_gradient(method))
+def test_a_method_without_derivatives_says_which_test_held(method: Method) -> None:
+    result = sjb.minimize(convex, START, method=method.name)
+    assert result.status == Status.FTOL
+    assert result.message.startswith(f"Converged. SciPy's {method.name} ended by its own rule ({method.ending}): ")
+    assert any(name in method.ending for name in {*method.native, *method.common})
+
+
+@pytest.mark.parametrize(
+    ("method", "native"),
+    [
+        ("BFGS", {"xrtol": 0.1}),
+        ("Newton-CG", {"xtol": 0.1}),
+        ("TNC", {"xtol": 0.1}),
+        ("trust-constr", {"xtol": 10.0}),
+    ],
+)
+def test_a_native_test_that_was_set_counts(method: str, native: dict[str, float]) -> None:
+    result = sjb.minimize(convex, START, method=method, options={"gtol": 0.0, "ftol": 0.0, **native})
+    assert result.status == Status.FTOL
+    assert f"SciPy's {method} ended by its own rule ({next(iter(native))}): " in result.message
+
+
 @methods()
 def test_trace_of_every_method(method: Method) -> None:
     reports = []
@@ -158,6 +214,23 @@ def test_limits_of_every_method(method: Method) -> None:
         assert (result.status, result.nfev) == (Status.MAXFUN, maxfun)
     result = sjb.minimize(convex, START, method=method.name, options={"maxiter": 2, "gtol": 0.0, "ftol": 0.0})
     assert (result.status, result.nit) == (Status.MAXITER, 2)
+
+
+@methods()
+def test_every_limit_of_scipys_own_is_lifted(method: Method, handed: list[dict[str, Any]]) -> None:
+    """TNC's own is max(100, 10 n) evaluations, COBYQA's 500 n: whatever SciPy calls a limit, ours decides."""
+    sjb.minimize(convex, START, method=method.name, options={"maxfun": 30, "maxiter": 7})
+    described = str(scipy.optimize.show_options("minimize", method.name, disp=False))
+    named = {name for name in ("maxiter", "maxfun", "maxfev") if re.search(rf"\b{name}\b[\w, ]* :", described)}
+    ours = {"maxiter": 7} if method.own_stops else {}
+    limits = {name: handed[0]["options"].get(name) for name in named | method.limits}
+    assert limits and limits == dict.fromkeys(limits, np.iinfo(np.int32).max) | ours
+
+
+def test_tnc_goes_on_beyond_its_own_limit() -> None:
+    result = sjb.minimize(rosenbrock, np.tile([-1.2, 1.0], 10), method="TNC")
+    assert result.success and result.nfev > 200
+    np.testing.assert_allclose(result.params, 1.0, atol=1e-2)
 
 
 @methods()
