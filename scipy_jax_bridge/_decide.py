@@ -32,6 +32,7 @@ from ._linesearch import (
 from ._status import RUNNING, Status
 
 STAIRS = 6  # trials of one search, where the objective is coarser than the arithmetic and does not change
+SPARE = 2.0**-20  # between the gradients that are scaled and those whose square overflows: they may grow, and are many
 IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
 
 
@@ -57,6 +58,8 @@ class Progress(NamedTuple):
     best_value: Scalar
     slot: Scalar  # of the memory, for the next pair
     idle: Scalar  # evaluations since the value last fell
+    size: Scalar  # of the gradient at the current iterate
+    scale: Scalar  # of the gradient as the memory knows it: 1, unless its square would overflow
     starts: Flag  # the next trial is where the solve begins, or begins again
     empty: Flag  # no pair is in memory
 
@@ -67,7 +70,8 @@ class Facts(NamedTuple):
     value: Scalar
     slope: Scalar  # along the direction of the search; at the start, along the gradient itself
     slope_start: Scalar  # where the search began
-    grad_norm: Scalar
+    grad_norm: Scalar  # of the projected gradient
+    size: Scalar  # largest absolute component of the gradient itself
     step_max: Scalar
 
 
@@ -88,12 +92,16 @@ def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -
     """The start is the first iterate; it is converged already, or there is nothing to start from."""
     _, progress = numbers
     finite, no = _is_finite(fact), jnp.zeros_like(fact.value, bool)
+    scale = _scale(fact.size)
     best = jnp.where(finite, fact.value, progress.best_value)
     progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=no)
+    # The start of a solve is iteration 0; where it begins again, that is one more.
+    progress = progress._replace(size=fact.size, scale=scale, nit=progress.nit + (progress.nfev > 1))
     status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
     progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
-    # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here.
-    search = start_search(fact.value, jnp.minimum(1 / jnp.sqrt(fact.slope), LARGEST_STEP))
+    # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here, and may overflow.
+    unit = _unit_step(progress, 1 / jnp.sqrt(fact.slope))
+    search = start_search(fact.value, jnp.minimum(unit, LARGEST_STEP))
     return search, progress, Decision(~no, no, no, finite, no)
 
 
@@ -102,7 +110,7 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     search, before = numbers
     search = open_search(search, fact.slope_start, fact.step_max)
     tried, verdict = _try(search, fact, limit)
-    flat = _is_flat(search, fact, limit) & ~tried.lost  # a step that was cut short proves nothing
+    flat = _is_flat(search, fact, limit) & ~tried.cut  # a step that was cut short proves nothing
     decision = _decide(search, tried, verdict, before, fact, limit, flat)
     progress = _count(search, before, fact, limit, decision)
     status = jnp.where(
@@ -115,24 +123,26 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     # Where a search is lost its numbers stay, for the host to tell where.
     decision = decision._replace(fails=decision.fails & (status != Status.NONFINITE))
     value = jnp.where(decision.moves, fact.value, search.value_start)
-    following = _select(decision.moves | decision.fails, start_search(value, jnp.ones_like(value)), tried)
+    step = jnp.where(progress.empty, _unit_step(progress, jnp.ones_like(value)), 1)
+    following = _select(decision.moves | decision.fails, start_search(value, step), tried)
     return following, progress._replace(status=status), decision
 
 
 def _try(search: Search, fact: Facts, limit: Limits) -> tuple[Search, Verdict]:
     """The search after this trial, and what the trial means; one that is not finite never contradicts."""
-    trial, finite = Trial(search.step, fact.value, fact.slope), _is_finite(fact)
+    trial, finite = Trial(search.step, fact.value, fact.slope), _is_finite(fact) & jnp.isfinite(fact.slope)
+    lost, cut = search.lost | ~_is_finite(fact), search.cut | ~finite
     verdict = judge(search, fact.slope_start, trial, limit.rounding)
     tried = _select(finite, next_trial(search, fact.slope_start, trial), retreat(search))
     contradicted = search.contradicted | (finite & verdict.contradicted)
-    evaluations, lost = search.evaluations + 1, search.lost | ~finite
-    return tried._replace(evaluations=evaluations, contradicted=contradicted, lost=lost), verdict
+    return tried._replace(evaluations=search.evaluations + 1, contradicted=contradicted, lost=lost, cut=cut), verdict
 
 
 def _decide(
     search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Limits, flat: Flag
 ) -> Decision:
-    finite, descends = _is_finite(fact), fact.slope_start < 0
+    finite = _is_finite(fact) & jnp.isfinite(fact.slope)
+    descends = (fact.slope_start < 0) & jnp.isfinite(fact.slope_start)
     curvature = (fact.slope - fact.slope_start) * search.step
     ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
     lower = fact.value < search.value_start
@@ -156,15 +166,18 @@ def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decisio
     """The numbers of the solve after this trial, but for its status."""
     moves, fails, renews, better, keep = decision
     falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
+    empty, size = fails | (before.empty & ~keep), jnp.where(moves, fact.size, before.size)
     return before._replace(
-        nit=before.nit + (moves | renews),
+        nit=before.nit + moves,
         nfev=before.nfev + 1,
         grad_norm=jnp.where(moves, fact.grad_norm, before.grad_norm),
         best_value=jnp.where(better, fact.value, before.best_value),
         slot=jnp.where(before.slot + keep < limit.maxcor, before.slot + keep, 0),
         idle=jnp.where(falls, 0, before.idle + 1),
         starts=renews,
-        empty=fails | (before.empty & ~keep),
+        empty=empty,
+        size=size,
+        scale=jnp.where(empty, _scale(size), before.scale),
     )
 
 
@@ -172,7 +185,7 @@ def _failure(search: Search, tried: Search, fact: Facts, limit: Limits) -> Array
     """Why nothing lower is found: rounding, if it hides the decrease and no trial contradicted the gradient."""
     hidden = ~tried.contradicted & (-fact.slope_start * search.step <= noise(_size(search, fact), limit.rounding))
     reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
-    return jnp.where(tried.lost, Status.NONFINITE, reason)
+    return jnp.where(tried.lost | ~jnp.isfinite(fact.slope_start), Status.NONFINITE, reason)
 
 
 def _is_flat(search: Search, fact: Facts, limit: Limits) -> Flag:
@@ -180,7 +193,20 @@ def _is_flat(search: Search, fact: Facts, limit: Limits) -> Flag:
 
 
 def _is_finite(fact: Facts) -> Flag:
-    return jnp.isfinite(fact.value) & jnp.isfinite(fact.grad_norm)
+    return jnp.isfinite(fact.value) & jnp.isfinite(fact.size)
+
+
+def _scale(size: Scalar) -> Scalar:
+    """What the memory is to multiply gradients with, so that no square of one and no slope along one overflows."""
+    kind = jnp.finfo(size.dtype)
+    most, least = float(kind.max), 4 * float(kind.tiny)
+    large = SPARE * most**0.5
+    return jnp.where(size > large, jnp.maximum(jnp.minimum(large, SPARE**0.5 * most / size) / size, least), 1)
+
+
+def _unit_step(progress: Progress, otherwise: Scalar) -> Scalar:
+    """The first step along a gradient so large that it is scaled; `otherwise` along all others."""
+    return jnp.where(progress.scale == 1, otherwise, 1 / (progress.size * progress.scale))
 
 
 def _size(search: Search, fact: Facts) -> Scalar:

@@ -110,8 +110,11 @@ def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, acti
     moves, better = decision.moves, decision.better
 
     x, base = jnp.where(moves, state.trial, state.x), jnp.where(moves, grad, state.grad)
-    memory = _room(box).update_memory(state.memory, _new_pair(state, searched.step, before.slot, facts, grad, decision))
-    target = jnp.where(moves | decision.fails, _room(box).find_target(memory, x, base, box), state.target)
+    pair = _new_pair(state, searched.step, before.slot, progress.scale, facts, grad, decision)
+    memory = _room(box).update_memory(state.memory, pair)
+    target = jnp.where(
+        moves | decision.fails, _room(box).find_target(memory, x, base * progress.scale, box), state.target
+    )
     step = search.step if box is None else _first_step(search.step, x, target, before.starts, box)
     best_x = jnp.where(better, state.trial, state.best_x)
     return State(
@@ -133,17 +136,20 @@ def _measure(state: State, before: Progress, value: Scalar, grad: Vector, box: B
     """What the decision needs to know of the trial."""
     direction = state.target - state.x
     along = jnp.where(before.starts, grad, direction)
-    slope, slope_start, grad_norm = sum_products(along, grad, state.grad, project(state.trial, grad, box))
+    own = () if box is None else (grad,)
+    slope, slope_start, grad_norm, *size = sum_products(along, grad, state.grad, project(state.trial, grad, box), *own)
     reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, before.nit, box)
-    return Facts(value, slope, slope_start, grad_norm, reach)
+    return Facts(value, slope, slope_start, grad_norm, size[0] if size else grad_norm, reach)
 
 
-def _new_pair(state: State, step: Scalar, slot: Scalar, facts: Facts, grad: Vector, decision: Decision) -> NewPair:
-    """The step to the trial and the change of the gradient over it."""
+def _new_pair(
+    state: State, step: Scalar, slot: Scalar, scale: Scalar, facts: Facts, grad: Vector, decision: Decision
+) -> NewPair:
+    """The step to the trial and the change of the scaled gradient over it."""
     return NewPair(
         s=step * (state.target - state.x),
-        y=grad - state.grad,
-        curvature=(facts.slope - facts.slope_start) * step,
+        y=(grad - state.grad) * scale,
+        curvature=(facts.slope - facts.slope_start) * step * scale,
         slot=slot.astype(jnp.int32),
         keep=decision.keep,
         drop=decision.fails,

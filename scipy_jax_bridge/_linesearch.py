@@ -54,6 +54,7 @@ class Search(NamedTuple):
     second_stage: Flag
     contradicted: Flag  # at some trial the value rose although both slopes fall
     lost: Flag  # some trial was not finite
+    cut: Flag  # the search drew back from some trial, not finite or too steep to count with
 
 
 class Verdict(NamedTuple):
@@ -84,6 +85,7 @@ def start_search(value: Scalar, step: Scalar) -> Search:
         second_stage=no,
         contradicted=no,
         lost=no,
+        cut=no,
     )
 
 

@@ -82,20 +82,21 @@ def multiply(left: Array, right: Array) -> Array:
     return jnp.dot(left, right, precision=lax.Precision.HIGHEST)
 
 
-def sum_products(along: Vector, left: Vector, right: Vector, largest: Vector) -> tuple[Scalar, Scalar, Scalar]:
-    """along'left, along'right, and the largest absolute value of `largest`.
+def sum_products(along: Vector, left: Vector, right: Vector, *largest: Vector) -> tuple[Scalar, ...]:
+    """along'left, along'right, and the largest absolute value of each of `largest`.
 
     In one pass if they are short: one kernel to compile and to run instead of nine. Term after term that pass
     would be slow, and inexact, if they are long.
     """
     if along.size > SHORT:
-        return multiply(along, left), multiply(along, right), jnp.max(jnp.abs(largest))
+        return multiply(along, left), multiply(along, right), *(jnp.max(jnp.abs(each)) for each in largest)
     zero = jnp.zeros((), along.dtype)
 
     def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-        return a[0] + b[0], a[1] + b[1], jnp.maximum(a[2], b[2])
+        return a[0] + b[0], a[1] + b[1], *map(jnp.maximum, a[2:], b[2:])
 
-    return lax.reduce((along * left, along * right, jnp.abs(largest)), (zero, zero, zero), join, (0,))
+    operands = (along * left, along * right, *map(jnp.abs, largest))
+    return tuple(lax.reduce(operands, (zero,) * len(operands), join, (0,)))
 
 
 @custom_vmap

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 import reference_lbfgsb
 import scipy_jax_bridge as sjb
+import scipy_jax_bridge._chunks as chunks
 from problems import PROBLEMS, Problem, hs5, rosenbrock, shifted_quadratic
 from scipy_jax_bridge import Status
 
@@ -192,6 +193,63 @@ def test_a_wrong_gradient_is_a_line_search_that_fails() -> None:
     result = sjb.minimize(uphill, jnp.ones(3), backend="optax")
     assert result.status == Status.LINESEARCH and not result.success
     assert result.nfev < 200
+
+
+def line(p: jax.Array, x: jax.Array, y: jax.Array, height: float) -> jax.Array:
+    return jnp.mean((height * (p[0] + p[1] * x) - y) ** 2)
+
+
+HEIGHTS = {"float32": (1e11, 1e17), "float64": (1e100, 1e150)}
+
+
+@pytest.mark.parametrize("bounds", [None, (-5.0, 5.0), (-5.0, None)], ids=["free", "boxed", "lower"])
+@pytest.mark.parametrize("name", HEIGHTS)
+def test_a_gradient_whose_square_overflows(name: str, bounds: Any) -> None:
+    x = jnp.linspace(0, 1, 20, dtype=name)
+    solve = sjb.Minimizer(line, backend="optax", bounds=bounds)
+    for height in HEIGHTS[name]:
+        height = jnp.asarray(height, name)
+        y = 1.5 * height * (1 + 0.1 * x)
+        result = solve(jnp.zeros(2, name), (x, y, height))
+        np.testing.assert_allclose(result.params, [1.5, 0.15], rtol=1e-3)
+        assert float(result.fun) < 1e-8 * result.trace.fun[0]
+
+
+@pytest.mark.parametrize("bounds", [None, (1.0, None)], ids=["free", "lower"])
+@pytest.mark.usefixtures("x32")
+def test_a_unit_step_may_be_too_short_to_see(bounds: Any) -> None:
+    """At 1e8 float32 has no neighbor within a unit; and no step of none is a convergence."""
+    result = sjb.minimize(lambda x: jnp.sum(x**4), jnp.full(3, 1e8), backend="optax", bounds=bounds)
+    assert result.success and float(result.fun) < 4
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("fun", [jnp.exp, jnp.cosh])
+def test_no_lower_bound_is_no_convergence(fun: Any, dtype: Any) -> None:
+    result = sjb.minimize(lambda x: -jnp.sum(fun(x)), jnp.asarray([5.0, 1.0], dtype), backend="optax")
+    assert result.status == Status.NONFINITE, result.message
+    assert np.isfinite(result.fun) and float(result.fun) < result.trace.fun[0]
+
+
+def noisy(x: jax.Array, phase: jax.Array) -> jax.Array:
+    weights = jnp.array([1.0, 5.0, 30.0])
+    return weights @ x**2 + 0.1 * jax.lax.stop_gradient(jnp.sin(1e7 * (jnp.arange(1.0, 4.0) @ x) + phase))
+
+
+@pytest.mark.parametrize("maxfun", [15000, 60])
+def test_rows_of_a_noisy_solve_are_the_same_in_chunks(maxfun: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches fail there, and the solve begins again from the best point; also where a limit cuts in between."""
+    solve = sjb.Minimizer(noisy, backend="optax", options={"gtol": 0.0, "ftol": 0.0, "maxfun": maxfun})
+    for phase in range(12):
+        results = []
+        for size in (1, 4000):
+            monkeypatch.setattr(chunks.Chunks, "size", lambda self, size=size: size)
+            results.append(solve(jnp.array([1.0, -0.3, 0.2]), (jnp.asarray(float(phase)),)))
+        pieces, whole = results
+        assert (pieces.nit, pieces.nfev, pieces.status) == (whole.nit, whole.nfev, whole.status)
+        for column in ("fun", "grad_norm", "nfev"):
+            np.testing.assert_array_equal(getattr(pieces.trace, column), getattr(whole.trace, column))
+        assert len(whole.trace.fun) == whole.nit + 1 and np.all(np.diff(whole.trace.nfev) > 0)
 
 
 def shifted(x: jax.Array, center: jax.Array) -> jax.Array:
