@@ -201,15 +201,7 @@ def _as_array(value: Any) -> Any:
 
 def _tangents(move: Callable[..., Any], solution: tuple[Any, ...], inputs: Inputs, tangents: Inputs) -> Any:
     """How the solution moves with the inputs; counters and the trace do not."""
-    try:
-        moved = move(solution[:4], inputs[1:], _real_leaves(tangents[1:]))
-    except TypeError as error:
-        if "custom_vjp" in str(error):
-            error.add_note(
-                "The derivative of a solution takes the gradient of fun forward, which jax.custom_vjp does not allow. "
-                "Give that function its rule by jax.custom_jvp instead; solving alone needs no change."
-            )
-        raise
+    moved = move(solution[:4], inputs[1:], _real_leaves(tangents[1:]))
     return (*_complete(moved, solution[:4]), *jax.tree.map(_zero_tangent, solution[4:]))
 
 
@@ -242,10 +234,10 @@ def _move_solution(
         d_lower, d_upper = (d.astype(x.dtype) for d in d_bounds)
         d_held = jnp.where(at_lower, d_lower, jnp.where(at_upper, d_upper, 0))
     _, d_grad = jax.jvp(gradient, (x, extended), (d_held, d_extended))
+    multiply = _hessian_at(lambda x: gradient(x, extended), x)
 
     def hessian(v: Any) -> Any:
-        product = jax.jvp(lambda x: gradient(x, extended), (x,), (jnp.where(held, 0, v),))[1]
-        return jnp.where(held, v, product)
+        return jnp.where(held, v, multiply(jnp.where(held, 0, v)))
 
     def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
         rounding = float(jnp.finfo(b.dtype).eps)
@@ -253,6 +245,19 @@ def _move_solution(
 
     step = lax.custom_linear_solve(hessian, jnp.where(held, 0, -d_grad), solve, symmetric=True)
     return step + d_held
+
+
+def _hessian_at(gradient: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
+    """v -> H v, by the gradient's derivative in reverse, which rules of jax.custom_vjp allow; H is symmetric.
+
+    Loops of unknown length inside the gradient have none in reverse; then forward.
+    """
+    try:
+        _, pull = jax.vjp(gradient, x)
+        jax.eval_shape(pull, x)
+    except ValueError:
+        return jax.linearize(gradient, x)[1]
+    return lambda v: pull(v)[0]
 
 
 def _zero_tangent(value: Any) -> Any:
