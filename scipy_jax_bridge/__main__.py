@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ._arguments import BACKENDS, LIMITS, list_models, make_parser
 from ._compare import Comparison, compare
-from ._options import Options
+from ._options import Options, read_options
 from ._show import write_table
 from ._stories import more_rows, tell
 from ._target import TargetError, explain, load_target
@@ -47,31 +48,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"what is to be compared? Name a model ({', '.join(MODELS)}) or path/to/file.py:objective")
     jax.config.update("jax_enable_x64", not wanted.float32)
     try:
-        model = load_target(wanted.model)
+        model, settings = load_target(wanted.model)
     except ModuleNotFoundError as error:
         print(f"{error}\nThe model rosenbrock needs no data.", file=sys.stderr)
         return 1
     except TargetError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return _run(model, wanted)
+    return _run(model, settings, wanted)
 
 
-def _run(model: Model, wanted: argparse.Namespace) -> int:
+def _run(model: Model, settings: Mapping[str, Any], wanted: argparse.Namespace) -> int:
     """Compares, prints and draws; the exit status."""
     given = {name: getattr(wanted, name) for name in LIMITS if getattr(wanted, name) is not None}
-    options = Options(**{**OPTIONS.get(model.name, {}), **given})
-    if not wanted.json:
-        print(_describe(model, options, wanted.repeats), end="\n\n", flush=True)
     try:
+        options = replace(_read_options(model, settings), **given)
+        if not wanted.json:
+            print(_describe(model, settings, options, wanted.repeats), end="\n\n", flush=True)
         comparison = compare(
             model.fun,
             model.params,
             model.args,
-            bounds=model.bounds,
             runs=_choose_runs(wanted),
             repeats=wanted.repeats,
             shares=True,
-            options=options,
+            **{**settings, "options": options},
         )
     except Exception as error:
         if model.name in MODELS and not isinstance(error, (TypeError, ValueError)):
@@ -98,9 +98,15 @@ def _choose_runs(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {**{name: {"backend": name} for name in backends}, **(wanted.methods or {})}
 
 
-def _describe(model: Model, options: Options, repeats: int) -> str:
+def _read_options(model: Model, settings: Mapping[str, Any]) -> Options:
+    """Those of the file or of the model; only what every method knows."""
+    return read_options(settings.get("options", OPTIONS.get(model.name)), frozenset(), "L-BFGS-B")
+
+
+def _describe(model: Model, settings: Mapping[str, Any], options: Options, repeats: int) -> str:
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
-    precision = "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
+    double = settings.get("precision") or jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    precision = "float64" if double else "float32"  # type: ignore[attr-defined]
     solves = f"{repeats} solves each, interleaved" if repeats > 1 else "1 solve each"
     asked = f"gtol {options.gtol:g}, ftol {options.ftol:.3g}"
     device = jax.devices()[0]

@@ -23,7 +23,14 @@ params = {"slope": 0.0, "offset": 0.0}  # where to start: any tree of arrays and
 x = jnp.linspace(0.0, 1.0, 20)
 args = (x, 2.0 * x + 1.0)  # optional: further arguments of objective
 bounds = (None, 10.0)  # optional: lower and upper, each None, a number or a tree like params
+# fixed = {"slope": False, "offset": True}  # optional: what stays at its start
+# has_aux = True  # optional: objective returns (value, aux)
+# options = {"gtol": 1e-8}  # optional: when a solve ends; limits on the command line come first
+# precision = "float64"  # optional: even with --float32
 """
+
+SETTINGS = ("bounds", "fixed", "has_aux", "options", "precision")
+"""What a file may define beside its objective, `params` and `args`: arguments of `minimize` by their names."""
 
 
 class TargetError(Exception):
@@ -55,12 +62,12 @@ def split_target(word: str) -> tuple[Path | None, str]:
     return (Path(path) if own else None), name
 
 
-def load_target(word: str) -> Model:
-    """The model that the word names.
+def load_target(word: str) -> tuple[Model, dict[str, Any]]:
+    """The model that the word names, and the arguments of `minimize` that come with it.
 
     Arguments:
         word: a key of MODELS, or "path/to/file.py:objective". The file defines the objective, `params`, and
-            optionally `args` and `bounds`.
+            optionally `args` and any of SETTINGS.
 
     Errors:
         TargetError: no such file or name, an error in the file, no start.
@@ -68,23 +75,26 @@ def load_target(word: str) -> Model:
     """
     path, name = split_target(check_target(word))
     if path is None:
-        return load(word)
+        model = load(word)
+        return model, {"bounds": model.bounds}
     module = _run_file(path)
     fun = _read_objective(module, name, path)
     if not hasattr(module, "params"):
         raise TargetError(f"{path} defines no `params`: the start, a tree of arrays and numbers.")
-    params, args, bounds = module.params, getattr(module, "args", ()), getattr(module, "bounds", None)
+    params, args = module.params, getattr(module, "args", ())
+    settings = {name: getattr(module, name) for name in SETTINGS if hasattr(module, name)}
     if inspect.isroutine(params):
         raise TargetError(f"`params` in {path} is a function. It must be the start itself: call it in the file.")
-    return Model(
+    model = Model(
         name=word,
         title=f"function {name} in {path}",
         fun=fun,
         params=params,
         args=args if isinstance(args, tuple) else (args,),
-        bounds=bounds,
+        bounds=settings.get("bounds"),
         note=(getattr(fun, "__doc__", None) or "").strip().partition("\n")[0],
     )
+    return model, settings
 
 
 def explain(error: Exception, model: Model) -> str:
@@ -93,7 +103,8 @@ def explain(error: Exception, model: Model) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == Path(path).resolve()]
     place = f" (line {own[-1].lineno} of {path}: {own[-1].line})" if own else ""
-    return f"{model.name} cannot be minimized{place}:\n{type(error).__name__}: {str(error).strip()}"
+    said = str(error).strip().replace("pass has_aux=True", f"write has_aux = True in {path}")
+    return f"{model.name} cannot be minimized{place}:\n{type(error).__name__}: {said}"
 
 
 def _run_file(path: Path) -> ModuleType:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
+from scipy_jax_bridge import __main__ as command_line, compare
 from scipy_jax_bridge.__main__ import main
 from scipy_jax_bridge._stories import documented_loop
 from scipy_jax_bridge._target import EXAMPLE
@@ -273,6 +274,33 @@ def test_a_file_finds_its_neighbors_and_its_args_need_no_tuple(capsys):
     assert all(row["fun"] < 1e-9 for row in json.loads(capsys.readouterr().out))
 
 
+def test_a_file_says_what_else_minimize_is_to_be_told(capsys, monkeypatch):
+    """The settings that the example shows as comments, taken in."""
+    aux = EXAMPLE.replace('x + params["offset"] - y) ** 2)', 'x + params["offset"] - y) ** 2), x')
+    assert aux != EXAMPLE
+    write(aux.replace("\n# fixed", "\nfixed").replace("\n# has_aux", "\nhas_aux").replace("\n# options", "\noptions"))
+    results = []
+    monkeypatch.setattr(
+        command_line, "compare", lambda *args, **more: results.append(compare(*args, **more)) or results[-1]
+    )
+    words = ["compare", "fit.py", "--repeats", "1", "--json", "--ftol", "0"]
+    assert main(words) == 0
+    for result in results[0].results.values():
+        assert float(result.params["offset"]) == 0.0 and result.aux.shape == (20,) and result.grad_norm <= 1e-8
+    assert {run["gtol"] + run["ftol"] for run in results[0].setting.runs.values()} == {"1e-080.0"}
+    assert main([*words, "--gtol", "1e-3"]) == 0
+    assert {run["gtol"] for run in results[1].setting.runs.values()} == {"0.001"}
+
+
+def test_a_file_may_ask_for_double_precision(capsys):
+    write(EXAMPLE.replace("\n# precision", "\nprecision"))
+    try:
+        assert main(["compare", "fit.py", "--repeats", "1", "--float32"]) == 0
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert "2 parameters, float64" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "text, word, said",
     [
@@ -305,6 +333,8 @@ def test_wrong_targets_are_told_what_is_wrong_and_shown_a_file_that_works(capsys
         ('params["offset"] - y', 'params["ofset"] - y', "KeyError: 'ofset'"),
         ("bounds = (None, 10.0)", "bounds = (20.0, 10.0)", "bounds"),
         ('{"slope": 0.0, "offset": 0.0}', '{"slope": 0, "offset": 0}', "no free parameters"),
+        ("- y) ** 2)", "- y) ** 2), x", "If the rest is auxiliary, write has_aux = True in fit.py."),
+        ("bounds =", 'options = {"gtoll": 1}\nbounds =', "did you mean 'gtol'?"),
     ],
 )
 def test_an_objective_that_cannot_be_minimized_is_told_with_its_line(capsys, old, new, said):

@@ -29,6 +29,62 @@ def under_a_condition(x: jax.Array) -> jax.Array:
     return jax.lax.cond(x[0] > 0, lambda x: x.astype(jnp.float16).sum().astype(x.dtype), lambda x: x.sum(), x)
 
 
+def side(x: jax.Array) -> jax.Array:
+    """In float32, and no part of the value."""
+    return jnp.sum(x.astype(jnp.float32) ** 2)
+
+
+def beside_a_while(x: jax.Array) -> jax.Array:
+    """The norm ends the loop and does not enter the value."""
+
+    def step(carry: Any) -> Any:
+        k, y, _ = carry
+        return k + 1, jnp.sin(y), side(y)
+
+    start = (0, x, jnp.float32(1))
+    return jnp.sum(jax.lax.while_loop(lambda carry: (carry[0] < 9) & (carry[2] > 1e-3), step, start)[1])
+
+
+def through_a_while(x: jax.Array) -> jax.Array:
+    """The norm enters the value a round later."""
+
+    def step(carry: Any) -> Any:
+        k, y, norm = carry
+        return k + 1, jnp.sin(y) + norm, side(y)
+
+    return jnp.sum(jax.lax.while_loop(lambda carry: carry[0] < 9, step, (0, x, jnp.float32(1)))[1])
+
+
+def beside_a_scan(x: jax.Array) -> jax.Array:
+    y, norms = jax.lax.scan(lambda y, a: (a * jnp.sin(y), side(y)), x, jnp.arange(4.0))
+    return jnp.sum(y) + 0 * norms.size
+
+
+def through_a_scan(x: jax.Array) -> jax.Array:
+    return jnp.sum(jax.lax.scan(lambda y, a: (a * jnp.sin(y), side(y)), x, jnp.arange(4.0))[1].astype(jnp.float64))
+
+
+def counted_in_single(x: jax.Array) -> jax.Array:
+    """float32 data that a loop makes by itself are exact numbers, as those that come from outside."""
+    return jnp.sum(jax.lax.fori_loop(0, 3, lambda _, c: (c[0] * c[1], jnp.sin(c[1])), (x, jnp.float32(2)))[0])
+
+
+def chosen_in_single(x: jax.Array) -> jax.Array:
+    return jax.lax.cond(side(x) > 1, lambda x: jnp.sum(x), lambda x: jnp.sum(x**2), x)
+
+
+def beside_a_call(x: jax.Array) -> jax.Array:
+    return jax.jit(lambda x: (jnp.sum(x**2), side(x)))(x)[0]
+
+
+def in_nested_loops(x: jax.Array) -> jax.Array:
+    def outer(y: jax.Array, a: jax.Array) -> Any:
+        inner = jax.lax.fori_loop(0, 2, lambda _, c: (jnp.sin(c[0]), side(c[0])), (y * a, jnp.float32(0)))
+        return inner[0], inner[1]
+
+    return jnp.sum(jax.lax.scan(outer, x, jnp.arange(3.0))[0])
+
+
 COARSE: dict[str, tuple[Callable[[jax.Array], Any], Any]] = {
     "fine": (lambda x: jnp.sum(x**2), jnp.float64),
     "cast": (lambda x: jnp.sum(x.astype(jnp.float32) ** 2).astype(jnp.float64), jnp.float32),
@@ -37,6 +93,16 @@ COARSE: dict[str, tuple[Callable[[jax.Array], Any], Any]] = {
     "condition": (under_a_condition, jnp.float16),
     "data": (lambda x: jnp.sum((x - DATA) ** 2), jnp.float64),
     "prepared data": (lambda x: jnp.sum((x - jnp.sin(DATA)) ** 2), jnp.float64),
+    "beside a while loop": (beside_a_while, jnp.float64),
+    "through a while loop": (through_a_while, jnp.float32),
+    "beside a scan": (beside_a_scan, jnp.float64),
+    "through a scan": (through_a_scan, jnp.float32),
+    "counted in single": (counted_in_single, jnp.float64),
+    "chosen in single": (chosen_in_single, jnp.float64),
+    "beside a call": (beside_a_call, jnp.float64),
+    "in nested loops": (in_nested_loops, jnp.float64),
+    "a checkpoint": (jax.checkpoint(lambda x: jnp.sum(x) + side(x)), jnp.float32),
+    "beside a checkpoint": (lambda x: jax.checkpoint(lambda x: (jnp.sum(x), side(x)))(x)[0], jnp.float64),
     "unused": (lambda x: (x.astype(jnp.float32), jnp.sum(x))[1], jnp.float64),
 }
 
