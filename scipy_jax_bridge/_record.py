@@ -13,7 +13,7 @@ from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
 from ._decide import STAIRS
 from ._held import FreeVector, Held
-from ._linesearch import RETREAT, ROUNDING
+from ._linesearch import RETREAT, ROUNDING, SUFFICIENT_DECREASE
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Problem
@@ -77,6 +77,7 @@ class Record:
         self.iterate: Point | None = None
         self.best: Point | None = None
         self.first_trial: Point | None = None  # the first evaluation since the iterate
+        self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
         self.lost: Point | None = None  # the first one since the iterate that is not finite
         self.cut: Point | None = None  # the same of the search that led to the iterate: its step was cut short
         self.rounding = problem.plan.rounding
@@ -132,8 +133,14 @@ class Record:
             x = getattr(intermediate_result, "x", intermediate_result)
             # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
             point = self.find(x) or self.best or point
-        before, self.iterate, self.cut = self.iterate, point, self.lost
-        self.first_trial, self.lost, self._unchanged = None, None, 0
+        # A trust region that rejects its trial tells of the same iterate again: its search goes on.
+        moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
+        self.idle = not moved and self.first_trial is None
+        before = self.iterate if moved else None
+        if moved:
+            self.cut = self.lost
+            self.first_trial, self.lost, self._unchanged = None, None, 0
+        self.iterate = point
         norm = self._write_row(point)
         status = self._tell(point, norm) if self._watch.callback is not None else None
         status = self._test(before, point, norm) if status is None else status
@@ -179,6 +186,7 @@ class Record:
             if self.best is None or point.value < self.best.value:
                 self.best = point
         if self.nfev == 1:
+            self.first_trial = None
             self._start(point)
         elif self._coarse and point.finite:
             self._count_unchanged(point)
@@ -235,12 +243,23 @@ class Record:
             return Status.GTOL
         if before is not None and self.cut is None and self._has_grad and options.ftol > 0:
             size = max(abs(before.value), abs(point.value), 1.0)
-            if 0 < before.value - point.value <= options.ftol * size:
+            fell = before.value - point.value
+            if 0 < fell <= options.ftol * size or (fell == 0 and _is_hidden(before, point)):
                 return Status.FTOL
         return Status.MAXITER if self.nit >= options.maxiter else None
 
     def _tree(self, x: HostVector) -> Any:
         return self._structure.rebuild(x, self._riders)
+
+
+def _is_hidden(before: Point, point: Point) -> bool:
+    """Whether an equal value is an accepted step: rounding hides the decrease that a search asks for.
+
+    Else it is a trial, of which SLSQP tells, on the other side of a valley.
+    """
+    assert before.grad is not None
+    asked = SUFFICIENT_DECREASE * float(before.grad @ (point.x - before.x))
+    return bool(before.value + asked == before.value)
 
 
 def _is_finite(grad: HostVector) -> bool:

@@ -213,14 +213,18 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.MAXITER, ""
     if lost is not None:
         return Status.NONFINITE, f"In iteration {record.nit + 1}: {record.describe(lost)}."
-    return (Status.NOISE_FLOOR if _is_noise(record) else Status.LINESEARCH), said
+    if _is_noise(record):
+        return Status.NOISE_FLOOR, said
+    return Status.LINESEARCH, " ".join(filter(None, (said, method.needs)))
 
 
 def _is_noise(record: Record) -> bool:
-    """Whether the last search began with a trial that rounding hides from the objective."""
+    """Whether rounding hides from the objective what the last search began with."""
     iterate, trial = record.iterate, record.first_trial
-    if iterate is None or iterate.grad is None or trial is None:
+    if iterate is None or iterate.grad is None:
         return True
+    if trial is None:  # the method tried nothing: would a step of unit length, as a first one is, be lost?
+        return record.idle or bool(record.projected_norm(iterate) <= NOISE * record.rounding * abs(iterate.value))
     promised = abs(float(iterate.grad @ (trial.x - iterate.x)))
     return bool(promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value)))
 
