@@ -30,8 +30,8 @@ WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
 class Stop(Exception):
     """Ends SciPy's loop from inside an evaluation or a callback."""
 
-    def __init__(self, status: Status) -> None:
-        self.status = status
+    def __init__(self, status: Status, detail: str = "") -> None:
+        self.status, self.detail = status, detail
 
 
 class Point(NamedTuple):
@@ -126,6 +126,10 @@ class Record:
         """Where a point is not finite."""
         return describe_nonfinite(self._structure, point.x, point.value, point.grad)
 
+    def tell_lost(self, point: Point) -> str:
+        """The same of a trial, with the iteration that it would have ended."""
+        return f"In iteration {self.nit + 1}: {self.describe(point)}."
+
     def iteration(self, intermediate_result: Any) -> None:
         """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
         point = self._recent[-1]
@@ -197,8 +201,11 @@ class Record:
         if iterate is None or abs(point.value - iterate.value) > ROUNDING * self.rounding * abs(iterate.value):
             return
         self._unchanged += 1
-        if self._unchanged == STAIRS:
-            raise Stop(Status.NOISE_FLOOR)
+        if self._unchanged < STAIRS:
+            return
+        if self.lost is not None:  # a step that was cut short changes little, and rounding is not the reason
+            raise Stop(Status.NONFINITE, self.tell_lost(self.lost))
+        raise Stop(Status.NOISE_FLOOR)
 
     def _wall(self, point: Point) -> tuple[float, HostVector]:
         """What the method is told of a point that is not finite, to make it try much closer to its iterate.

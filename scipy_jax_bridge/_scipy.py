@@ -150,7 +150,7 @@ def _drive(
             )
             return _read_ending(record, method, options, found)
         except Stop as stop:
-            return stop.status, ""
+            return stop.status, stop.detail
 
 
 def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
@@ -212,7 +212,7 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
     if record.nit >= options.maxiter:
         return Status.MAXITER, ""
     if lost is not None:
-        return Status.NONFINITE, f"In iteration {record.nit + 1}: {record.describe(lost)}."
+        return Status.NONFINITE, record.tell_lost(lost)
     if _is_noise(record):
         return Status.NOISE_FLOOR, said
     return Status.LINESEARCH, " ".join(filter(None, (said, method.needs)))
