@@ -22,6 +22,7 @@ class Method:
         by_component: those of them that have a number for each component.
         tests: the tolerances of its own tests, by name, so small that ours decide; a native option goes before.
         ending: what its own test says, of a method without derivatives, for which we have none.
+        needs: what it needs of the objective, to be said where it fails.
         limits: SciPy's own limits of evaluations and iterations, which are lifted: ours decide, to the evaluation.
     """
 
@@ -34,6 +35,7 @@ class Method:
     tests: Mapping[str, float] = field(default_factory=dict)
     ending: str = ""
     by_component: frozenset[str] = frozenset()
+    needs: str = ""
     own_stops: bool = False
 
 
@@ -87,7 +89,16 @@ METHODS = {
             "maxiter",
             tests={"gtol": 0.0, "xtol": 1e-12, "barrier_tol": 1e-16},
         ),
-        _method("dogleg", "hessian", False, {}, _TRUST, "maxiter", tests=_GTOL),
+        _method(
+            "dogleg",
+            "hessian",
+            False,
+            {},
+            _TRUST,
+            "maxiter",
+            tests=_GTOL,
+            needs="It needs a Hessian that is positive definite at every iterate; trust-exact and trust-ncg do not.",
+        ),
         _method("trust-exact", "hessian", False, {}, _TRUST, "maxiter", tests=_GTOL),
         _method(
             "Nelder-Mead",

@@ -13,7 +13,7 @@ from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
 from ._decide import STAIRS
 from ._held import FreeVector, Held
-from ._linesearch import RETREAT, ROUNDING
+from ._linesearch import RETREAT, ROUNDING, SUFFICIENT_DECREASE
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Problem
@@ -30,8 +30,8 @@ WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
 class Stop(Exception):
     """Ends SciPy's loop from inside an evaluation or a callback."""
 
-    def __init__(self, status: Status) -> None:
-        self.status = status
+    def __init__(self, status: Status, detail: str = "") -> None:
+        self.status, self.detail = status, detail
 
 
 class Point(NamedTuple):
@@ -77,6 +77,7 @@ class Record:
         self.iterate: Point | None = None
         self.best: Point | None = None
         self.first_trial: Point | None = None  # the first evaluation since the iterate
+        self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
         self.lost: Point | None = None  # the first one since the iterate that is not finite
         self.cut: Point | None = None  # the same of the search that led to the iterate: its step was cut short
         self.rounding = problem.plan.rounding
@@ -125,6 +126,10 @@ class Record:
         """Where a point is not finite."""
         return describe_nonfinite(self._structure, point.x, point.value, point.grad)
 
+    def tell_lost(self, point: Point) -> str:
+        """The same of a trial, with the iteration that it would have ended."""
+        return f"In iteration {self.nit + 1}: {self.describe(point)}."
+
     def iteration(self, intermediate_result: Any) -> None:
         """SciPy's callback; it gets an OptimizeResult or the bare vector, as the method pleases."""
         point = self._recent[-1]
@@ -132,8 +137,14 @@ class Record:
             x = getattr(intermediate_result, "x", intermediate_result)
             # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
             point = self.find(x) or self.best or point
-        before, self.iterate, self.cut = self.iterate, point, self.lost
-        self.first_trial, self.lost, self._unchanged = None, None, 0
+        # A trust region that rejects its trial tells of the same iterate again: its search goes on.
+        moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
+        self.idle = not moved and self.first_trial is None
+        before = self.iterate if moved else None
+        if moved:
+            self.cut = self.lost
+            self.first_trial, self.lost, self._unchanged = None, None, 0
+        self.iterate = point
         norm = self._write_row(point)
         status = self._tell(point, norm) if self._watch.callback is not None else None
         status = self._test(before, point, norm) if status is None else status
@@ -179,6 +190,7 @@ class Record:
             if self.best is None or point.value < self.best.value:
                 self.best = point
         if self.nfev == 1:
+            self.first_trial = None
             self._start(point)
         elif self._coarse and point.finite:
             self._count_unchanged(point)
@@ -189,8 +201,11 @@ class Record:
         if iterate is None or abs(point.value - iterate.value) > ROUNDING * self.rounding * abs(iterate.value):
             return
         self._unchanged += 1
-        if self._unchanged == STAIRS:
-            raise Stop(Status.NOISE_FLOOR)
+        if self._unchanged < STAIRS:
+            return
+        if self.lost is not None:  # a step that was cut short changes little, and rounding is not the reason
+            raise Stop(Status.NONFINITE, self.tell_lost(self.lost))
+        raise Stop(Status.NOISE_FLOOR)
 
     def _wall(self, point: Point) -> tuple[float, HostVector]:
         """What the method is told of a point that is not finite, to make it try much closer to its iterate.
@@ -235,12 +250,23 @@ class Record:
             return Status.GTOL
         if before is not None and self.cut is None and self._has_grad and options.ftol > 0:
             size = max(abs(before.value), abs(point.value), 1.0)
-            if 0 < before.value - point.value <= options.ftol * size:
+            fell = before.value - point.value
+            if 0 < fell <= options.ftol * size or (fell == 0 and _is_hidden(before, point)):
                 return Status.FTOL
         return Status.MAXITER if self.nit >= options.maxiter else None
 
     def _tree(self, x: HostVector) -> Any:
         return self._structure.rebuild(x, self._riders)
+
+
+def _is_hidden(before: Point, point: Point) -> bool:
+    """Whether an equal value is an accepted step: rounding hides the decrease that a search asks for.
+
+    Else it is a trial, of which SLSQP tells, on the other side of a valley.
+    """
+    assert before.grad is not None
+    asked = SUFFICIENT_DECREASE * float(before.grad @ (point.x - before.x))
+    return bool(before.value + asked == before.value)
 
 
 def _is_finite(grad: HostVector) -> bool:

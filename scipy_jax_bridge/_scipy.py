@@ -150,7 +150,7 @@ def _drive(
             )
             return _read_ending(record, method, options, found)
         except Stop as stop:
-            return stop.status, ""
+            return stop.status, stop.detail
 
 
 def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
@@ -212,15 +212,19 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
     if record.nit >= options.maxiter:
         return Status.MAXITER, ""
     if lost is not None:
-        return Status.NONFINITE, f"In iteration {record.nit + 1}: {record.describe(lost)}."
-    return (Status.NOISE_FLOOR if _is_noise(record) else Status.LINESEARCH), said
+        return Status.NONFINITE, record.tell_lost(lost)
+    if _is_noise(record):
+        return Status.NOISE_FLOOR, said
+    return Status.LINESEARCH, " ".join(filter(None, (said, method.needs)))
 
 
 def _is_noise(record: Record) -> bool:
-    """Whether the last search began with a trial that rounding hides from the objective."""
+    """Whether rounding hides from the objective what the last search began with."""
     iterate, trial = record.iterate, record.first_trial
-    if iterate is None or iterate.grad is None or trial is None:
+    if iterate is None or iterate.grad is None:
         return True
+    if trial is None:  # the method tried nothing: would a step of unit length, as a first one is, be lost?
+        return record.idle or bool(record.projected_norm(iterate) <= NOISE * record.rounding * abs(iterate.value))
     promised = abs(float(iterate.grad @ (trial.x - iterate.x)))
     return bool(promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value)))
 

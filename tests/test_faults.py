@@ -121,6 +121,20 @@ def test_the_message_says_where_it_went_bad(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("x32")
+def test_a_wall_in_single_precision_is_no_noise(backend: str) -> None:
+    """Close to the wall a step changes nothing in float32; more digits would not lead through it."""
+
+    def fun(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(x > 0.5, jnp.nan, (x - 1.0) ** 2))
+
+    result = sjb.minimize(fun, jnp.zeros(1), backend=backend)
+    assert result.status == Status.NONFINITE, result.message
+    assert "In iteration " in result.message and "float64" not in result.message
+    assert float(result.params[0]) <= 0.5 and float(result.fun) <= 0.26
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_start_that_is_not_finite_inside_a_batch_is_a_status(backend: str) -> None:
     if backend == "scipy":
         pytest.skip("does not run inside a batch")

@@ -139,6 +139,50 @@ def test_the_interior_point_goes_on_to_the_bound() -> None:
     np.testing.assert_allclose(result.params, 0.5, atol=1e-5)
 
 
+def test_dogleg_says_what_it_lacks() -> None:
+    """The Hessian is indefinite at the start, so nothing is tried: no noise, and no search."""
+    result = sjb.minimize(lambda x: jnp.sum(x**4 - x**2), jnp.array([0.1, 0.2]), method="dogleg")
+    assert (result.status, result.nit, result.nfev) == (Status.LINESEARCH, 0, 1)
+    assert "non-psd Hessian" in result.message and "positive definite" in result.message
+    assert "trust-exact" in result.message and "ounding" not in result.message
+
+
+@pytest.mark.parametrize("method", [None, "BFGS", "CG"])
+def test_a_wrong_gradient_at_the_start_is_no_noise(method: str | None) -> None:
+    @jax.custom_vjp
+    def wrong(x: jax.Array) -> jax.Array:
+        return jnp.sum((x - 1.0) ** 2)
+
+    wrong.defvjp(lambda x: (wrong(x), x), lambda x, cotangent: (-2.0 * (x - 1.0) * cotangent,))
+    result = sjb.minimize(wrong, jnp.zeros(2), method=method)
+    assert result.status == Status.LINESEARCH and "check_grads" in result.message
+
+
+def lofty(x: jax.Array) -> jax.Array:
+    """So high that rounding hides all of its changes: every accepted step leaves it exactly equal."""
+    return 1e10 + 1e-8 * (jnp.sum((x - 1.0) ** 2) + (x[1] - x[0] ** 2) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("backend", "method"), [("scipy", None), ("scipy", "TNC"), ("scipy", "SLSQP"), ("optax", None)], ids=str
+)
+def test_a_step_that_leaves_the_objective_equal_is_ftol(backend: str, method: str | None) -> None:
+    """By its definition, as in SciPy's L-BFGS-B; for the other methods of SciPy it counted as no reduction."""
+    start = jnp.array([0.1, 0.2])
+    result = sjb.minimize(lofty, start, backend=backend, method=method, options={"gtol": 0.0})
+    assert (result.status, result.nit) == (Status.FTOL, 1)
+    assert result.trace.fun[0] == result.trace.fun[1] and np.any(result.params != start)
+    result = sjb.minimize(lofty, start, backend=backend, method=method, options={"gtol": 0.0, "ftol": 0.0})
+    assert result.status != Status.FTOL, "0 disables the test"
+
+
+@methods(lambda method: has_gradient(method) and method.derivatives != "gradient" and method.name != "trust-krylov")
+def test_a_rejected_step_is_no_ftol(method: Method) -> None:
+    """The iterate is told of again, with the same value."""
+    result = sjb.minimize(lofty, jnp.array([0.1, 0.2]), method=method.name, options={"gtol": 0.0})
+    assert result.status == Status.NOISE_FLOOR
+
+
 @methods(lambda method: not has_gradient(method))
 def test_a_method_without_derivatives_says_which_test_held(method: Method) -> None:
     result = sjb.minimize(convex, START, method=method.name)
