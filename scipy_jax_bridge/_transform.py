@@ -5,6 +5,7 @@ A transformation sees the tree of the free parameters, so labels, masks and per-
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from ._kernel import Flag, write_rows
 from ._linesearch import RETREAT
 from ._status import RUNNING, Status
 from ._types import FlatVector
+
+IDLE_MOVES = 100  # in a row that lead nowhere; schedules begin at zero, and some transformations save up their steps
+SEARCHES = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
 
 Scalar = Float[Array, ""]
 Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, Any]]
@@ -48,6 +52,7 @@ class TransformState(NamedTuple):
     nfev: Int[Array, ""]
     status: Int[Array, ""]
     retreats: Int[Array, ""]  # from trials that were not finite, since the last one that was
+    idle: Int[Array, ""]  # moves in a row that led nowhere
     rows: Float[Array, "rows 3"]
 
 
@@ -70,6 +75,7 @@ def start_transform(method: Any, translation: Translation, x: FlatVector, aux: A
         nfev=whole,
         status=whole + RUNNING,
         retreats=whole,
+        idle=whole,
         rows=jnp.full((rows, 3), jnp.nan, x.dtype),
     )
 
@@ -79,33 +85,44 @@ def advance_transform(
 ) -> TransformState:
     """Run until the solve has ended or `until` evaluations are made."""
     method = optax.with_extra_args_support(method)
+    remembers = method.update.__module__.partition(".")[0] == optax.__name__  # nobody else takes its steps further
 
     def goes_on(state: TransformState) -> Flag:
         return (state.status == RUNNING) & (state.nfev < until)
 
     def turn(state: TransformState) -> TransformState:
         state = _move(method, translation, evaluate, state)
-        value, grad, aux, fresh = _evaluate(translation, evaluate, state)
+        value, grad, aux, fresh = _evaluate(translation, evaluate, state, remembers)
         return _judge(state, value, grad, aux, fresh, limits)
 
     return lax.while_loop(goes_on, turn, state)
 
 
 def _evaluate(
-    translation: Translation, evaluate: Evaluate, state: TransformState
+    translation: Translation, evaluate: Evaluate, state: TransformState, remembers: bool
 ) -> tuple[Scalar, FlatVector, Any, Array]:
     """At the trial point, and how many evaluations that took: none if a line search left value and gradient."""
-    left = optax.tree_utils.tree_get_all_with_path(state.inner, "grad")
-    if len(left) != 1 or not jax.tree.leaves(left[0][1]) or jax.tree.leaves(state.aux):
+    search = _last_search(state.inner) if remembers else None
+    if search is None or not jax.tree.leaves(search.grad) or jax.tree.leaves(state.aux):
         return *evaluate(state.trial), jnp.ones((), jnp.int32)
-    known = optax.tree_utils.tree_get(state.inner, "value")
-    unknown = ~jnp.isfinite(known) | (state.retreats > 0)
+    unknown = ~jnp.isfinite(search.value) | (state.retreats > 0)
 
     def recall(_: FlatVector) -> tuple[Scalar, FlatVector]:
-        return jnp.asarray(known, state.value.dtype), translation.to_vector(left[0][1])
+        return jnp.asarray(search.value, state.value.dtype), translation.to_vector(search.grad)
 
     value, grad = lax.cond(unknown, lambda x: evaluate(x)[:2], recall, state.trial)
     return value, grad, state.aux, unknown.astype(jnp.int32)
+
+
+def _last_search(inner: Any) -> Any:
+    """The state of the line search that chose the trial; None if there is none, or its step was changed after it.
+
+    A chain's state is the tuple of its parts' states, and a part without one leaves an empty state in its place. So
+    what ends such a tuple is the state of the last part.
+    """
+    while type(inner) is tuple and inner:
+        inner = inner[-1]
+    return inner if isinstance(inner, SEARCHES) else None
 
 
 def _judge(
@@ -124,8 +141,12 @@ def _judge(
     size = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
     # Not every transformation descends; an increase is no convergence.
     # Nor is a small decrease after a retreat.
-    flat = ~first & (state.retreats == 0) & (limits.ftol > 0) & (reduction >= 0) & (reduction <= limits.ftol * size)
-    stays = ~first & jnp.all(state.trial == state.x)
+    # Nor is no step at all: the next one may be longer, unless a line search has found none.
+    unmoved = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
+    idle = jnp.where(unmoved, state.idle + 1, 0)
+    stays = unmoved & ((idle >= IDLE_MOVES) | (_count_searches(state.inner) > 0))
+    flat = ~first & ~unmoved & (state.retreats == 0) & (limits.ftol > 0)
+    flat = flat & (reduction >= 0) & (reduction <= limits.ftol * size)
     status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
     status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
     status = jnp.where(flat, Status.FTOL, status)
@@ -149,6 +170,7 @@ def _judge(
     return state._replace(
         trial=jnp.where(taken | lost, state.trial, closer),
         retreats=jnp.where(taken, 0, state.retreats + 1),
+        idle=idle,
         x=x,
         value=value,
         grad=grad,
@@ -172,10 +194,24 @@ def _move(method: Any, translation: Translation, evaluate: Evaluate, state: Tran
 
     def move(state: TransformState) -> TransformState:
         tree, grad = translation.to_tree(state.x), translation.to_tree(state.grad)
-        updates, inner = method.update(grad, state.inner, tree, value=state.value, grad=grad, value_fn=value_of)
-        steps = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
-        searched = sum((jnp.asarray(count, jnp.int32) for _, count in steps), jnp.zeros((), jnp.int32))
+        known = _accepted(method.update, value=state.value, grad=grad, value_fn=value_of)
+        updates, inner = method.update(grad, state.inner, tree, **known)
+        searched = _count_searches(inner)
         trial = translation.to_vector(optax.apply_updates(tree, updates))
         return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
 
     return lax.cond((state.nfev > 0) & (state.retreats == 0), move, lambda state: state, state)
+
+
+def _count_searches(inner: Any) -> Int[Array, ""]:
+    """Evaluations of the line searches of the last move."""
+    counts = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
+    return sum((jnp.asarray(count, jnp.int32) for _, count in counts), jnp.zeros((), jnp.int32))
+
+
+def _accepted(update: Callable[..., Any], **known: Any) -> dict[str, Any]:
+    """What an update takes of that which is known: not all that ask for one more argument take any."""
+    parameters = inspect.signature(update).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return known
+    return {name: value for name, value in known.items() if name in parameters}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import scipy_jax_bridge as sjb
@@ -243,6 +244,113 @@ def test_trace_in_a_trace_keeps_the_last_rows() -> None:
     inside, outside = jax.jit(solve)(START), solve(START)
     assert (int(inside.nit), int(inside.nfev), int(inside.status)) == (1200, 1201, Status.MAXITER)
     np.testing.assert_allclose(inside.trace.fun, outside.trace.fun[-loop.ROWS_INSIDE :], rtol=1e-9)
+
+
+def counting(base: Any) -> tuple[Any, list[int]]:
+    calls: list[int] = []
+
+    def fun(x: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: calls.append(1))
+        return base(x)
+
+    return fun, calls
+
+
+PAUSES = {
+    "warm-up": optax.adam(optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 300)),
+    "from zero": optax.sgd(optax.linear_schedule(0.0, 0.1, 50)),
+    "saved up": optax.MultiSteps(optax.sgd(0.1), 4).gradient_transformation(),
+    "every fourth": optax.chain(optax.adam(0.1), optax.apply_every(4)),
+}
+
+
+@pytest.mark.parametrize("name", PAUSES)
+def test_a_step_of_zero_is_no_end(name: str) -> None:
+    result = sjb.minimize(bowl, START, backend="optax", method=PAUSES[name], options={"maxiter": 1000})
+    assert result.success, result.message
+    np.testing.assert_allclose(result.params, CENTER, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", [optax.set_to_zero(), optax.sgd(0.0)], ids=["zero", "rate of zero"])
+def test_nothing_but_steps_of_zero_is_an_end_without_success(method: Any) -> None:
+    result = sjb.minimize(bowl, START, backend="optax", method=method)
+    assert result.status == Status.LINESEARCH and result.nit < 200
+    assert "steps of an Optax transformation are zero" in result.message and "line search" not in result.message
+
+
+def test_a_line_search_without_a_step_ends_at_once() -> None:
+    """The gradient leads uphill."""
+
+    @jax.custom_jvp
+    def uphill(x: jax.Array) -> jax.Array:
+        return jnp.sum(x**2)
+
+    uphill.defjvp(lambda primals, tangents: (uphill(*primals), -2 * primals[0] @ tangents[0]))
+    method, _ = TRANSFORMATIONS["backtracking"]
+    result = sjb.minimize(uphill, START, backend="optax", method=method)
+    assert result.status == Status.LINESEARCH and result.nit < 50
+    assert np.sum(result.trace.fun == result.trace.fun[-1]) == 2  # the first step of zero is the last one
+
+
+class Last(NamedTuple):
+    grad: Any
+
+
+def own() -> optax.GradientTransformation:
+    """Its state has a gradient, and not that of the trial."""
+
+    def update(grad: Any, state: Last, params: Any = None) -> tuple[Any, Last]:
+        return jax.tree.map(lambda each: -0.1 * each, grad), Last(grad)
+
+    return optax.GradientTransformation(lambda params: Last(jax.tree.map(jnp.zeros_like, params)), update)
+
+
+def wrapped() -> optax.GradientTransformationExtraArgs:
+    inner = optax.lbfgs()
+
+    def update(steps: Any, state: Any, params: Any = None, **known: Any) -> tuple[Any, Any]:
+        steps, state = inner.update(steps, state, params, **known)
+        return jax.tree.map(lambda each: 0.5 * each, steps), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+searched = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15, store_grad=True))
+CHANGED = {
+    "scaled": optax.chain(optax.lbfgs(), optax.scale(0.5)),
+    "cut": optax.chain(optax.lbfgs(), optax.keep_params_nonnegative()),
+    "backtracked": optax.chain(searched, optax.scale(0.5)),
+    "own": own(),
+    "wrapped": wrapped(),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_step_changed_after_its_search_is_evaluated(name: str) -> None:
+    fun, calls = counting(bowl)
+    result = sjb.minimize(fun, np.array([2.0, 1.0]), backend="optax", method=CHANGED[name])
+    jax.effects_barrier()
+    assert len(calls) == result.nfev
+    np.testing.assert_allclose(float(result.fun), float(bowl(result.params)), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(result.params, [1.0, 0.0] if name == "cut" else CENTER, atol=1e-3)
+    np.testing.assert_allclose(result.jac, jax.grad(bowl)(result.params), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [optax.lbfgs(), searched], ids=["lbfgs", "backtracking"])
+def test_what_a_line_search_left_is_not_evaluated_again(method: Any) -> None:
+    fun, calls = counting(bowl)
+    result = sjb.minimize(fun, START, backend="optax", method=method)
+    jax.effects_barrier()
+    assert result.success and len(calls) == result.nfev
+    single = sjb.minimize(fun, START, backend="optax", method=optax.chain(method, optax.identity()))
+    assert single.nfev == result.nfev + result.nit  # where it cannot be told, one evaluation more an iteration
+
+
+def test_a_transformation_that_takes_none_of_the_extra_arguments() -> None:
+    adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.01))
+    method = optax.contrib.sam(optax.sgd(0.05), adversary, sync_period=2, opaque_mode=False)
+    result = sjb.minimize(bowl, START, backend="optax", method=method, options={"maxiter": 300})
+    np.testing.assert_allclose(result.params, CENTER, atol=0.02)
 
 
 @pytest.mark.usefixtures("x32")
