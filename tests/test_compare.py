@@ -227,6 +227,10 @@ def test_random_keys_are_described(keys):
     assert "GTOL" in str(comparison)
 
 
+def test_a_comparison_equals_itself_alone(comparison):
+    assert comparison == comparison and comparison != replace(comparison) and len({comparison, comparison}) == 1
+
+
 def test_one_backend_as_a_word_is_no_comparison_but_works():
     comparison = compare(bowl, START, (2.0,), backends="optax", repeats=1)
     assert list(comparison.results) == ["optax"] and comparison.notes() == []
