@@ -52,7 +52,7 @@ class Chunks:
         """The carry after one chunk; the status if the solve has ended, by itself or from outside."""
         evaluations = self.size()
         state, report = self._advance(state, float(self.nfev + evaluations))
-        self._watch.wait(report.numbers, 0.0 if self.speed is None else evaluations / self.speed)
+        self._watch.wait(report.numbers, None if self.speed is None else evaluations / self.speed)
         numbers = Numbers(*np.asarray(report.numbers, dtype=np.float64).tolist())
         converged, last, best = find_points(state, report, numbers)
         self.best = best if np.isfinite(best.value) else None

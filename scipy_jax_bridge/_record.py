@@ -84,7 +84,7 @@ class Record:
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
         self._unchanged = 0  # evaluations since the iterate that did not change the objective
         self._highest = -math.inf  # of the finite values
-        self._evaluation_s = 0.0  # the last one took
+        self._took: dict[int, float] = {}  # seconds that each program took last time
         self.nfev = 0
 
     @property
@@ -96,20 +96,24 @@ class Record:
         """One evaluation at `x`, recorded."""
         if self.nfev >= self._options.maxfun:
             raise Stop(Status.MAXFUN)
-        status = self._watch.stop()
-        if status is not None and self.nfev > 0:
-            raise Stop(status)
         x = self._inside(x)
-        began = time.perf_counter()
-        packed, aux = self._program(x if self._cast is None else x.astype(self._cast), self._data)
-        self._watch.wait(packed, self._evaluation_s)
-        packed = np.asarray(packed, dtype=np.float64)
-        self._evaluation_s = time.perf_counter() - began
+        packed, aux = self._run(self._program, x)
         value, grad = packed[0], packed[1:] if self._has_grad else None
         point = Point(x, value, grad, aux, math.isfinite(value) and (grad is None or _is_finite(grad)))
         self.nfev += 1
         self._keep(point)
         return point
+
+    def product(self, program: Any, x: FreeVector, v: np.ndarray) -> FreeVector:
+        """The Hessian times a vector, which trust-constr begins with whole numbers."""
+        v = np.asarray(v, dtype=np.float64)
+        at, along = (x, v) if self._held is None else (self._held.restore(x), self._held.embed(v))
+        result, _ = self._run(program, at, along)
+        return result if self._held is None else self._held.reduce(result)
+
+    def hessian(self, program: Any, x: FreeVector) -> np.ndarray:
+        """The whole matrix."""
+        return self._run(program, x)[0]
 
     def value(self, x: FreeVector) -> float:
         """For a derivative-free method; above all others where the objective is not finite."""
@@ -168,6 +172,20 @@ class Record:
         columns = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         fun, grad_norm, nfev, seconds = (np.array(column) for column in columns)
         return Trace(fun, grad_norm, nfev.astype(int), seconds)
+
+    def _run(self, program: Any, *inputs: np.ndarray) -> tuple[np.ndarray, Any]:
+        """A program's array on the host, and its aux; nothing begins once somebody has stopped the solve."""
+        status = self._watch.stop()
+        if status is not None and self.nfev > 0:
+            raise Stop(status)
+        if self._cast is not None:
+            inputs = tuple(each.astype(self._cast) for each in inputs)
+        began = time.perf_counter()
+        array, aux = program(*inputs, self._data)
+        self._watch.wait(array, self._took.get(id(program)))
+        array = np.asarray(array, dtype=np.float64)
+        self._took[id(program)] = time.perf_counter() - began
+        return array, aux
 
     def _inside(self, x: FreeVector) -> HostVector:
         """A copy, since SciPy goes on writing into its own, whole, and in the box: some leave it by rounding."""
