@@ -19,8 +19,9 @@ from jaxtyping import Array, Float
 from ._held import FreeVector, Held, find_held
 from ._methods import METHODS, Method
 from ._options import Options
+from ._point import Point
 from ._problem import Data, Problem
-from ._record import Point, Record, Stop
+from ._record import Record, Stop
 from ._result import FRESH_MEMORY, Outcome, Result, Timing
 from ._status import Status
 from ._threads import SingleThreaded
