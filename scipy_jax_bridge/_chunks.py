@@ -66,7 +66,7 @@ class Chunks:
         evaluations = self.size()
         state, report = self._advance(state, float(self.nfev + evaluations))
         speed = self.speed or self._pace
-        self._watch.wait(report.numbers, 0.0 if speed is None else evaluations / speed)
+        self._watch.wait(report.numbers, None if speed is None else evaluations / speed)
         numbers = Numbers(*np.asarray(report.numbers, dtype=np.float64).tolist())
         converged, last, best = find_points(state, report, numbers)
         self.best = best if np.isfinite(best.value) else None

@@ -6,16 +6,17 @@ import functools
 import math
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
+from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
 from ._decide import STAIRS
 from ._held import FreeVector, Held
-from ._linesearch import RETREAT, ROUNDING, SUFFICIENT_DECREASE
+from ._linesearch import ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
+from ._point import Point, build_wall, is_finite, is_hidden
 from ._problem import Problem
 from ._result import Trace
 from ._status import Status
@@ -23,8 +24,6 @@ from ._types import HostVector
 from ._watch import Progress, Watch
 
 RECENT = 4  # evaluations remembered: a method's iterate is among its last few
-# Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
-WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
 
 
 class Stop(Exception):
@@ -32,16 +31,6 @@ class Stop(Exception):
 
     def __init__(self, status: Status, detail: str = "") -> None:
         self.status, self.detail = status, detail
-
-
-class Point(NamedTuple):
-    """An evaluation: where, value, gradient (None for a derivative-free method), aux, and whether all is finite."""
-
-    x: HostVector
-    value: float
-    grad: HostVector | None
-    aux: Any
-    finite: bool
 
 
 class Record:
@@ -84,7 +73,7 @@ class Record:
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
         self._unchanged = 0  # evaluations since the iterate that did not change the objective
         self._highest = -math.inf  # of the finite values
-        self._evaluation_s = 0.0  # the last one took
+        self._took: dict[int, float] = {}  # seconds that each program took last time
         self.nfev = 0
 
     @property
@@ -96,20 +85,24 @@ class Record:
         """One evaluation at `x`, recorded."""
         if self.nfev >= self._options.maxfun:
             raise Stop(Status.MAXFUN)
-        status = self._watch.stop()
-        if status is not None and self.nfev > 0:
-            raise Stop(status)
         x = self._inside(x)
-        began = time.perf_counter()
-        packed, aux = self._program(x if self._cast is None else x.astype(self._cast), self._data)
-        self._watch.wait(packed, self._evaluation_s)
-        packed = np.asarray(packed, dtype=np.float64)
-        self._evaluation_s = time.perf_counter() - began
+        packed, aux = self._run(self._program, x)
         value, grad = packed[0], packed[1:] if self._has_grad else None
-        point = Point(x, value, grad, aux, math.isfinite(value) and (grad is None or _is_finite(grad)))
+        point = Point(x, value, grad, aux, math.isfinite(value) and (grad is None or is_finite(grad)))
         self.nfev += 1
         self._keep(point)
         return point
+
+    def product(self, program: Any, x: FreeVector, v: np.ndarray) -> FreeVector:
+        """The Hessian times a vector, which trust-constr begins with whole numbers."""
+        v = np.asarray(v, dtype=np.float64)
+        at, along = (x, v) if self._held is None else (self._held.restore(x), self._held.embed(v))
+        result, _ = self._run(program, at, along)
+        return result if self._held is None else self._held.reduce(result)
+
+    def hessian(self, program: Any, x: FreeVector) -> np.ndarray:
+        """The whole matrix."""
+        return self._run(program, x)[0]
 
     def value(self, x: FreeVector) -> float:
         """For a derivative-free method; above all others where the objective is not finite."""
@@ -119,7 +112,7 @@ class Record:
     def value_and_grad(self, x: FreeVector) -> tuple[float, FreeVector]:
         """For all others."""
         point = self.evaluate(x)
-        value, grad = (point.value, point.grad) if point.finite else self._wall(point)
+        value, grad = (point.value, point.grad) if point.finite else build_wall(self._anchor, point, self.rounding)
         return value, grad if self._held is None else self._held.reduce(grad)  # type: ignore[return-value]
 
     def describe(self, point: Point) -> str:
@@ -159,7 +152,7 @@ class Record:
         if self._bounds is not None:
             lower, upper = self._bounds.lower, self._bounds.upper
             grad = np.where(grad < 0, np.maximum(point.x - upper, grad), np.minimum(point.x - lower, grad))
-        if not _is_finite(grad):  # BLAS does not see a NaN
+        if not is_finite(grad):  # BLAS does not see a NaN
             return float(np.abs(grad).max())
         return abs(float(grad[idamax(grad)]))
 
@@ -168,6 +161,20 @@ class Record:
         columns = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         fun, grad_norm, nfev, seconds = (np.array(column) for column in columns)
         return Trace(fun, grad_norm, nfev.astype(int), seconds)
+
+    def _run(self, program: Any, *inputs: np.ndarray) -> tuple[np.ndarray, Any]:
+        """A program's array on the host, and its aux; nothing begins once somebody has stopped the solve."""
+        status = self._watch.stop()
+        if status is not None and self.nfev > 0:
+            raise Stop(status)
+        if self._cast is not None:
+            inputs = tuple(each.astype(self._cast) for each in inputs)
+        began = time.perf_counter()
+        array, aux = program(*inputs, self._data)
+        self._watch.wait(array, self._took.get(id(program)))
+        array = np.asarray(array, dtype=np.float64)
+        self._took[id(program)] = time.perf_counter() - began
+        return array, aux
 
     def _inside(self, x: FreeVector) -> HostVector:
         """A copy, since SciPy goes on writing into its own, whole, and in the box: some leave it by rounding."""
@@ -207,18 +214,12 @@ class Record:
             raise Stop(Status.NONFINITE, self.tell_lost(self.lost))
         raise Stop(Status.NOISE_FLOOR)
 
-    def _wall(self, point: Point) -> tuple[float, HostVector]:
-        """What the method is told of a point that is not finite, to make it try much closer to its iterate.
-
-        Value and slope are those of the parabola that begins like the objective at the iterate and has its minimum
-        a tenth of the way, so that every interpolation leads there, as the device loop does.
-        """
-        iterate = self.iterate if self.iterate is not None and self.iterate.finite else self.best
-        assert iterate is not None and iterate.grad is not None
-        away = point.x - iterate.x
-        promised = max(abs(float(iterate.grad @ away)), self.rounding * max(abs(iterate.value), 1.0))
-        height, slope = (each * promised for each in WALL)
-        return iterate.value + height, away * (slope / max(float(away @ away), np.finfo(np.float64).tiny))
+    @property
+    def _anchor(self) -> Point:
+        """Where a search goes on from after a trial that is not finite."""
+        anchor = self.iterate if self.iterate is not None and self.iterate.finite else self.best
+        assert anchor is not None
+        return anchor
 
     def _start(self, point: Point) -> None:
         self.iterate = point
@@ -251,24 +252,9 @@ class Record:
         if before is not None and self.cut is None and self._has_grad and options.ftol > 0:
             size = max(abs(before.value), abs(point.value), 1.0)
             fell = before.value - point.value
-            if 0 < fell <= options.ftol * size or (fell == 0 and _is_hidden(before, point)):
+            if 0 < fell <= options.ftol * size or (fell == 0 and is_hidden(before, point)):
                 return Status.FTOL
         return Status.MAXITER if self.nit >= options.maxiter else None
 
     def _tree(self, x: HostVector) -> Any:
         return self._structure.rebuild(x, self._riders)
-
-
-def _is_hidden(before: Point, point: Point) -> bool:
-    """Whether an equal value is an accepted step: rounding hides the decrease that a search asks for.
-
-    Else it is a trial, of which SLSQP tells, on the other side of a valley.
-    """
-    assert before.grad is not None
-    asked = SUFFICIENT_DECREASE * float(before.grad @ (point.x - before.x))
-    return bool(before.value + asked == before.value)
-
-
-def _is_finite(grad: HostVector) -> bool:
-    """Whether every component is: their sum tells in one pass, unless it overflows; BLAS does not warn of that."""
-    return math.isfinite(dasum(grad)) or bool(np.isfinite(grad).all())

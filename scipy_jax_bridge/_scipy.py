@@ -6,6 +6,7 @@ and one out. All that is recorded is recorded as SciPy asks for it; nothing is e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,13 @@ from jaxtyping import Array, Float
 from ._held import FreeVector, Held, find_held
 from ._methods import METHODS, Method
 from ._options import Options
+from ._point import Point
 from ._problem import Data, Problem
-from ._record import Point, Record, Stop
+from ._record import Record, Stop
 from ._result import FRESH_MEMORY, Outcome, Result, Timing
 from ._status import Status
 from ._threads import SingleThreaded
-from ._types import FlatVector, HostVector
+from ._types import FlatVector
 from ._watch import Watch
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
@@ -115,14 +117,14 @@ def _bare(problem: Problem) -> Callable[..., Any]:
 
 
 def _product(problem: Problem) -> Callable[..., Any]:
-    def product(x: FlatVector, v: FlatVector, data: Data) -> FlatVector:
-        return jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1]
+    def product(x: FlatVector, v: FlatVector, data: Data) -> tuple[FlatVector, None]:
+        return jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1], None
 
     return product
 
 
 def _hessian(problem: Problem) -> Callable[..., Any]:
-    return lambda x, data: jax.jacfwd(lambda x: problem.value_and_grad(x, data)[1])(x)
+    return lambda x, data: (jax.jacfwd(lambda x: problem.value_and_grad(x, data)[1])(x), None)
 
 
 def _drive(
@@ -146,7 +148,7 @@ def _drive(
                 bounds=bounds,
                 callback=record.iteration,
                 options=native,
-                **_second_derivatives(problem, programs, solver, held),
+                **_second_derivatives(record, programs, solver),
             )
             return _read_ending(record, method, options, found)
         except Stop as stop:
@@ -173,24 +175,13 @@ def _own_options(method: Method, options: Options, held: Held | None) -> dict[st
     return native
 
 
-def _second_derivatives(
-    problem: Problem, programs: dict[str, Any], solver: SingleThreaded, held: Held | None
-) -> dict[str, Any]:
+def _second_derivatives(record: Record, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
     """hessp or hess, for a method that uses them."""
-    dtype, data = problem.plan.dtype, problem.data
-
-    def product(x: FreeVector, v: np.ndarray) -> FreeVector:  # trust-constr begins with whole numbers
-        at, along = (x, v) if held is None else (held.restore(x), held.embed(v))
-        along = np.asarray(along).astype(dtype)
-        result = np.asarray(programs["product"](at.astype(dtype), along, data), dtype=np.float64)
-        return result if held is None else held.reduce(result)
-
-    def hessian(x: HostVector) -> Any:
-        return np.asarray(programs["hessian"](x.astype(dtype), data), dtype=np.float64)
-
     if "product" in programs:
-        return {"hessp": solver.outside(product)}
-    return {"hess": solver.outside(hessian)} if "hessian" in programs else {}
+        return {"hessp": solver.outside(functools.partial(record.product, programs["product"]))}
+    if "hessian" in programs:
+        return {"hess": solver.outside(functools.partial(record.hessian, programs["hessian"]))}
+    return {}
 
 
 def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:

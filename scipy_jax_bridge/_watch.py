@@ -108,9 +108,9 @@ class Watch:
             return Status.CALLBACK
         return None
 
-    def wait(self, array: Any, expected_s: float) -> None:
-        """Until the array is computed; the second Ctrl-C gets through while that takes long."""
-        if expected_s >= SLOW_S and self._handler is not None:
+    def wait(self, array: Any, expected_s: float | None) -> None:
+        """Until the array is computed; the second Ctrl-C gets through while that takes long, or nobody knows (None)."""
+        if (expected_s is None or expected_s >= SLOW_S) and self._handler is not None:
             run_beside(array.block_until_ready).exception()  # what went wrong, who reads the array is told
 
     def _on_interrupt(self, signum: int, frame: Any) -> None:

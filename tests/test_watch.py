@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import os
 import signal
 import subprocess
@@ -21,6 +22,9 @@ import pytest
 import scipy_jax_bridge as sjb
 from helpers_calls import Calls
 from scipy_jax_bridge import Status
+from scipy_jax_bridge._methods import METHODS
+from scipy_jax_bridge._record import Record
+from scipy_jax_bridge._watch import Watch
 
 BACKENDS = ("scipy", "optax")
 
@@ -195,6 +199,63 @@ def test_a_second_ctrl_c_gets_through_a_long_evaluation(backend: str) -> None:
         for each in timers:
             each.join()
     assert ended
+
+
+def test_a_wait_of_unknown_length_is_a_long_one() -> None:
+    beside: list[bool] = []
+
+    class Slow:
+        def block_until_ready(self) -> None:
+            beside.append(threading.current_thread() is not threading.main_thread())
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Watch() as watch:
+            for expected_s in (None, 1.0, 1e-3):
+                watch.wait(Slow(), expected_s)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert beside == [True, True]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_first_evaluation_is_waited_for_beside(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows yet how long it takes, and the second Ctrl-C had to wait for its end."""
+    expected: list[float | None] = []
+    wait = Watch.wait
+
+    def noted(self: Watch, array: Any, expected_s: float | None) -> None:
+        expected.append(expected_s)
+        wait(self, array, expected_s)
+
+    monkeypatch.setattr(Watch, "wait", noted)
+    sjb.minimize(lambda x: rosenbrock(x), START, backend=backend)
+    assert expected[0] is None and all(each is not None for each in expected[1:])
+
+
+SECOND = [method.name for method in METHODS.values() if method.derivatives in ("product", "hessian")]
+
+
+@pytest.mark.parametrize("status", [Status.TIMEOUT, Status.INTERRUPTED])
+@pytest.mark.parametrize("method", SECOND)
+def test_second_derivatives_begin_nothing_after_a_stop(
+    method: str, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Newton step takes many products, which looked at no clock and no keyboard."""
+    asked: list[str] = []
+    stop = Watch.stop
+    own = {"product": Record.product, "hessian": Record.hessian}
+
+    def second(self: Record, *inputs: Any, name: str) -> Any:
+        asked.append(name)
+        return own[name](self, *inputs)
+
+    for name in own:
+        monkeypatch.setattr(Record, name, functools.partialmethod(second, name=name))
+    monkeypatch.setattr(Watch, "stop", lambda self: status if len(asked) >= 2 else stop(self))
+    result = sjb.minimize(lambda x: jnp.sum(x**4 + x**2) + x[0] * x[1], START, method=method)
+    assert result.status == status and len(asked) == 2
+    assert float(result.fun) == float(np.min(result.trace.fun))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,53 @@
+"""One evaluation, and what follows from it and the iterate before."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg.blas import dasum  # type: ignore[attr-defined]
+
+from ._linesearch import RETREAT, SUFFICIENT_DECREASE
+from ._types import HostVector
+
+# Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
+WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
+
+
+class Point(NamedTuple):
+    """An evaluation: where, value, gradient (None for a derivative-free method), aux, and whether all is finite."""
+
+    x: HostVector
+    value: float
+    grad: HostVector | None
+    aux: Any
+    finite: bool
+
+
+def build_wall(iterate: Point, point: Point, rounding: float) -> tuple[float, HostVector]:
+    """What the method is told of a point that is not finite, to make it try much closer to its iterate.
+
+    Value and slope are those of the parabola that begins like the objective at the iterate and has its minimum
+    a tenth of the way, so that every interpolation leads there, as the device loop does.
+    """
+    assert iterate.grad is not None
+    away = point.x - iterate.x
+    promised = max(abs(float(iterate.grad @ away)), rounding * max(abs(iterate.value), 1.0))
+    height, slope = (each * promised for each in WALL)
+    return iterate.value + height, away * (slope / max(float(away @ away), np.finfo(np.float64).tiny))
+
+
+def is_hidden(before: Point, point: Point) -> bool:
+    """Whether an equal value is an accepted step: rounding hides the decrease that a search asks for.
+
+    Else it is a trial, of which SLSQP tells, on the other side of a valley.
+    """
+    assert before.grad is not None
+    asked = SUFFICIENT_DECREASE * float(before.grad @ (point.x - before.x))
+    return bool(before.value + asked == before.value)
+
+
+def is_finite(grad: HostVector) -> bool:
+    """Whether every component is: their sum tells in one pass, unless it overflows; BLAS does not warn of that."""
+    return math.isfinite(dasum(grad)) or bool(np.isfinite(grad).all())
