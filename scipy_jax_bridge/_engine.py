@@ -22,7 +22,16 @@ from jaxtyping import Array, Float
 
 from . import _bounded, _free
 from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
-from ._kernel import Packed, any_goes_on, choose, pack_constants, runs, write_rows
+from ._kernel import (
+    Packed,
+    any_goes_on,
+    choose,
+    own_rules,
+    pack_constants,
+    runs,
+    under_the_rules_of_now,
+    write_rows,
+)
 from ._linesearch import LARGEST_STEP, Search
 from ._memory import Flag, NewPair, Scalar, Vector, sum_products
 from ._status import RUNNING
@@ -70,7 +79,6 @@ def start_state(x: Any, aux: Any, maxcor: int, rows: int, box: Box | None) -> St
     progress = Progress(*(zero,) * len(Progress._fields))._replace(
         status=zero + RUNNING, best_value=zero + np.inf, starts=zero == 0, empty=zero == 0
     )
-    nothing = jax.tree.map(lambda leaf: xp.zeros(leaf.shape, leaf.dtype), aux)
     return State(
         trial=x,
         x=x,
@@ -78,12 +86,22 @@ def start_state(x: Any, aux: Any, maxcor: int, rows: int, box: Box | None) -> St
         target=x,
         best_x=x,
         best_grad=zeros,
-        aux=nothing,
-        best_aux=nothing,
+        aux=_nothing(xp, aux),
+        best_aux=_nothing(xp, aux),  # not the same arrays: the loop takes them over
         memory=_room(box).empty_memory(xp, x.size, maxcor, x.dtype),
         numbers=pack_constants(x.dtype, OUTCOME, Search(*(zero,) * len(Search._fields)), progress),
         rows=xp.full((rows, 3), np.nan, x.dtype),
     )
+
+
+def _nothing(xp: Any, aux: Any) -> Any:
+    """Zeros of these shapes and types, of NumPy or of JAX; random keys are of JAX alone."""
+
+    def zeros(leaf: Any) -> Any:
+        room = jnp if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else xp
+        return room.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(zeros, aux)
 
 
 def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Scalar) -> State:
@@ -94,9 +112,11 @@ def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, u
         return (progress.status == RUNNING) & (progress.nfev < until)
 
     def step(state: State) -> State:
-        return turn(evaluate, state, limits, box, runs(goes_on(state)))
+        return turn(evaluate_as_set, state, limits, box, runs(goes_on(state)))
 
-    return lax.while_loop(lambda state: any_goes_on(goes_on(state)), step, state)
+    evaluate_as_set = under_the_rules_of_now(evaluate)
+    with own_rules():
+        return lax.while_loop(lambda state: any_goes_on(goes_on(state)), step, state)
 
 
 def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, active: Flag) -> State:

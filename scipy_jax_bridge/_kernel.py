@@ -8,7 +8,8 @@ A batch of solves fills its kernels anyway, so under `vmap` each number is its o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -111,7 +112,8 @@ def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], number
         numbers: what the rules read.
         records: what else they read, not packed yet.
     """
-    dtype, lanes = numbers.values.dtype, _width(kinds)
+    dtype, lanes, held, size = numbers.values.dtype, _width(kinds), numbers.kinds, numbers.values.size
+    asked = [(type(each), len(each)) for each in records]  # no closure below holds an array, which would outlive it
 
     @custom_vmap
     def single(first: Any, values: Any, *scalars: Any) -> Array:
@@ -123,13 +125,12 @@ def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], number
 
     def branch(rule: Rule) -> Callable[[Array], Array]:
         def run(table: Array) -> Array:
-            size = numbers.values.size
             return _side_by_side(rule(*operands(table[:size], list(table[size:]))), lanes, dtype)
 
         return run
 
     @single.def_vmap
-    def batch(size: int, batched: Any, *arrays: Any) -> tuple[Array, bool]:
+    def batch(many: int, batched: Any, *arrays: Any) -> tuple[Array, bool]:
         def one(first: Any, values: Any, *scalars: Any) -> Array:
             inputs = operands(values, list(scalars))
             chosen = jax.tree.map(lambda a, b: jnp.where(first, a, b), rule(*inputs), other(*inputs))
@@ -137,11 +138,12 @@ def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], number
 
         # Number by number the lanes of all solves lie side by side.
         axes = [0 if is_batched else None for is_batched in batched]
-        return jax.vmap(one, in_axes=axes, out_axes=1, axis_size=size)(*arrays).T, True
+        with own_rules():
+            return jax.vmap(one, in_axes=axes, out_axes=1, axis_size=many)(*arrays).T, True
 
     def operands(values: Array, scalars: list[Any]) -> list[Any]:
         left = map(jnp.asarray, scalars)
-        return [Packed(values, numbers.kinds).read(), *(type(each)(*islice(left, len(each))) for each in records)]
+        return [Packed(values, held).read(), *(kind(*islice(left, count)) for kind, count in asked)]
 
     scalars = [jnp.asarray(each).astype(dtype) for record in records for each in record]
     return Packed(single(first, numbers.values, *scalars), kinds)
@@ -176,6 +178,24 @@ def _lanes(kind: type) -> int:
 def _width(kinds: tuple[type, ...]) -> int:
     """As many lanes as these kinds take, rounded up to what a vector unit takes at once."""
     return -(-sum(map(_lanes, kinds)) // VECTOR) * VECTOR
+
+
+@contextmanager
+def own_rules() -> Iterator[None]:
+    """Inside, JAX promotes types and ranks as this package needs it, whatever the user forbids in their own code."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def under_the_rules_of_now(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, to be called inside `own_rules` under those that hold now: the user's."""
+    types, ranks = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion  # type: ignore[attr-defined]
+
+    def call(*arguments: Any) -> Any:
+        with jax.numpy_dtype_promotion(types), jax.numpy_rank_promotion(ranks):
+            return function(*arguments)
+
+    return call
 
 
 @custom_vmap
@@ -221,6 +241,6 @@ def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple
         for operand, is_batched in zip(operands, batched, strict=True)
     )
     for position in range(new.shape[1]):
-        here = (jnp.arange(rows.shape[1]) == place[:, None] + position) & keep[:, None]
+        here = (jnp.arange(rows.shape[1])[None, :] == place[:, None] + position) & keep[:, None]
         rows = jnp.where(here[:, :, None], new[:, position, None, :], rows)
     return rows, True

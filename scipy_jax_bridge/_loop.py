@@ -130,7 +130,7 @@ def _report_engine(state: engine.State) -> Report:
 def _report_transform(state: Any) -> Report:
     return _report(
         state,
-        nit=state.nit - (state.retreats > 0),  # after a retreat the last move has led nowhere yet
+        nit=state.nit - (state.retreats > 0).astype(jnp.int32),  # after a retreat the last move has led nowhere yet
         nfev=state.nfev,
         status=state.status,
         value=state.value,

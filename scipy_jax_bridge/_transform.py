@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ._kernel import Flag, write_rows
+from ._kernel import Flag, own_rules, under_the_rules_of_now, write_rows
 from ._linesearch import RETREAT
 from ._status import RUNNING, Status
 from ._types import FlatVector
@@ -91,11 +91,13 @@ def advance_transform(
         return (state.status == RUNNING) & (state.nfev < until)
 
     def turn(state: TransformState) -> TransformState:
-        state = _move(method, translation, evaluate, state)
-        value, grad, aux, fresh = _evaluate(translation, evaluate, state, remembers)
+        state = _move(method, translation, evaluate_as_set, state)
+        value, grad, aux, fresh = _evaluate(translation, evaluate_as_set, state, remembers)
         return _judge(state, value, grad, aux, fresh, limits)
 
-    return lax.while_loop(goes_on, turn, state)
+    evaluate_as_set = under_the_rules_of_now(evaluate)
+    with own_rules():
+        return lax.while_loop(goes_on, turn, state)
 
 
 def _evaluate(

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -300,6 +301,56 @@ def test_jit_is_the_eager_solve(fun: Any, bounds: Any) -> None:
     np.testing.assert_allclose(inside.params, outside.params, atol=1e-12)
     assert bool(inside.success) and inside.backend == "optax"
     assert isinstance(inside, sjb.Result)
+
+
+STRICT = {
+    "types": (jax.numpy_dtype_promotion, "strict"),
+    "ranks": (jax.numpy_rank_promotion, "raise"),
+    "leaks": (jax.checking_leaks, None),
+}
+
+
+@pytest.mark.parametrize(
+    "method", [None, "bounds", optax.adam(0.1), optax.lbfgs()], ids=["free", "bounded", "adam", "lbfgs"]
+)
+@pytest.mark.parametrize("name", STRICT)
+@pytest.mark.usefixtures("x32")
+def test_a_strict_jax_is_strict_about_the_objective_alone(name: str, method: Any) -> None:
+    setting, value = STRICT[name]
+    bounds, method = ((-1.0, 0.5), None) if method == "bounds" else (None, method)
+    center = jnp.array([0.3, -0.2, 0.1], jnp.float32)
+
+    def bowl(x: jax.Array) -> jax.Array:
+        return jnp.sum((x - center) ** 2)
+
+    def coarse(x: jax.Array) -> jax.Array:
+        return jnp.sum(x * jnp.arange(3)) + jnp.sum(jnp.ones((3, 3)) * x)
+
+    with setting() if value is None else setting(value):
+        result = sjb.minimize(bowl, jnp.zeros(3), backend="optax", method=method, bounds=bounds)
+        if method is bounds is None and value is not None:
+            batch = jax.vmap(jax.jit(sjb.Minimizer(bowl, backend="optax")))(jnp.zeros((2, 3)))
+            np.testing.assert_allclose(batch.params[1], center, atol=1e-2)
+        if value is not None:
+            with pytest.raises((TypeError, ValueError), match="promotion"):
+                sjb.minimize(coarse, jnp.zeros(3), backend="optax", method=method, bounds=bounds)
+    np.testing.assert_allclose(result.params, center, atol=1e-2)
+
+
+def random_aux(x: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    return jnp.sum((x - 1.0) ** 2), {"key": jax.random.split(jax.random.key(3), 2), "x": x}
+
+
+@pytest.mark.parametrize("method", [None, "bounds", optax.adam(0.1)], ids=["free", "bounded", "adam"])
+def test_random_keys_in_the_auxiliary_output(method: Any) -> None:
+    bounds, method = ((-1.0, 2.0), None) if method == "bounds" else (None, method)
+    solve = sjb.Minimizer(random_aux, backend="optax", method=method, bounds=bounds, has_aux=True)
+    eager, traced = solve(jnp.zeros(2)), jax.jit(solve)(jnp.zeros(2))
+    expected = jax.random.key_data(random_aux(jnp.zeros(2))[1]["key"])
+    for result in (eager, traced):
+        assert jnp.issubdtype(result.aux["key"].dtype, jax.dtypes.prng_key)
+        np.testing.assert_array_equal(jax.random.key_data(result.aux["key"]), expected)
+        np.testing.assert_array_equal(result.aux["x"], result.params)
 
 
 def test_bounds_may_be_traced() -> None:
