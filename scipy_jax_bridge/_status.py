@@ -40,9 +40,10 @@ class Status(enum.IntEnum):
         7,
         (
             "No step leads to a lower point although the gradient is not small. Likely causes, unless the method "
-            "itself names one: the gradient is wrong or not continuous here, or the objective is computed less accurately "
-            "than its type, or the steps of an Optax transformation are zero, as after the end of a schedule. Check "
-            "the gradient with jax.test_util.check_grads, and look for kinks and for float32 inside the objective."
+            "itself names one: the gradient is wrong or not continuous here, the objective is computed less "
+            "accurately than its type, or the steps of an Optax transformation are zero, as after the end of a "
+            "schedule. Check the gradient with jax.test_util.check_grads, and look for kinks and for float32 inside "
+            "the objective."
         ),
     )
     NONFINITE = (
