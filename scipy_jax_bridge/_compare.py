@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 
 from ._comparison import UNKNOWN, Comparison as Comparison
 from ._errors import unknown_name
-from ._minimize import Minimizer
+from ._minimize import Minimizer, look_inside
 from ._nonfinite import NonfiniteStart
 from ._options import Options
 from ._result import Result
@@ -94,7 +94,8 @@ def compare(
     compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
     for name, entry in entries.items():
         _warm_up(name, _limited(functions[name], entry, 1), params, args)
-    probes = {} if shares is False else make_probes(solvers, compile_s, params, args)
+    insides = {name: look_inside(solver, params, args) for name, solver in solvers.items()}
+    probes = {} if shares is False else make_probes(insides, compile_s)
     turns = {name: _Turns(solver, repeats, entries[name].get("callback") is None) for name, solver in solvers.items()}
     for _ in range(repeats):
         for each in turns.values():
@@ -119,10 +120,10 @@ def compare(
             problem=problem,
             runs={
                 name: {
-                    **describe_run(entries[name], results[name].method, solver._options),
+                    **describe_run(entries[name], results[name].method, insides[name].options),
                     "timed in a row": str(turns[name].in_a_row),
                 }
-                for name, solver in solvers.items()
+                for name in solvers
             },
             machine=describe_machine(),
         ),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -103,6 +104,12 @@ class Minimizer:
                 raise
         return self._solve_in_trace(params, args)  # traced values hide in the objective itself
 
+    def _inspect(self, params: Params, args: Any) -> Inside:
+        with _scope(self._precision, params):
+            problem = self._prepare(params, args)
+            programs = self._backend.compile(problem, self._options)[0]
+        return Inside(problem, programs, self._options, partial(_scope, self._precision, params))
+
     def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
             params, args = _widen((params, args))
@@ -159,6 +166,20 @@ class Minimizer:
 
             with show_progress(watch, self._options):
                 yield watch
+
+
+class Inside(NamedTuple):
+    """What a solve would run."""
+
+    problem: Problem
+    programs: dict[str, Any]
+    options: Options
+    scope: Callable[[], AbstractContextManager[None]]  # the precision and the device that hold inside
+
+
+def look_inside(solve: Minimizer, params: Params, args: Any) -> Inside:
+    """What the solver would run for these arguments, compiled; for measurements."""
+    return solve._inspect(params, args)
 
 
 def minimize(

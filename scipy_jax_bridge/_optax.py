@@ -132,7 +132,7 @@ def _begin(
     shapes = [(each.shape, each.dtype) for each in kept]
     if structure != str(treedef) or shapes != [(each.shape, each.dtype) for each in leaves]:
         return fresh, FRESH_MEMORY
-    state = treedef.unflatten([np.array(each) for each in kept])  # the loop takes over what it is given
+    state = treedef.unflatten([_copy(each) for each in kept])  # the loop takes over what it is given
     if box is not None and not all(np.all((box.lower <= x) & (x <= box.upper)) for x in (state.x, state.best_x)):
         return fresh, FRESH_MEMORY
     if not _is_same_objective(loop, state, chunks.look_at(start, state.x)):
@@ -141,6 +141,11 @@ def _begin(
     status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
     status = Status.MAXITER if earlier.nit >= options.maxiter else status
     return loop.reopen(state, float(status)), ""
+
+
+def _copy(leaf: Any) -> Any:
+    """On the host; random keys stay where they are."""
+    return jnp.array(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.array(leaf)
 
 
 def _is_same_objective(loop: Loop, state: Any, seen: Seen) -> bool:

@@ -170,7 +170,8 @@ def _make_plan(
     else:
         aux = None
     _check_value(output, has_aux)
-    dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
     coarsest = find_coarsest(program, len(free))
     if coarsest is not None and jnp.finfo(coarsest.dtype).eps <= jnp.finfo(dtype).eps:
         coarsest = None

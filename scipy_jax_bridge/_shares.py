@@ -22,7 +22,7 @@ from jax import lax
 from ._chunks import CHUNK_S
 from ._comparison import UNKNOWN, Shares
 from ._loop import ROWS
-from ._minimize import Minimizer, _scope
+from ._minimize import Inside
 from ._problem import Problem
 from ._result import Result
 
@@ -105,7 +105,7 @@ class Probe:
     """One run's evaluation and its way to the device and back.
 
     Arguments:
-        solver: of the run, compiled.
+        scope: of the run: its precision and device.
         evaluation: what the run evaluates.
         program: what SciPy calls; None for a loop on the device.
         expected_s: seconds in which the objective alone may be expected to compile.
@@ -113,9 +113,9 @@ class Probe:
     """
 
     def __init__(
-        self, solver: Minimizer, evaluation: Evaluation, program: Any, expected_s: float, *, counted: bool
+        self, scope: Callable[[], Any], evaluation: Evaluation, program: Any, expected_s: float, *, counted: bool
     ) -> None:
-        self._precision = solver._precision
+        self._scope = scope
         self._evaluation, self._program, self._counted = evaluation, program, counted
         self.expected_s = expected_s
         self._ways: list[float] = []  # seconds of a way to the device and back
@@ -137,7 +137,7 @@ class Probe:
             if self._costs and self._left < statistics.median(self._costs):
                 break
             began, compile_s = time.perf_counter(), self._evaluation.compile_s
-            with _scope(self._precision):
+            with self._scope():
                 self._evaluation.sample()
                 self._time_ways()
             compile_s = self._evaluation.compile_s - compile_s
@@ -169,32 +169,25 @@ class Probe:
             self._ways += [max(seconds - self._evaluation.seconds, 0.0) for seconds in whole]
 
 
-def make_probes(
-    solvers: Mapping[str, Minimizer], compile_s: Mapping[str, float], params: Any, args: Any
-) -> dict[str, Probe]:
+def make_probes(insides: Mapping[str, Inside], compile_s: Mapping[str, float]) -> dict[str, Probe]:
     """A probe for each run; runs that evaluate the same share its timing.
 
     Arguments:
-        solvers: of the runs, compiled.
+        insides: what the runs run, compiled.
         compile_s: the seconds that took.
-        params, args: the start and the data.
     """
-    found, known, known_s = {}, dict[Any, Evaluation](), dict[Any, float]()
-    for name, solver in solvers.items():
-        with _scope(solver._precision):
-            problem = solver._prepare(params, args)
-            programs = solver._backend.compile(problem, solver._options)[0]
-        found[name] = solver, problem, programs, programs.get("packed") or programs.get("bare")
-    probes = {}
-    for name, (solver, problem, programs, program) in sorted(found.items(), key=lambda item: item[1][3] is None):
+    known, known_s, probes = dict[Any, Evaluation](), dict[Any, float](), dict[str, Probe]()
+    on_host = {name: each.programs.get("packed") or each.programs.get("bare") for name, each in insides.items()}
+    for name, program in sorted(on_host.items(), key=lambda item: item[1] is None):
+        problem, programs, _, scope = insides[name]
         bare = "bare" in programs
         key = bare, problem.has_aux, problem.plan.dtype, problem.plan.params
-        with _scope(solver._precision):
+        with scope():
             evaluation = known.get(key) or known.setdefault(key, Evaluation(problem, program, bare=bare))
         known_s.setdefault(key, compile_s[name])  # of the objective by itself, if a run on the host has compiled it
         counted = program is None or len(programs) == 1
-        probes[name] = Probe(solver, evaluation, program, known_s[key], counted=counted)
-    return {name: probes[name] for name in solvers}
+        probes[name] = Probe(scope, evaluation, program, known_s[key], counted=counted)
+    return {name: probes[name] for name in insides}
 
 
 def _repeat(problem: Problem, bare: bool) -> Callable[..., Any]:
