@@ -143,3 +143,14 @@ def cache_of(fun: Callable[..., Any]) -> BoundedCache[Any]:
             return BoundedCache()
         entry = _caches[key] = _Entry(owners, identity.state, BoundedCache())
         return entry.cache
+
+
+def settle(fun: Callable[..., Any]) -> None:
+    """What the function changed outside while it was traced is no change of it."""
+    identity = identify(fun)
+    with _caches_lock:
+        found = _caches.get(identity.key)
+        if found is not None and not found.serves(identity):
+            settled = found._replace(state=identity.state)
+            if settled.serves(identity):
+                _caches[identity.key] = settled

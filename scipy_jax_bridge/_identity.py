@@ -2,7 +2,8 @@
 
 A compiled program holds what the objective found outside its arguments: in its closure, among the globals, in the
 attributes of its object. Arrays, containers and objects are known by their identity, so what is changed in place is
-not seen; numbers and strings by their value. What a function itself writes, such as a counter, is no input of it.
+not seen; numbers and strings by their value. What a function itself writes, such as a counter, is no input of it,
+nor is what changes while it is traced.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-
-from ._types import Tracer
 
 DEPTH = 3  # functions called by functions
 PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic)
@@ -107,8 +106,6 @@ def _read_surroundings(fun: types.FunctionType, depth: int) -> Iterator[Hashable
 
 
 def _mark(value: Any) -> Hashable:
-    if isinstance(value, Tracer):
-        return object()  # equal to none: what is traced has to be looked at again
     if isinstance(value, PLAIN):
         return type(value), repr(value)
     if isinstance(value, (tuple, dict)):  # also what is in them, since a place in memory is soon taken again

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from ._backends import choose_backend
 from ._bounds import Bounds, read_bounds
+from ._cache import settle
 from ._errors import warn
 from ._guard import count_call
 from ._implicit import LIMITS, Host, TracedCall, solve_in_trace
@@ -84,7 +85,10 @@ class Minimizer:
         params = _point_of(params)
         with _scope(self._precision, params), Watch():
             problem = self._prepare_eagerly(params, args, solves=False)
-            return self._backend.compile(problem, self._options)[1] + problem.trace_s
+            seconds = self._backend.compile(problem, self._options)[1] + problem.trace_s
+            if seconds:
+                settle(self._fun)
+            return seconds
 
     def __call__(self, params: Params, args: Any = ()) -> Result:
         """Minimize from `params`; as `minimize`."""
@@ -98,6 +102,8 @@ class Minimizer:
                 problem = self._prepare_eagerly(params, args, solves=True)
                 if not problem.plan.traced:
                     outcome = self._backend.solve(problem, self._options, watch, earlier)
+                    if problem.is_new or outcome.timing.compiles:
+                        settle(self._fun)
                     return self._finish(outcome, problem)
             except BaseException as error:
                 self._attach(error, problem, watch)

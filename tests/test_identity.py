@@ -72,6 +72,29 @@ def test_a_fit_whose_data_are_attributes_is_differentiable(backend: str) -> None
         np.testing.assert_allclose(found, [[3.0, 2.0], [0.5, 4.0]], atol=1e-4)
 
 
+@backends
+def test_what_changes_while_it_is_traced_is_no_change(backend: str) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.seen: Any = None
+            self.traces = 0
+
+        def loss(self, x: Any) -> Any:
+            self.remember(x)
+            return jnp.sum((x - 1) ** 2)
+
+        def remember(self, x: Any) -> None:
+            self.seen, self.traces = x, self.traces + 1
+
+    model = Model()
+    solve = sjb.Minimizer(model.loss, backend=backend)
+    assert solve(jnp.zeros(2)).timing.compiles > 0
+    traces = model.traces
+    for _ in range(3):
+        assert solve(jnp.ones(2)).timing.compiles == 0
+    assert model.traces == traces
+
+
 def helper(x: Any) -> Any:
     return jnp.sum((x - CENTER) ** 2)
 
