@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -157,6 +158,7 @@ def _side_by_side(records: tuple[Record, ...], lanes: int, dtype: jnp.dtype) -> 
     return values
 
 
+@cache
 def _fields(kind: type) -> tuple[list[str], list[str]]:
     """The names of the numbers of a record and of its flags."""
     notes = {name: "Flag" in str(note) for name, note in kind.__annotations__.items()}

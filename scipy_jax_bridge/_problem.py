@@ -102,10 +102,10 @@ class Problem:
         value, aux = output if self.has_aux else (output, None)
         return jnp.asarray(value).astype(self.plan.dtype), aux
 
-    def on_device(self, x: Any, value: float, grad: Any) -> dict[str, Any]:
+    def on_device(self, x: Any, value: Any, grad: Any) -> dict[str, Any]:
         """A point as leaves on the device; flat, on the host or on the device, the gradient perhaps None."""
-        free, grads = self.plan.params.send(x, grad)
-        return {"x": free, "value": jax.device_put(np.asarray(value, self.plan.value_dtype)), "grad": grads}
+        value = np.asarray(value, self.plan.value_dtype)
+        return dict(zip(("value", "x", "grad"), self.plan.params.send(value, x, grad), strict=True))
 
     def compile(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The plan's program of this name, and the seconds spent on compiling it now; `make` as in Programs."""
@@ -221,7 +221,12 @@ def _read_fixed(fixed: PyTree, params: Params) -> list[bool] | None:
 
 def _to_device(arrays: list[Any]) -> list[Any]:
     """NumPy arrays on the device, once a call and not once an evaluation."""
-    return [jax.device_put(each) if isinstance(each, (np.ndarray, np.generic)) else each for each in arrays]
+    places = [place for place, each in enumerate(arrays) if isinstance(each, (np.ndarray, np.generic))]
+    moved = list(arrays)
+    if places:
+        for place, each in zip(places, jax.device_put([arrays[place] for place in places]), strict=True):
+            moved[place] = each
+    return moved
 
 
 def _settings() -> Hashable:

@@ -73,22 +73,23 @@ class Structure:
         leaves = [_value(leaf.tag) if leaf.kind == "static" else next(sources[leaf.kind]) for leaf in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def send(self, *vectors: Any) -> list[Any]:
-        """The free leaves of each vector, or None, on the device: in one transfer, or each where it was given.
+    def send(self, value: Any, *vectors: Any) -> list[Any]:
+        """A value and the free leaves of each vector, or None, on the device: in one transfer, or each where it was.
 
         A vector may lie on the device already; there, slicing its leaves would compile a program for each.
         """
         free = self.free
         if len(free) == 1 and all(_is_leaf(x, free[0]) for x in vectors):
-            return [[x] for x in vectors]
+            return [jax.device_put(value), *([x] for x in vectors)]
         parts = [None if x is None else self.unravel(np.asarray(x)) for x in vectors]
         if all(leaf.tag is None for leaf in free):
-            return jax.device_put(parts)
-        return [part and [jax.device_put(x, leaf.tag) for x, leaf in zip(part, free, strict=True)] for part in parts]
+            return jax.device_put([value, *parts])
+        placed = [part and [jax.device_put(x, leaf.tag) for x, leaf in zip(part, free, strict=True)] for part in parts]
+        return [jax.device_put(value), *placed]
 
     def rebuild(self, x: np.ndarray, data: Sequence[Any]) -> PyTree:
         """The tree at a vector of the host."""
-        return self.merge(self.send(x)[0], data)
+        return self.merge(self.send(None, x)[1], data)
 
     def masked(self, free: Sequence[Any]) -> PyTree:
         """The tree of the free leaves alone, None in the place of all others."""
