@@ -81,7 +81,17 @@ class Minimizer:
         self._callback, self._progress = callback, progress
 
     def compile(self, params: Params, args: Any = ()) -> float:
-        """Compile for arguments of these shapes; the seconds it took, 0.0 when it was compiled already."""
+        """Compile for arguments of these shapes, ahead of time.
+
+        Arguments:
+            params, args: as in `minimize`; only their trees, shapes and types count.
+
+        Returns:
+            Seconds spent on tracing and compiling; 0.0 when it was compiled already.
+
+        Errors:
+            TypeError, ValueError: as `minimize`.
+        """
         params = _point_of(params)
         with _scope(self._precision, params), Watch():
             problem = self._prepare_eagerly(params, args, solves=False)
@@ -91,7 +101,17 @@ class Minimizer:
             return seconds
 
     def __call__(self, params: Params, args: Any = ()) -> Result:
-        """Minimize from `params`; as `minimize`."""
+        """Minimize from `params`.
+
+        Arguments:
+            params, args: as in `minimize`.
+
+        Returns:
+            A Result.
+
+        Errors:
+            Those of `minimize`.
+        """
         earlier = params if isinstance(params, Result) else None
         params = _point_of(params)
         if self._is_traced(params, args):
@@ -234,6 +254,8 @@ def minimize(
     Errors:
         TypeError, ValueError: what was wrong with the call, where (the leaf's path), and the cure; an objective
             that is not finite at the start.
+        RuntimeError: inside jit or vmap: backend "scipy", and what only a host can serve (callback, progress,
+            timeout, another precision). In jax.grad of a call that is not jitted, all but precision work.
         Whatever the objective or the callback raises, with the best result so far as its attribute `best_result`.
 
     Example:
