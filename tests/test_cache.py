@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -398,3 +399,16 @@ def test_precision_has_programs_of_its_own(backend: str, x32: None) -> None:
     second = sjb.minimize(fun, np.zeros(2, np.float32), backend=backend, precision="float64")
     assert first.fun.dtype == np.float32 and second.fun.dtype == np.float64
     assert sjb.minimize(fun, np.zeros(2, np.float32), backend=backend).timing.compiles == 0
+
+
+@pytest.mark.parametrize("backend", ["scipy", "optax"])
+def test_all_tracing_counts_as_compilation(backend: str) -> None:
+    traced = []
+
+    def fun(x: Any) -> Any:
+        traced.append(x)
+        time.sleep(0.05)
+        return jnp.sum(x**2)
+
+    result = sjb.minimize(fun, jnp.ones(2), backend=backend)
+    assert float(result.timing.compile_s) >= 0.05 * len(traced) > 0

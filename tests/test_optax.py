@@ -17,6 +17,8 @@ import scipy_jax_bridge._loop as loop
 import scipy_jax_bridge._optax as optax_room
 from problems import rosenbrock
 from scipy_jax_bridge import Status
+from scipy_jax_bridge._problem import prepare
+from scipy_jax_bridge._watch import Watch
 
 CENTER = np.array([1.0, -0.5])
 START = np.array([-1.2, 1.0])
@@ -360,3 +362,12 @@ def test_single_precision() -> None:
         result = sjb.minimize(fun, jnp.array([-1.2, 1.0]), backend="optax", method=method, options=options)
         assert result.success, name
         assert result.params.dtype == np.float32
+
+
+def test_the_first_chunk_is_short_whatever_the_pace_of_an_earlier_solve() -> None:
+    """Its data may have been cheaper: clock and keyboard are to be looked at soon."""
+    inputs = prepare(bowl, START, ()), Watch(), lambda state, until: (state, None)
+    fresh, known = chunks.Chunks(*inputs, None), chunks.Chunks(*inputs, 2000.0)
+    assert fresh.size() == chunks.FIRST_CHUNK and known.size() == 2000 * chunks.FIRST_S
+    known.speed = 2000.0
+    assert known.size() == 2000 * chunks.CHUNK_S
