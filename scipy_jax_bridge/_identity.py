@@ -170,4 +170,4 @@ def _describe(value: Any, open_functions: set[int]) -> Hashable:
         except ValueError:  # not filled yet
             outside.append(cell)
     inside = _describe(outside, open_functions | {id(value)})
-    return value.__code__, id(value.__globals__), value.__dict__.get("compiles_anew", False), inside
+    return value.__code__, id(value.__globals__), inside

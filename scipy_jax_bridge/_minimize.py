@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jaxtyping import PyTree
 
 from ._backends import choose_backend
@@ -22,11 +20,10 @@ from ._options import Options, read_options
 from ._problem import Problem, prepare
 from ._result import Outcome, Result, finish
 from ._rounding import describe_coarsest
+from ._scope import has_float64, scope, widen
 from ._status import Status
 from ._types import Objective, Params, is_traced
 from ._watch import Progress, Watch
-
-X64 = "jax_enable_x64"
 
 
 class Minimizer:
@@ -93,7 +90,7 @@ class Minimizer:
             TypeError, ValueError: as `minimize`.
         """
         params = _point_of(params)
-        with _scope(self._precision, params), Watch():
+        with scope(self._precision, params), Watch():
             problem = self._prepare_eagerly(params, args, solves=False)
             seconds = self._backend.compile(problem, self._options)[1] + problem.trace_s
             if seconds:
@@ -116,7 +113,7 @@ class Minimizer:
         params = _point_of(params)
         if self._is_traced(params, args):
             return self._solve_in_trace(params, args)
-        with _scope(self._precision, params), self._watch() as watch:
+        with scope(self._precision, params), self._watch() as watch:
             problem = None
             try:
                 problem = self._prepare_eagerly(params, args, solves=True)
@@ -130,15 +127,9 @@ class Minimizer:
                 raise
         return self._solve_in_trace(params, args)  # traced values hide in the objective itself
 
-    def _inspect(self, params: Params, args: Any) -> Inside:
-        with _scope(self._precision, params):
-            problem = self._prepare(params, args)
-            programs = self._backend.compile(problem, self._options)[0]
-        return Inside(problem, programs, self._options, partial(_scope, self._precision, params))
-
     def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
-            params, args = _widen((params, args))
+            params, args = widen((params, args))
         return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
 
     def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
@@ -155,7 +146,7 @@ class Minimizer:
         return is_traced((params, args, bounds, [getattr(self._options, name) for name in LIMITS]))
 
     def _solve_in_trace(self, params: Params, args: Any) -> Result:
-        if self._precision is not None and not getattr(jax.config, X64):
+        if self._precision is not None and not has_float64():
             raise TracedCall(
                 f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
                 "jax.config.update('jax_enable_x64', True) when the program starts, or call minimize outside."
@@ -205,7 +196,10 @@ class Inside(NamedTuple):
 
 def look_inside(solve: Minimizer, params: Params, args: Any) -> Inside:
     """What the solver would run for these arguments, compiled; for measurements."""
-    return solve._inspect(params, args)
+    with scope(solve._precision, params):
+        problem = solve._prepare(params, args)
+        programs = solve._backend.compile(problem, solve._options)[0]
+    return Inside(problem, programs, solve._options, partial(scope, solve._precision, params))
 
 
 def minimize(
@@ -286,41 +280,3 @@ def minimize(
 def _point_of(params: Params) -> Params:
     """The start: where an earlier result ended, if that is what was given."""
     return params.params if isinstance(params, Result) else params
-
-
-@contextmanager
-def _scope(precision: str | None, params: Params = None) -> Iterator[None]:
-    """Double precision inside if asked for, and the device of the params as the default, for this thread alone."""
-    with ExitStack() as stack:
-        device = _device_of(params)
-        if device is not None:
-            stack.enter_context(jax.default_device(device))
-        if precision is not None and not getattr(jax.config, X64):
-            stack.enter_context(_enable_x64())
-        yield
-
-
-def _enable_x64() -> Any:
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its home before JAX 0.8
-
-    return enable_x64()
-
-
-def _device_of(params: Params) -> Any:
-    """The one device on which the params were put on purpose; None if there is none, or more."""
-    arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    found = {device for leaf in arrays if getattr(leaf, "committed", False) for device in leaf.devices()}
-    return next(iter(found)) if len(found) == 1 else None
-
-
-def _widen(tree: Any) -> Any:
-    """The tree with its floating-point arrays in float64."""
-
-    def widen(leaf: Any) -> Any:
-        if isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jax.numpy.issubdtype(leaf.dtype, np.floating):
-            return leaf.astype(np.float64)
-        return leaf
-
-    return jax.tree.map(widen, tree)

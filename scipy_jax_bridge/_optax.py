@@ -153,8 +153,8 @@ def _is_same_objective(loop: Loop, state: Any, seen: Seen) -> bool:
     what a device may sum in another order."""
     value, grad = loop.find_value(state), np.asarray(state.grad)
     slack = SLACK * np.finfo(grad.dtype).eps
-    near = abs(seen.value - value) <= slack * max(abs(value), 1.0)
-    return bool(near and np.all(np.abs(seen.grad - grad) <= slack * max(np.abs(grad).max(initial=0.0), 1.0)))
+    near = abs(seen.value - value) <= slack * abs(value)
+    return bool(near and np.all(np.abs(seen.grad - grad) <= slack * np.abs(grad).max(initial=0.0)))
 
 
 def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Callable[[list[Any]], Any]) -> str:

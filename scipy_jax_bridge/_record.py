@@ -18,8 +18,8 @@ from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._point import Point, build_wall, is_finite, is_hidden
 from ._problem import Problem
-from ._result import Trace
 from ._status import Status
+from ._trace import Trace, projected_norm
 from ._types import HostVector
 from ._watch import Progress, Watch
 
@@ -150,8 +150,7 @@ class Record:
         if grad is None:
             return np.nan
         if self._bounds is not None:
-            lower, upper = self._bounds.lower, self._bounds.upper
-            grad = np.where(grad < 0, np.maximum(point.x - upper, grad), np.minimum(point.x - lower, grad))
+            return projected_norm(point.x, grad, self._bounds.lower, self._bounds.upper)
         if not is_finite(grad):  # BLAS does not see a NaN
             return float(np.abs(grad).max())
         return abs(float(grad[idamax(grad)]))

@@ -181,6 +181,17 @@ def test_other_data_or_another_objective_begin_anew(name: str) -> None:
     assert "fresh memory" in again.note and float(again.trace.fun[0]) == float(again.trace.fun.max())
 
 
+def test_other_data_are_noticed_however_small_the_objective() -> None:
+    def small(params: dict[str, Any], shift: jax.Array) -> jax.Array:
+        return 1e-18 * fun(params, shift)
+
+    options = {"gtol": 0.0, "ftol": 0.0, "maxiter": 3}
+    stopped = sjb.minimize(small, START, 0.01, backend="optax", options=options)
+    assert "fresh memory" in sjb.minimize(small, stopped, 0.5, backend="optax", options=options).note
+    more = sjb.minimize(small, stopped, 0.01, backend="optax", options={**options, "maxiter": 4})
+    assert not more.note and more.nit == 4
+
+
 def test_another_transformation_begins_anew() -> None:
     stopped = solve("adam", maxiter=7)(START, 0.01)
     again = sjb.minimize(fun, stopped, 0.01, backend="optax", method=optax.sgd(1e-4), options={"maxiter": 3})
