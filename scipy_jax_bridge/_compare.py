@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from ._backends import BACKENDS
 from ._comparison import UNKNOWN, Comparison as Comparison
 from ._errors import unknown_name
 from ._minimize import Minimizer, look_inside
@@ -33,7 +34,6 @@ LEAST = 0.2
 """Seconds that the solves of a run take in all, at least. Shorter solves are timed several in a row, as they would be
 made where their seconds matter: one alone begins with cold caches, and would tell a wrong break-even."""
 
-BACKENDS = ("scipy", "optax")
 OF_A_RUN = frozenset(inspect.signature(Minimizer).parameters) - {"fun"}
 OF_ALL = frozenset({"backends", "runs", "repeats", "shares", "args"})
 
