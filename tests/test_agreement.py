@@ -16,6 +16,8 @@ import scipy_jax_bridge as sjb
 from problems import PROBLEMS, Problem
 from scipy_jax_bridge import Status
 
+pytestmark = pytest.mark.rounding
+
 BACKENDS = ("scipy", "optax")
 TABLE = np.arange(3)
 SHAPES = ("dict", "nested")

@@ -19,6 +19,8 @@ import scipy_jax_bridge._chunks as chunks
 from problems import PROBLEMS, Problem, hs5, rosenbrock, shifted_quadratic
 from scipy_jax_bridge import Status
 
+pytestmark = pytest.mark.rounding
+
 CHAOTIC = {"rosenbrock 20": 30, "ill-conditioned": 50}  # iterations over which rounding does not grow too large
 ROUGH = {"badly scaled": 1e-3}  # condition 1e12
 COMPILES = {"hs1", "hs2", "hs5", "hs45", "many active", "one-sided", "fixed coordinate", "start outside"}
