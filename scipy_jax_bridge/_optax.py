@@ -184,7 +184,7 @@ def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
     first = jnp.maximum(nit + 1 - ROWS_INSIDE, 0)
     rows = jnp.roll(report.rows, -first, axis=0)
-    rows = jnp.where((jnp.arange(ROWS_INSIDE) <= nit)[:, None], rows, jnp.nan)
+    rows = jnp.where((jnp.arange(ROWS_INSIDE, dtype=nit.dtype) <= nit)[:, None], rows, jnp.nan)
     trace = Trace(rows[:, 0], rows[:, 1], rows[:, 2], jnp.full(ROWS_INSIDE, jnp.nan))
     timing = Timing(jnp.nan, jnp.nan, 0)
     return Outcome(found.x, found.value, found.grad, found.aux, nit, nfev, status, trace, timing)
