@@ -33,7 +33,6 @@ from ._types import is_traced
 
 REFUSED = 1e-2  # relative residual of the linear system above which the derivative is NaN
 DOUBTED = 0.5  # of the digits: a residual above that is told
-AT_ROUNDING = (Status.LINESEARCH, Status.NOISE_FLOOR)  # ends that a gtol out of reach leads to
 
 
 class DerivativeWarning(UserWarning):
@@ -134,14 +133,14 @@ def tangents_of(derivative: Derivative, solution: tuple[Any, ...], inputs: Any, 
 def warn_of_early_end(status: Any, x: Any, grad: Any, bounds: Any) -> None:
     """A solve that was stopped is at no minimum, for which alone the derivative is right.
 
-    One that rounding or a line search ended is near enough if the default gtol holds there.
+    NOISE_FLOOR is as near as rounding allows; a line search that failed is near enough if the default gtol holds.
     """
-    if is_traced((status, x, grad)) or (end := Status(int(status))).success:
+    if is_traced((status, x, grad)) or (end := Status(int(status))).success or end == Status.NOISE_FLOOR:
         return
     x, infinite = np.asarray(x), np.full(x.shape, np.inf)
     lower, upper = (-infinite, infinite) if bounds is None else map(np.asarray, bounds)
     norm = projected_norm(x, np.asarray(grad), lower, upper)
-    if end in AT_ROUNDING and norm <= Options().gtol:
+    if end == Status.LINESEARCH and norm <= Options().gtol:
         return
     warn(
         f"A derivative is taken of a solve that ended {end.name} with a projected gradient of {norm:.1e}. It is that "

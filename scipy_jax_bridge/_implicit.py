@@ -73,7 +73,10 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
         warn_of_early_end(solution[6], solution[0], solution[2], primals[0][2])
         return solution, tangents_of(derivative, solution, primals[0][1:3], tangents[0][1:3])
 
-    x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
+    try:
+        x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
+    finally:
+        solver.hosts.clear()
     outcome = Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), Timing(jnp.nan, jnp.nan, 0))
     if not solver.eager:
         return outcome
@@ -91,7 +94,7 @@ def _separate(
     fun = objective if hoisted else problem.fun
     detached = replace(problem, fun=fun, riders=[], free=[], data=([], []), bounds=None)
     options = replace(options, **dict.fromkeys(limits, 1))  # in place of what is traced
-    return inputs, _Solver(backend, detached, objective, options, host)
+    return inputs, _Solver(backend, detached, objective, options, host.wanted, [host])
 
 
 def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
@@ -103,13 +106,13 @@ def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
     program, output = jax.make_jaxpr(problem.value, return_shape=True)(x, problem.data)
     places = [place for place, const in enumerate(program.consts) if isinstance(const, Tracer)]
     known = [None if place in places else const for place, const in enumerate(program.consts)]
-    treedef = jax.tree.structure(output)
+    jaxpr, treedef = program.jaxpr, jax.tree.structure(output)  # not the program, which holds the traced values
 
     def objective(x: Any, data: Any, *hoisted: Any) -> Any:
         consts = list(known)
         for place, value in zip(places, hoisted, strict=True):
             consts[place] = value
-        leaves = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, consts))(*jax.tree.leaves((x, data)))
+        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves((x, data)))
         return jax.tree.unflatten(treedef, leaves)
 
     return objective, [program.consts[place] for place in places]
@@ -123,13 +126,14 @@ class _Solver:
     problem: Problem
     objective: Callable[..., Any]
     options: Options
-    host: Host
+    wanted: tuple[str, ...]
+    hosts: list[Host]  # the caller's, until the call is over: it refers to what may be traced
     eager: list[Outcome] = field(default_factory=list)  # what a solve by known values told, until it is fetched
 
     def run(self, inputs: Inputs) -> tuple[Any, ...]:
         """The outcome as arrays."""
         if is_traced(inputs):
-            _check_traceable(self.backend, self.host)
+            _check_traceable(self.backend, self.wanted)
             return self._trace(inputs)
         outcome = self._solve(inputs)
         self.eager[:] = [outcome]
@@ -147,11 +151,12 @@ class _Solver:
         box = None if bounds is None else FlatBounds(*map(np.asarray, bounds))
         problem = replace(problem, free=free, riders=data[0], data=data, bounds=box)
         options = replace(self.options, **{name: limit.item() for name, limit in limits.items()})
-        with self.host.watch() as watch:
+        host = self.hosts[0]
+        with host.watch() as watch:
             try:
                 return self.backend.solve(problem, options, watch)
             except BaseException as error:
-                self.host.attach(error, problem, watch)
+                host.attach(error, problem, watch)
                 raise
 
     def _trace(self, inputs: Inputs) -> tuple[Any, ...]:
@@ -171,15 +176,15 @@ class _Solver:
         return solve(inputs, {name: inputs[3].get(name, float(getattr(options, name))) for name in LIMITS})
 
 
-def _check_traceable(backend: Backend, host: Host) -> None:
+def _check_traceable(backend: Backend, wanted: tuple[str, ...]) -> None:
     if not backend.traceable:
         raise TracedCall(
             "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
         )
-    if host.wanted:
+    if wanted:
         raise TracedCall(
-            f"{' and '.join(host.wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
+            f"{' and '.join(wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
             "compiled program. Leave it out there, or call minimize outside."
         )
 
