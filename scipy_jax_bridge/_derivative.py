@@ -29,7 +29,6 @@ from ._linear import solve_symmetric
 from ._options import Options
 from ._status import Status
 from ._trace import projected_norm
-from ._types import is_traced
 
 REFUSED = 1e-2  # relative residual of the linear system above which the derivative is NaN
 DOUBTED = 0.5  # of the digits: a residual above that is told
@@ -52,6 +51,7 @@ class Derivative(NamedTuple):
     """The functions that the derivative of a solution is made of, each compiled when it is called."""
 
     right_side: Callable[..., Any]  # of the system, the change of the components that bounds hold, and of the value
+    gradient: Callable[..., Any]  # where the method has none to hand back
     multiply: Callable[..., Any]  # by H_FF
     invert: Callable[..., Any]  # times H_FF^+; NaN where that cannot be trusted; and the relative residual
     follow: Callable[..., Any]  # the change of params, of the value as given, of gradient and aux
@@ -81,8 +81,11 @@ def make_derivative(objective: Callable[..., Any], rounding: float) -> Derivativ
             _, (d_value, d_grad, _) = jax.jvp(evaluate, (x, extended), (d_held, d_extended))
             return jnp.where(held, 0, -d_grad), d_held, d_value
 
+    def gradient(x: Any, extended: Any) -> Any:
+        return evaluate(x, extended)[1]
+
     def multiplier(point: Point) -> Callable[[Any], Any]:
-        held, product = _find_held(point), _hessian_at(lambda x: evaluate(x, point.extended)[1], point.x)
+        held, product = _find_held(point), _hessian_at(lambda x: gradient(x, point.extended), point.x)
         return lambda v: jnp.where(held, 0, product(jnp.where(held, 0, v)))
 
     def multiply(point: Point, v: Any) -> Any:
@@ -103,24 +106,28 @@ def make_derivative(objective: Callable[..., Any], rounding: float) -> Derivativ
             _, (_, d_grad, d_aux) = jax.jvp(evaluate, (x, extended), (dx, d_extended))
             return real_leaves((dx, d_value, d_grad, d_aux))
 
-    compiled = map(jax.jit, (right_side, multiply, invert, follow))
+    compiled = map(jax.jit, (right_side, gradient, multiply, invert, follow))
     return Derivative(*compiled, _make_report(rounding))
 
 
-def tangents_of(derivative: Derivative, solution: tuple[Any, ...], inputs: Any, tangents: Any) -> tuple[Any, ...]:
+def tangents_of(
+    derivative: Derivative, solution: tuple[Any, ...], inputs: Any, tangents: Any, *, reports: bool
+) -> tuple[Any, ...]:
     """How the solution moves with the data and the bounds; counters and the trace do not.
 
     Arguments:
         derivative: of the objective.
         solution: x, value, gradient, aux, and what does not move.
         inputs, tangents: the data of the objective and the bounds, and how they move.
+        reports: whether somebody is there to be warned: the values are known.
     """
-    point, real = Point(solution[0], solution[2], *inputs), real_leaves(tangents)
-    eager = not is_traced(point)
+    x, _, grad, _ = solution[:4]
+    grad = derivative.gradient(x, inputs[0]) if grad is None else grad
+    point, real = Point(x, grad, *inputs), real_leaves(tangents)
 
     def solve(_: Any, b: Any) -> Any:
         y, residual = derivative.invert(point, b)
-        if eager:
+        if reports:
             derivative.report(residual)
         return y
 
@@ -135,19 +142,24 @@ def warn_of_early_end(status: Any, x: Any, grad: Any, bounds: Any) -> None:
 
     NOISE_FLOOR is as near as rounding allows; a line search that failed is near enough if the default gtol holds.
     """
-    if is_traced((status, x, grad)) or (end := Status(int(status))).success or end == Status.NOISE_FLOOR:
+    end = Status(int(status))
+    if end.success or end == Status.NOISE_FLOOR:
         return
-    x, infinite = np.asarray(x), np.full(x.shape, np.inf)
-    lower, upper = (-infinite, infinite) if bounds is None else map(np.asarray, bounds)
-    norm = projected_norm(x, np.asarray(grad), lower, upper)
-    if end == Status.LINESEARCH and norm <= Options().gtol:
+    if end == Status.LINESEARCH and grad is not None and _norm(x, grad, bounds) <= Options().gtol:
         return
     warn(
-        f"A derivative is taken of a solve that ended {end.name} with a projected gradient of {norm:.1e}. It is that "
-        "of the point reached, and may be far from that of the minimum. Let the solve converge first: "
-        f"{end.sentence}",
+        f"A derivative is taken of a solve that ended {end.name}. It is that of the point reached, and may be far from "
+        f"that of the minimum. Let the solve converge first: {end.sentence}",
         DerivativeWarning,
     )
+
+
+def _norm(x: Any, grad: Any, bounds: Any) -> float:
+    """Of the projected gradient."""
+    x, grad = np.asarray(x, np.float64), np.asarray(grad, np.float64)
+    infinite = np.full(x.shape, np.inf)
+    lower, upper = (-infinite, infinite) if bounds is None else (np.asarray(side, np.float64) for side in bounds)
+    return projected_norm(x, grad, lower, upper)
 
 
 def _make_report(rounding: float) -> Callable[[Any], Any]:

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import jax
+import jaxtyping
 
 HOUSE = Path(__file__).parent
-JAX = Path(jax.__file__).parent
+BETWEEN = (Path(jax.__file__).parent, Path(jaxtyping.__file__).parent)  # JAX, and what tests wrap functions in
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
@@ -35,6 +36,6 @@ def warn(message: str, category: type[Warning]) -> None:
         files.append(Path(frame.f_code.co_filename))
         frame = frame.f_back
     outside = max(level for level, file in enumerate(files) if file.parent == HOUSE) + 1
-    while outside < len(files) - 1 and JAX in files[outside].parents:
+    while outside < len(files) - 1 and any(home in files[outside].parents for home in BETWEEN):
         outside += 1
     warnings.warn(message, category, stacklevel=outside + 1)

@@ -70,8 +70,10 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
     @solve.defjvp
     def differentiate(primals: Any, tangents: Any) -> Any:
         solution = solve(*primals)
-        warn_of_early_end(solution[6], solution[0], solution[2], primals[0][2])
-        return solution, tangents_of(derivative, solution, primals[0][1:3], tangents[0][1:3])
+        for known in solver.eager:
+            warn_of_early_end(known.status, known.x, known.grad, primals[0][2])
+        moved = tangents_of(derivative, solution, primals[0][1:3], tangents[0][1:3], reports=bool(solver.eager))
+        return solution, moved
 
     try:
         x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
@@ -136,10 +138,11 @@ class _Solver:
             _check_traceable(self.backend, self.wanted)
             return self._trace(inputs)
         outcome = self._solve(inputs)
-        self.eager[:] = [outcome]
         ravel, dtype = self.problem.plan.params.ravel, self.problem.plan.dtype
         grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
-        return _columns(replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad))
+        outcome = replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)
+        self.eager[:] = [outcome]
+        return _columns(outcome)
 
     def _solve(self, inputs: Inputs) -> Outcome:
         """On the host, with its clock and its keyboard."""
