@@ -9,7 +9,11 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import jax
+import jaxtyping
+
 HOUSE = Path(__file__).parent
+BETWEEN = (Path(jax.__file__).parent, Path(jaxtyping.__file__).parent)  # JAX, and what tests wrap functions in
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
@@ -26,10 +30,12 @@ def _letters(name: object) -> str:
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside this package that led here, through whatever lies between."""
-    frame, level, outside = inspect.currentframe(), 0, 1
+    """Warn at the line outside this package and JAX that led here, through whatever lies between."""
+    frame, files = inspect.currentframe(), []
     while frame is not None:
-        frame, level = frame.f_back, level + 1
-        if frame is not None and Path(frame.f_code.co_filename).parent == HOUSE:
-            outside = level + 2
-    warnings.warn(message, category, stacklevel=outside)
+        files.append(Path(frame.f_code.co_filename))
+        frame = frame.f_back
+    outside = max(level for level, file in enumerate(files) if file.parent == HOUSE) + 1
+    while outside < len(files) - 1 and any(home in files[outside].parents for home in BETWEEN):
+        outside += 1
+    warnings.warn(message, category, stacklevel=outside + 1)

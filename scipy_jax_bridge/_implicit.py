@@ -1,13 +1,7 @@
-"""A solve inside a trace, and its derivative: implicit differentiation at the solution, never unrolling.
+"""A solve inside a trace: where a derivative is taken, a batch made, or a program compiled.
 
-At a minimizer x(a) the projected gradient vanishes. With F the components that no bound holds, H the Hessian of
-the objective and g its gradient, differentiating g_F(x(a), a) = 0 gives
-
-    H_FF dx_F = -(dg/da da)_F - H_FA dx_A,        dx_A = the change of the bounds that hold A,
-
-solved by conjugate gradients on Hessian-vector products. Source: A. V. Fiacco, "Introduction to Sensitivity and
-Stability Analysis in Nonlinear Programming", 1983, section 3.2; M. Blondel et al., "Efficient and modular implicit
-differentiation", NeurIPS 2022.
+Nothing that JAX keeps may refer to a traced value: what is traced goes in as an argument, also the limits and what
+the objective closes over.
 """
 
 from __future__ import annotations
@@ -20,13 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.scipy.sparse.linalg import cg
 
 from ._backends import Backend
 from ._bounds import FlatBounds
 from ._cache import Programs
+from ._derivative import make_derivative, tangents_of, warn_of_early_end
 from ._identity import structure_of
 from ._options import Options
 from ._problem import Problem
@@ -34,11 +27,9 @@ from ._result import Outcome, Timing, Trace
 from ._types import Tracer, is_traced
 from ._watch import Watch
 
-Inputs = tuple[list[Any], Any, Any]  # the start, the data with hoisted constants, the bounds
+Inputs = tuple[list[Any], Any, Any, dict[str, Any]]  # start, data with hoisted constants, bounds, traced limits
 
 
-CG_ACCURACY = 0.85  # of the digits: closer to rounding, an ill-conditioned residual never gets
-CG_MOST = 20_000  # products, however many parameters
 LIMITS = ("gtol", "ftol", "maxiter", "maxfun", "maxls")  # options that may be traced
 
 
@@ -50,6 +41,7 @@ class Host(NamedTuple):
     """What the caller wants of the host while it solves."""
 
     watch: Callable[[], AbstractContextManager[Watch]]
+    attach: Callable[[BaseException, Problem, Watch], None]  # the best result so far to an exception
     wanted: tuple[str, ...]  # the arguments that need it
 
 
@@ -64,24 +56,47 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
         TracedCall: the values themselves are traced, and the backend runs eagerly, or somebody waits for a report.
     """
     objective, hoisted = _hoist(problem)
-    move = _mover(objective)
-    if not hoisted:  # it knows nothing of this call, and serves the next one too
-        move = problem.plan.programs.keep("move", lambda: jax.jit(move))
-    bounds = None if problem.bounds is None else (problem.bounds.lower, problem.bounds.upper)
-    inputs = jax.tree.map(jnp.asarray, (problem.free, (problem.data, hoisted), bounds))
+    rounding = problem.plan.rounding
+    if hoisted:
+        derivative = make_derivative(objective, rounding)
+    else:  # it knows nothing of this call, and serves the next one too
+        derivative = problem.plan.programs.keep("derivative", lambda: make_derivative(objective, rounding))
+    inputs, solver = _separate(backend, problem, options, host, objective, hoisted)
 
     @jax.custom_jvp
     def solve(inputs: Inputs) -> tuple[Any, ...]:
-        return _run(backend, problem, objective, options, host, inputs)
+        return solver.run(inputs)
 
     @solve.defjvp
     def differentiate(primals: Any, tangents: Any) -> Any:
         solution = solve(*primals)
-        return solution, _tangents(move, solution, primals[0], tangents[0])
+        for known in solver.eager:
+            warn_of_early_end(known.status, known.x, known.grad, primals[0][2])
+        moved = tangents_of(derivative, solution, primals[0][1:3], tangents[0][1:3], reports=bool(solver.eager))
+        return solution, moved
 
-    x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
-    timing = Timing(jnp.nan, jnp.nan, 0)
-    return Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), timing)
+    try:
+        x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
+    finally:
+        solver.hosts.clear()
+    outcome = Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), Timing(jnp.nan, jnp.nan, 0))
+    if not solver.eager:
+        return outcome
+    told = solver.eager.pop()
+    return replace(outcome, timing=told.timing, detail=told.detail, note=told.note)
+
+
+def _separate(
+    backend: Backend, problem: Problem, options: Options, host: Host, objective: Callable[..., Any], hoisted: list[Any]
+) -> tuple[Inputs, _Solver]:
+    """What may be traced, and a solver that holds nothing of it."""
+    bounds = None if problem.bounds is None else (problem.bounds.lower, problem.bounds.upper)
+    limits = {name: limit for name in LIMITS if isinstance(limit := getattr(options, name), Tracer)}
+    inputs = jax.tree.map(jnp.asarray, (problem.free, (problem.data, hoisted), bounds, limits))
+    fun = objective if hoisted else problem.fun
+    detached = replace(problem, fun=fun, riders=[], free=[], data=([], []), bounds=None)
+    options = replace(options, **dict.fromkeys(limits, 1))  # in place of what is traced
+    return inputs, _Solver(backend, detached, objective, options, host.wanted, [host])
 
 
 def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
@@ -93,76 +108,88 @@ def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
     program, output = jax.make_jaxpr(problem.value, return_shape=True)(x, problem.data)
     places = [place for place, const in enumerate(program.consts) if isinstance(const, Tracer)]
     known = [None if place in places else const for place, const in enumerate(program.consts)]
-    treedef = jax.tree.structure(output)
+    jaxpr, treedef = program.jaxpr, jax.tree.structure(output)  # not the program, which holds the traced values
 
     def objective(x: Any, data: Any, *hoisted: Any) -> Any:
         consts = list(known)
         for place, value in zip(places, hoisted, strict=True):
             consts[place] = value
-        leaves = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, consts))(*jax.tree.leaves((x, data)))
+        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves((x, data)))
         return jax.tree.unflatten(treedef, leaves)
 
     return objective, [program.consts[place] for place in places]
 
 
-def _run(
-    backend: Backend,
-    problem: Problem,
-    objective: Callable[..., Any],
-    options: Options,
-    host: Host,
-    inputs: Inputs,
-) -> tuple[Any, ...]:
-    """The solve itself, by values that are traced (optax) or known (scipy, while a derivative is taken)."""
-    free, (data, hoisted), bounds = inputs
-    limits = {name: getattr(options, name) for name in LIMITS}
-    if is_traced((inputs, limits)):
-        _check_traceable(backend, host)
-        return _trace(backend, problem, objective, options, inputs, limits)
-    if hoisted:  # its programs serve this call alone
-        problem = _convert(replace(problem, plan=replace(problem.plan, programs=Programs())), objective, hoisted)
-    box = None if bounds is None else FlatBounds(*map(np.asarray, bounds))
-    with host.watch() as watch:
-        outcome = backend.solve(replace(problem, free=free, data=data, bounds=box), options, watch)
-    ravel, dtype = problem.plan.params.ravel, problem.plan.dtype
-    grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
-    return _columns(replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad))
+@dataclass(frozen=True)
+class _Solver:
+    """Solves by values that are traced (optax) or known (scipy, while a derivative is taken); it holds none of them."""
+
+    backend: Backend
+    problem: Problem
+    objective: Callable[..., Any]
+    options: Options
+    wanted: tuple[str, ...]
+    hosts: list[Host]  # the caller's, until the call is over: it refers to what may be traced
+    eager: list[Outcome] = field(default_factory=list)  # what a solve by known values told, until it is fetched
+
+    def run(self, inputs: Inputs) -> tuple[Any, ...]:
+        """The outcome as arrays."""
+        if is_traced(inputs):
+            _check_traceable(self.backend, self.wanted)
+            return self._trace(inputs)
+        outcome = self._solve(inputs)
+        ravel, dtype = self.problem.plan.params.ravel, self.problem.plan.dtype
+        grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
+        outcome = replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)
+        self.eager[:] = [outcome]
+        return _columns(outcome)
+
+    def _solve(self, inputs: Inputs) -> Outcome:
+        """On the host, with its clock and its keyboard."""
+        free, (data, hoisted), bounds, limits = inputs
+        problem = self.problem
+        if hoisted:  # its programs serve this call alone
+            problem = replace(problem, plan=replace(problem.plan, programs=Programs()))
+            problem = _convert(problem, self.objective, hoisted)
+        box = None if bounds is None else FlatBounds(*map(np.asarray, bounds))
+        problem = replace(problem, free=free, riders=data[0], data=data, bounds=box)
+        options = replace(self.options, **{name: limit.item() for name, limit in limits.items()})
+        host = self.hosts[0]
+        with host.watch() as watch:
+            try:
+                return self.backend.solve(problem, options, watch)
+            except BaseException as error:
+                host.attach(error, problem, watch)
+                raise
+
+    def _trace(self, inputs: Inputs) -> tuple[Any, ...]:
+        """The loop inside the trace. It is one jitted function, so that a batch made outside jit compiles it once."""
+        backend, options = self.backend, self.options
+        detached = replace(self.problem, fun=self.objective)
+
+        def solve(inputs: Inputs, limits: dict[str, Any]) -> tuple[Any, ...]:
+            free, (data, hoisted), bounds, _ = inputs
+            box = None if bounds is None else FlatBounds(*bounds)
+            own = replace(_convert(detached, detached.fun, hoisted), free=free, data=data, bounds=box)
+            return _columns(backend.trace(own, replace(options, **limits)))
+
+        if not inputs[1][1]:
+            name = ("trace", structure_of(backend.method), inputs[2] is None, options.maxcor)
+            solve = self.problem.plan.programs.keep(name, lambda: jax.jit(solve))
+        return solve(inputs, {name: inputs[3].get(name, float(getattr(options, name))) for name in LIMITS})
 
 
-def _check_traceable(backend: Backend, host: Host) -> None:
+def _check_traceable(backend: Backend, wanted: tuple[str, ...]) -> None:
     if not backend.traceable:
         raise TracedCall(
             "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
         )
-    if host.wanted:
+    if wanted:
         raise TracedCall(
-            f"{' and '.join(host.wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
+            f"{' and '.join(wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
             "compiled program. Leave it out there, or call minimize outside."
         )
-
-
-def _trace(
-    backend: Backend,
-    problem: Problem,
-    objective: Callable[..., Any],
-    options: Options,
-    inputs: Inputs,
-    limits: dict[str, Any],
-) -> tuple[Any, ...]:
-    """The loop inside the trace. It is one jitted function, so that a batch made outside jit compiles it once."""
-    detached = replace(problem, fun=objective, riders=[], free=[], data=([], []), bounds=None)
-
-    def solve(inputs: Inputs, limits: dict[str, Any]) -> tuple[Any, ...]:
-        free, (data, hoisted), bounds = inputs
-        box = None if bounds is None else FlatBounds(*bounds)
-        own = replace(_convert(detached, objective, hoisted), free=free, data=data, bounds=box)
-        return _columns(backend.trace(own, replace(options, **limits)))
-
-    if not inputs[1][1]:
-        name = ("trace", structure_of(backend.method), inputs[2] is None, options.maxcor)
-        solve = problem.plan.programs.keep(name, lambda: jax.jit(solve))
-    return solve(inputs, {name: each if isinstance(each, Tracer) else float(each) for name, each in limits.items()})
 
 
 def _convert(problem: Problem, objective: Callable[..., Any], hoisted: list[Any]) -> Problem:
@@ -197,83 +224,3 @@ def _as_array(value: Any) -> Any:
         return value
     value = np.asarray(value)
     return value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
-
-
-def _tangents(move: Callable[..., Any], solution: tuple[Any, ...], inputs: Inputs, tangents: Inputs) -> Any:
-    """How the solution moves with the inputs; counters and the trace do not."""
-    moved = move(solution[:4], inputs[1:], _real_leaves(tangents[1:]))
-    return (*_complete(moved, solution[:4]), *jax.tree.map(_zero_tangent, solution[4:]))
-
-
-def _mover(objective: Callable[..., Any]) -> Callable[..., Any]:
-    """How params, value, gradient and aux move with the data and the bounds; real tangents in, real tangents out."""
-
-    def evaluate(x: Any, extended: Any) -> tuple[Any, Any, Any]:
-        data, hoisted = extended
-        (value, aux), grad = jax.value_and_grad(objective, has_aux=True)(x, data, *hoisted)
-        return value, grad, aux
-
-    def move(point: tuple[Any, ...], inputs: tuple[Any, Any], real_tangents: list[Any]) -> list[Any]:
-        (x, _, grad, _), (extended, bounds) = point, inputs
-        d_extended, d_bounds = _complete(real_tangents, inputs)
-        dx = _move_solution(lambda *at: evaluate(*at)[1], x, grad, extended, d_extended, bounds, d_bounds)
-        _, moved = jax.jvp(evaluate, (x, extended), (dx, d_extended))
-        return _real_leaves((dx, *moved))
-
-    return move
-
-
-def _move_solution(
-    gradient: Callable[..., Any], x: Any, grad: Any, extended: Any, d_extended: Any, bounds: Any, d_bounds: Any
-) -> Any:
-    """dx, by conjugate gradients on the components that no bound holds."""
-    held, d_held = jnp.zeros(x.shape, bool), jnp.zeros_like(x)
-    if bounds is not None:
-        at_lower, at_upper = (x <= bounds[0]) & (grad >= 0), (x >= bounds[1]) & (grad <= 0)
-        held = at_lower | at_upper
-        d_lower, d_upper = (d.astype(x.dtype) for d in d_bounds)
-        d_held = jnp.where(at_lower, d_lower, jnp.where(at_upper, d_upper, 0))
-    _, d_grad = jax.jvp(gradient, (x, extended), (d_held, d_extended))
-    multiply = _hessian_at(lambda x: gradient(x, extended), x)
-
-    def hessian(v: Any) -> Any:
-        return jnp.where(held, v, multiply(jnp.where(held, 0, v)))
-
-    def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
-        rounding = float(jnp.finfo(b.dtype).eps)
-        return cg(matvec, b, tol=rounding**CG_ACCURACY, maxiter=min(20 * b.size, CG_MOST))[0]
-
-    step = lax.custom_linear_solve(hessian, jnp.where(held, 0, -d_grad), solve, symmetric=True)
-    return step + d_held
-
-
-def _hessian_at(gradient: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
-    """v -> H v, by the gradient's derivative in reverse, which rules of jax.custom_vjp allow; H is symmetric.
-
-    Loops of unknown length inside the gradient have none in reverse; then forward.
-    """
-    try:
-        _, pull = jax.vjp(gradient, x)
-        jax.eval_shape(pull, x)
-    except ValueError:
-        return jax.linearize(gradient, x)[1]
-    return lambda v: pull(v)[0]
-
-
-def _zero_tangent(value: Any) -> Any:
-    return np.zeros(value.shape, value.dtype if _is_real(value) else jax.dtypes.float0)
-
-
-def _is_real(value: Any) -> bool:
-    return bool(jnp.issubdtype(value.dtype, jnp.inexact))
-
-
-def _real_leaves(tangents: Any) -> list[Any]:
-    """Without those of integers, which a jitted function does not take."""
-    return [tangent for tangent in jax.tree.leaves(tangents) if tangent.dtype != jax.dtypes.float0]
-
-
-def _complete(real_tangents: list[Any], values: Any) -> Any:
-    """The tangents of these values again."""
-    real = iter(real_tangents)
-    return jax.tree.map(lambda value: next(real) if _is_real(value) else _zero_tangent(value), values)

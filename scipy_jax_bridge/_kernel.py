@@ -243,6 +243,6 @@ def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple
         for operand, is_batched in zip(operands, batched, strict=True)
     )
     for position in range(new.shape[1]):
-        here = (jnp.arange(rows.shape[1])[None, :] == place[:, None] + position) & keep[:, None]
+        here = (jnp.arange(rows.shape[1], dtype=place.dtype)[None, :] == place[:, None] + position) & keep[:, None]
         rows = jnp.where(here[:, :, None], new[:, position, None, :], rows)
     return rows, True

@@ -152,9 +152,14 @@ class Minimizer:
                 "jax.config.update('jax_enable_x64', True) when the program starts, or call minimize outside."
             )
         given = {"callback": self._callback, "progress": self._progress, "timeout": self._options.timeout}
-        host = Host(self._watch, tuple(name for name, value in given.items() if value))
-        problem = self._prepare(params, args)
-        return self._finish(solve_in_trace(self._backend, problem, self._options, host), problem)
+        host = Host(self._watch, self._attach, tuple(name for name, value in given.items() if value))
+        try:
+            problem = self._prepare(params, args)
+            return self._finish(solve_in_trace(self._backend, problem, self._options, host), problem)
+        except BaseException as error:
+            if not hasattr(error, "best_result"):
+                self._attach(error, None, Watch())
+            raise
 
     def _finish(self, outcome: Outcome, problem: Problem) -> Result:
         timing = outcome.timing

@@ -15,6 +15,7 @@ import numpy as np
 
 from ._chunks import Chunks, Seen
 from ._identity import structure_of
+from ._kernel import own_rules
 from ._loop import ROWS, ROWS_INSIDE, Found, Loop, Numbers, Report, box_of, find_points, limits_of, loop_of
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
@@ -172,12 +173,25 @@ def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Ca
 
 def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
-    loop, box = loop_of(problem, method, options, ROWS_INSIDE), box_of(problem)
+    loop, box = loop_of(problem, method, options, ROWS_INSIDE), _forbid_crossed(box_of(problem))
     state = loop.start(problem.free, box)
     state = loop.advance(
         state, problem.data, limits_of(problem, options), box, jnp.asarray(jnp.inf, problem.plan.dtype)
     )
-    report = loop.report(state)
+    with own_rules():
+        return _read_end(loop.report(state), state)
+
+
+def _forbid_crossed(box: Any) -> Any:
+    """Traced bounds cannot be refused: where they leave nothing they are NaN, and so is all that the solve finds."""
+    if box is None:
+        return None
+    crossed = ~(box.lower <= box.upper)
+    return jax.tree.map(lambda side: jnp.where(crossed, jnp.nan, side), box)
+
+
+def _read_end(report: Report, state: Any) -> Outcome:
+    """The outcome of a loop inside a trace."""
     numbers = Numbers(*report.numbers)
     nit, nfev, status = (each.astype(jnp.int32) for each in numbers[:3])
     converged, last, best = find_points(state, report, numbers)

@@ -19,8 +19,12 @@ def has_float64() -> bool:
 
 @contextmanager
 def scope(precision: str | None, params: Params = None) -> Iterator[None]:
-    """Double precision inside if asked for, and the device of the params as the default, for this thread alone."""
+    """Double precision inside if asked for, and the device of the params as the default, for this thread alone.
+
+    A call that is driven from the host moves data by intention, whatever jax.transfer_guard says of the caller's code.
+    """
     with ExitStack() as stack:
+        stack.enter_context(jax.transfer_guard("allow"))
         device = _device_of(params)
         if device is not None:
             stack.enter_context(jax.default_device(device))
