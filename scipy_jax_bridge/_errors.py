@@ -12,6 +12,10 @@ from pathlib import Path
 HOUSE = Path(__file__).parent
 
 
+class HeldLeafWarning(UserWarning):
+    """An integer in params is not optimized; with its path and the cure."""
+
+
 def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
     """A sentence such as: unknown option 'gtoll' for method 'CG'; did you mean 'gtol'? Known: ..."""
     known = {_letters(each): each for each in sorted(names)}

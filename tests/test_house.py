@@ -11,8 +11,10 @@ import scipy_jax_bridge
 
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
-    "_types _errors _status _beside _kernel _methods _show _threads _rounding models",
-    "_options _tree _trace _identity _scope _watch _memory _linesearch _panels _target",
+    "_types _errors _status _kernel _methods _show _threads _rounding _picture models",
+    "_scope",
+    "_beside",
+    "_options _tree _trace _identity _watch _memory _linesearch _panels _target",
     "_bounds _cache _progress _transform _decide _free _compact _guard _nonfinite _plot _setting _arguments _point",
     "_problem _report _cauchy _held",
     "_result _bounded",
