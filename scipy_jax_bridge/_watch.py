@@ -167,9 +167,14 @@ class Watch:
         Where it takes long, or nobody knows how long (None), it runs beside the main thread, so that Ctrl-C gets
         through at once.
         """
-        if (expected_s is not None and expected_s < SLOW_S) or not _in_main_thread() or is_debugging():
+        if (expected_s is None or expected_s >= SLOW_S) and _in_main_thread() and not is_debugging():
+            return run_beside(work).result()
+        try:
             return work()
-        return run_beside(work).result()
+        except Exception as error:  # JAX makes its own error of what is raised in the objective's host callbacks
+            if self._keyboard.raised is not None:
+                raise self._keyboard.interrupt() from error
+            raise
 
     @property
     def _preparing(self) -> bool:
