@@ -165,7 +165,7 @@ class Minimizer:
     def _attach(self, error: BaseException, problem: Problem | None, watch: Watch) -> None:
         """Let the exception carry the best result so far; None if nothing was found yet.
 
-        Some exceptions take no attributes, such as a frozen dataclass: they come through as they are.
+        An exception that takes no attributes comes through as it is.
         """
         outcome = None if watch.found is None or problem is None else watch.found()
         with suppress(Exception):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +27,7 @@ def test_an_integer_is_named_once_a_structure(backend: str, zero: Any) -> None:
     solve = sjb.Minimizer(lambda p: loss(p), backend=backend)
     with pytest.warns(sjb.HeldLeafWarning, match=r"params\['a'\] is an integer and stays 0; write 0.0") as caught:
         result = solve({"a": zero, "b": 0.0})
-    assert len(caught) == 1 and caught[0].filename == __file__
+    assert len(caught) == 1
     assert "1 free, held: params['a']" in str(result)
     solve({"a": zero, "b": 1.0})  # warnings are errors here
     assert solve({"a": 0.0, "b": 1.0}).fun < 1e-8
@@ -62,3 +65,13 @@ def test_all_free_says_so() -> None:
         jnp.ones(2)
     )
     assert "2 free\n" in str(jax.tree.map(lambda leaf: leaf[0], batch))
+
+
+def test_the_warning_points_to_the_line_of_the_user(tmp_path: Path) -> None:
+    """In a process of its own: the tests' type checks put frames between."""
+    script = tmp_path / "fit.py"
+    script.write_text(
+        "import scipy_jax_bridge as sjb\nsjb.minimize(lambda p: (p['b'] - p['a']) ** 2, {'a': 0, 'b': 1.0})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert f"{script}:2: HeldLeafWarning: params['a'] is an integer" in done.stderr

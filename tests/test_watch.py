@@ -279,8 +279,8 @@ def test_the_callback_is_told(backend: str) -> None:
         told.append(progress)
         params.append(progress.params)
 
-    start = {"x": START, "n": 3}
-    result = sjb.minimize(lambda p: rosenbrock(p["x"]), start, backend=backend, callback=callback)
+    start, fixed = {"x": START, "n": 3}, {"x": False, "n": True}
+    result = sjb.minimize(lambda p: rosenbrock(p["x"]), start, backend=backend, callback=callback, fixed=fixed)
     assert told
     trace = result.trace
     for progress, at in zip(told, params, strict=True):
