@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ._bounds import Bounds as Bounds
 from ._compare import Comparison as Comparison, compare as compare
 from ._derivative import DerivativeWarning as DerivativeWarning
+from ._errors import HeldLeafWarning as HeldLeafWarning
 from ._guard import RecompilationWarning as RecompilationWarning
 from ._minimize import Minimizer as Minimizer, minimize as minimize
 from ._options import Options as Options

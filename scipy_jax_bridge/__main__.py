@@ -7,7 +7,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"what is to be compared? Name a model ({', '.join(MODELS)}) or path/to/file.py:objective")
     jax.config.update("jax_enable_x64", not wanted.float32)
     try:
-        model, settings = load_target(wanted.model)
+        with _stdout_for_rows(wanted.json):
+            model, settings = load_target(wanted.model)
     except ModuleNotFoundError as error:
         print(f"{error}\nThe model rosenbrock needs no data.", file=sys.stderr)
         return 1
@@ -64,22 +66,23 @@ def _run(model: Model, settings: Mapping[str, Any], wanted: argparse.Namespace) 
         options = replace(_read_options(model, settings), **given)
         if not wanted.json:
             print(_describe(model, settings, options, wanted.repeats), end="\n\n", flush=True)
-        comparison = compare(
-            model.fun,
-            model.params,
-            model.args,
-            runs=_choose_runs(wanted),
-            repeats=wanted.repeats,
-            shares=True,
-            **{**settings, "options": options},
-        )
+        with _stdout_for_rows(wanted.json):
+            comparison = compare(
+                model.fun,
+                model.params,
+                model.args,
+                runs=_choose_runs(wanted),
+                repeats=wanted.repeats,
+                shares=True,
+                **{**settings, "options": options},
+            )
+            rows = [*comparison.rows(), *more_rows(model, options, wanted.repeats)]
     except Exception as error:
         if model.name in MODELS and not isinstance(error, (TypeError, ValueError)):
             raise
         print(explain(error, model), file=sys.stderr)
         return 2
     converged = all(result.success for result in comparison.results.values())
-    rows = [*comparison.rows(), *more_rows(model, options, wanted.repeats)]
     if wanted.json:
         print(json.dumps([_without_nan(row) for row in rows], indent=2, allow_nan=False))
     else:
@@ -90,6 +93,19 @@ def _run(model: Model, settings: Mapping[str, Any], wanted: argparse.Namespace) 
     if written:
         print("", *written, sep="\n", file=sys.stderr if wanted.json else sys.stdout)
     return 0 if converged else 1
+
+
+@contextmanager
+def _stdout_for_rows(alone: bool) -> Iterator[None]:
+    """With --json, what the objective prints goes to stderr, so that stdout holds the rows alone."""
+    if not alone:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            jax.effects_barrier()  # jax.debug.print may come later than the value
 
 
 def _choose_runs(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -58,20 +58,29 @@ class Chunks:
 
     def look_at(self, start: Callable[[list[Any]], Any], x: np.ndarray) -> Seen:
         """Value and gradient at a point, by the loop itself, that does not count."""
-        state, report = self._advance(start(self._problem.plan.params.unravel(x)), 1.0)
+        state, report = self._compute(start(self._problem.plan.params.unravel(x)), 1.0, None)
         return Seen(float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad))
 
     def run(self, state: Any) -> tuple[Any, Status | None]:
         """The carry after one chunk; the status if the solve has ended, by itself or from outside."""
         evaluations = self.size()
-        state, report = self._advance(state, float(self.nfev + evaluations))
         speed = self.speed or self._pace
-        self._watch.wait(report.numbers, None if speed is None else evaluations / speed)
+        expected_s = None if speed is None else evaluations / speed
+        state, report = self._compute(state, float(self.nfev + evaluations), expected_s)
         numbers = Numbers(*np.asarray(report.numbers, dtype=np.float64).tolist())
         converged, last, best = find_points(state, report, numbers)
         self.best = best if np.isfinite(best.value) else None
         self.found = last if converged else best
         return state, self._collect(numbers, report.rows, last)
+
+    def _compute(self, state: Any, until: float, expected_s: float | None) -> tuple[Any, Report]:
+        """The loop's carry and report at so many evaluations, computed."""
+
+        def advance() -> tuple[Any, Report]:
+            state_then, report = self._advance(state, until)
+            return state_then, report._replace(numbers=report.numbers.block_until_ready())
+
+        return self._watch.compute(advance, expected_s)
 
     def size(self) -> int:
         """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""

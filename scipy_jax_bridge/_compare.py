@@ -29,6 +29,7 @@ from ._result import Result
 from ._setting import Setting, describe_machine, describe_problem, describe_run
 from ._shares import PART, make_probes
 from ._verdict import points_between
+from ._watch import Watch
 
 LEAST = 0.2
 """Seconds that the solves of a run take in all, at least. Shorter solves are timed several in a row, as they would be
@@ -77,6 +78,7 @@ def compare(
         TypeError: an unknown keyword argument, of all or in an entry of `runs`, with the nearest name.
         ValueError: `repeats` is less than 1, there is nothing to compare, or both `backends` and `runs` are given.
         Whatever `minimize` raises, with a note that says in which run.
+        KeyboardInterrupt: at the first Ctrl-C; its attribute `results` maps each run to a solve that had ended.
 
     Example:
         >>> import jax.numpy as jnp
@@ -88,6 +90,26 @@ def compare(
     runs = _check_runs(runs, backends, repeats, as_minimize)
     entries = {name: {**as_minimize, **entry} for name, entry in runs.items()}
     params = params.params if isinstance(params, Result) else params
+    turns: dict[str, _Turns] = {}
+    try:
+        with Watch():  # it never begins: Ctrl-C ends the comparison, and no solve that was cut short is a row of it
+            return _compare(fun, params, args, entries, turns, repeats, shares)
+    except KeyboardInterrupt as error:
+        error.results = {name: _take_median(each.solves) for name, each in turns.items() if each.solves}  # type: ignore[attr-defined]
+        error.add_note("The solves that had ended are this exception's attribute results, by run.")
+        raise
+
+
+def _compare(
+    fun: Callable[..., Any],
+    params: PyTree,
+    args: tuple[PyTree, ...],
+    entries: Mapping[str, Mapping[str, Any]],
+    turns: dict[str, _Turns],
+    repeats: int,
+    shares: bool | None,
+) -> Comparison:
+    """The same, of what was checked; `turns` is filled with the solves."""
     problem = describe_problem(fun, params, args)
     functions = {name: _rename(fun) for name in entries}
     solvers = {name: Minimizer(functions[name], **entry) for name, entry in entries.items()}
@@ -96,7 +118,8 @@ def compare(
         _warm_up(name, _limited(functions[name], entry, 1), params, args)
     insides = {name: look_inside(solver, params, args) for name, solver in solvers.items()}
     probes = {} if shares is False else make_probes(insides, compile_s)
-    turns = {name: _Turns(solver, repeats, entries[name].get("callback") is None) for name, solver in solvers.items()}
+    for name, solver in solvers.items():
+        turns[name] = _Turns(solver, repeats, entries[name].get("callback") is None)
     for _ in range(repeats):
         for each in turns.values():
             each.solve(params, args)

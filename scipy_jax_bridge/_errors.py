@@ -16,6 +16,10 @@ HOUSE = Path(__file__).parent
 BETWEEN = (Path(jax.__file__).parent, Path(jaxtyping.__file__).parent)  # JAX, and what tests wrap functions in
 
 
+class HeldLeafWarning(UserWarning):
+    """An integer in params is not optimized; with its path and the cure."""
+
+
 def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
     """A sentence such as: unknown option 'gtoll' for method 'CG'; did you mean 'gtol'? Known: ..."""
     known = {_letters(each): each for each in sorted(names)}

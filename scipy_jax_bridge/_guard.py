@@ -83,7 +83,9 @@ _counts: weakref.WeakKeyDictionary[types.CodeType, dict[Hashable, _Count]] = wea
 _lock = threading.Lock()
 
 
-def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, *, compiles: bool, solves: bool) -> None:
+def count_call(
+    fun: Callable[..., Any], key: Key, inputs: tuple[Any, Any], solver: Hashable, *, compiles: bool, solves: bool
+) -> None:
     """Count a call; warn, once for a code, if almost all of many calls compile.
 
     A compilation is wasted if the same code was compiled for the same structures before, in another function
@@ -92,6 +94,7 @@ def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, *, compiles:
     Arguments:
         fun: the objective.
         key: what it is compiled for.
+        inputs: params and args, which say where each leaf lies.
         solver: the backend and the method.
         compiles: whether it is, now.
         solves: whether it is solved, or compiled ahead of time.
@@ -104,7 +107,7 @@ def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, *, compiles:
         count.calls += solves
         if not compiles:
             return
-        before, sketch = count.last, _draw(key)
+        before, sketch = count.last, _draw(key, inputs)
         same = count.owner is not None and count.owner() is fun
         count.wasted += same or hash(sketch) in count.seen
         count.last, count.owner = sketch, _refer(fun)
@@ -120,11 +123,12 @@ def count_call(fun: Callable[..., Any], key: Key, solver: Hashable, *, compiles:
         )
 
 
-def _draw(key: Key) -> _Sketch:
+def _draw(key: Key, inputs: tuple[Any, Any]) -> _Sketch:
     leaves = []
-    for name, structure in (("params", key.params), ("args", key.args)):
-        paths = leaf_paths(structure.treedef.unflatten(range(len(structure.leaves))), name)
-        for path, leaf in zip(paths, structure.leaves, strict=True):
+    params, args = inputs
+    trees = (params, args if isinstance(args, tuple) else (args,))
+    for name, structure, tree in zip(("params", "args"), (key.params, key.args), trees, strict=True):
+        for path, leaf in zip(leaf_paths(tree, name), structure.leaves, strict=True):
             static = _shorten(leaf.tag[1] if isinstance(leaf.tag, tuple) else leaf.tag) if leaf.kind == "static" else ""
             weak, placement = _read_tag(leaf)
             words = ("", "a strong type (an array)", "a weak type (a plain number)")[0 if weak is None else 1 + weak]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -135,7 +135,7 @@ class Minimizer:
     def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
         solver = (self._backend.name, self._backend.method_name)
-        count_call(self._fun, problem.key, solver, compiles=problem.is_new, solves=solves)
+        count_call(self._fun, problem.key, (params, args), solver, compiles=problem.is_new, solves=solves)
         if problem.is_new and self._precision is not None and problem.plan.coarsest is not None:
             coarsest = describe_coarsest(problem.plan.coarsest)
             warn(f"precision={self._precision!r} was asked for. {coarsest}", UserWarning)
@@ -168,15 +168,19 @@ class Minimizer:
         return finish(outcome, problem, self._backend.name, self._backend.method_name)
 
     def _attach(self, error: BaseException, problem: Problem | None, watch: Watch) -> None:
-        """Let the exception carry the best result so far; None if nothing was found yet."""
+        """Let the exception carry the best result so far; None if nothing was found yet.
+
+        An exception that takes no attributes comes through as it is.
+        """
         outcome = None if watch.found is None or problem is None else watch.found()
-        error.best_result = None  # type: ignore[attr-defined]
-        if outcome is None or problem is None:
-            return
-        if isinstance(error, KeyboardInterrupt):
-            outcome = replace(outcome, status=int(Status.INTERRUPTED))
-        error.best_result = self._finish(outcome, problem)  # type: ignore[attr-defined]
-        error.add_note("The best result so far is this exception's attribute best_result.")
+        with suppress(Exception):
+            error.best_result = None  # type: ignore[attr-defined]
+            if outcome is None or problem is None:
+                return
+            if isinstance(error, KeyboardInterrupt):
+                outcome = replace(outcome, status=int(Status.INTERRUPTED))
+            error.best_result = self._finish(outcome, problem)  # type: ignore[attr-defined]
+            error.add_note("The best result so far is this exception's attribute best_result.")
 
     @contextmanager
     def _watch(self) -> Iterator[Watch]:

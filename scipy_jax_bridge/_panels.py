@@ -124,7 +124,7 @@ def paint_curves(axes: Axes, curves: Sequence[Curve], against: str) -> None:
     columns = [getattr(curve, against) for curve in curves]
     heights = _heights([curve.values for curve in curves])
     for position, (curve, column, height) in enumerate(zip(curves, columns, heights, strict=True)):
-        axes.plot(column, height, label=curve.name, markevery=[-1], **_style(position, len(curves)))
+        axes.plot(column, height, label=as_written(curve.name), markevery=[-1], **_style(position, len(curves)))
     axes.set_yscale("log")
     axes.set_ylabel("objective less the best found")
     words = {"seconds": "seconds of solving", "evaluations": "evaluations of the objective and its gradient"}
@@ -137,7 +137,7 @@ def paint_curves(axes: Axes, curves: Sequence[Curve], against: str) -> None:
 def paint_norms(axes: Axes, curve: Curve) -> None:
     """The largest component of the projected gradient."""
     norms = np.where(np.isfinite(curve.norms) & (curve.norms > 0), curve.norms, np.nan)
-    axes.plot(curve.evaluations, norms, label=curve.name, markevery=[-1], **_style(0, 1))
+    axes.plot(curve.evaluations, norms, label=as_written(curve.name), markevery=[-1], **_style(0, 1))
     if np.isfinite(norms).any():
         axes.set_yscale("log")
     axes.set_ylabel("largest gradient component")
@@ -155,7 +155,7 @@ def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
         text = f"{compiled}, solve {format_seconds(curve.solve_s)}"
         end = curve.compile_s + curve.solve_s + 0.012 * longest
         axes.text(end, position, text, va="center", fontsize="small", color=theme.ink)
-    axes.set_yticks(range(len(curves)), [curve.name for curve in curves])
+    axes.set_yticks(range(len(curves)), [as_written(curve.name) for curve in curves])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.6 * longest)
     axes.set_xlabel("seconds of a first call: compilation (hatched) and solving")
@@ -168,7 +168,7 @@ def _paint_costs(axes: Axes, curves: Sequence[Curve]) -> None:
     solves = np.geomspace(1, min(max(most, 100.0), 1e6), 60)
     for position, curve in enumerate(curves):
         total = curve.compile_s + solves * curve.solve_s
-        axes.plot(solves, total, label=curve.name, markevery=[0, -1], **_style(position, len(curves)))
+        axes.plot(solves, total, label=as_written(curve.name), markevery=[0, -1], **_style(position, len(curves)))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("number of solves")
@@ -181,13 +181,14 @@ def _paint_drifts(axes: Axes, drifts: Drifts, leaves: Sequence[str], theme: Them
         sizes = np.array([drift[leaf] if drift[leaf] > 0 else np.nan for leaf in leaves])
         marker = {"marker": MARKERS[position % len(MARKERS)], "markersize": 10 - 3 * position / max(1, len(drifts) - 1)}
         face = "none" if position == 0 and len(drifts) > 1 else theme.runs[position % len(theme.runs)]
-        axes.plot(sizes, places, linestyle="none", label=name, markerfacecolor=face, markeredgewidth=1.8, **marker)
+        label = as_written(name)
+        axes.plot(sizes, places, linestyle="none", label=label, markerfacecolor=face, markeredgewidth=1.8, **marker)
     moved = [drift[leaf] for drift in drifts.values() for leaf in leaves if drift[leaf] > 0]
     if max(moved) > SPREAD * min(moved):
         axes.set_xscale("log")
     else:
         axes.set_xlim(0, 1.15 * max(moved))
-    axes.set_yticks(places, [_shorten(leaf) for leaf in leaves])
+    axes.set_yticks(places, [as_written(_shorten(leaf)) for leaf in leaves])
     axes.set_ylim(len(leaves) - 0.5, -0.5)
     others = len(next(iter(drifts.values()))) - len(leaves)
     more = f"; {others} more moved less" if others else ""
@@ -207,3 +208,8 @@ def _leaves(drifts: Drifts) -> list[str]:
 
 def _shorten(path: str) -> str:
     return path if len(path) <= 34 else f"{path[:12]}…{path[-20:]}"
+
+
+def as_written(text: str) -> str:
+    """The text for Matplotlib, which would read a formula between two dollars."""
+    return text.replace("$", r"\$")

@@ -97,19 +97,11 @@ def render(panel: Panel, width: float, *, legend: bool) -> str:
 
 def _new_figure(size: tuple[float, float]) -> Figure:
     try:
-        from matplotlib.figure import Figure
+        from ._picture import Picture
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "plots need Matplotlib; install the extra: pip install 'scipy_jax_bridge[plot]'", name=error.name
         ) from error
-
-    class Picture(Figure):
-        """A figure that a notebook shows without pyplot."""
-
-        def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png")
-            return buffer.getvalue()
 
     return Picture(figsize=size, layout="constrained")
 

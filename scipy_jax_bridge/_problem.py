@@ -18,9 +18,10 @@ from jaxtyping import PyTree
 
 from ._bounds import Bounds, FlatBounds, flatten_bounds
 from ._cache import Programs, cache_of
+from ._errors import HeldLeafWarning, warn
 from ._guard import Key
 from ._rounding import Coarsest, find_coarsest
-from ._tree import Structure, describe_unknown, leaf_paths, split_args, split_params, spread_prefix
+from ._tree import Structure, describe_integers, describe_unknown, leaf_paths, split_args, split_params, spread_prefix
 from ._types import FlatVector, Objective, Params, is_traced
 
 SETTINGS = (
@@ -50,6 +51,7 @@ class Plan:
         traced: whether the objective holds traced values of this call, which then is the only one the plan serves.
         programs: what has been compiled.
         paces: evaluations a second in the last solve, by method.
+        took: seconds of the last call of a program, by program.
     """
 
     params: Structure
@@ -61,6 +63,7 @@ class Plan:
     traced: bool = False
     programs: Programs = field(default_factory=Programs)
     paces: dict[Hashable, float] = field(default_factory=dict)
+    took: dict[Any, float] = field(default_factory=dict)
 
     @property
     def rounding(self) -> float:
@@ -127,7 +130,8 @@ def prepare(
         TypeError, ValueError: what is wrong with the objective, the leaves, the bounds or the mask, and where.
     """
     args = args if isinstance(args, tuple) else (args,)
-    structure, free, riders = split_params(params, _read_fixed(fixed, params))
+    held = _read_fixed(fixed, params)
+    structure, free, riders = split_params(params, held)
     if structure.size == 0:
         raise ValueError(
             "there are no free parameters: params holds no floating-point values that are not fixed. "
@@ -149,6 +153,8 @@ def prepare(
     plan = cache.get(key, make)
     if plan.traced:
         cache.drop(key)
+    if seconds and (integers := describe_integers(params, held)):
+        warn(integers, HeldLeafWarning)
     return Problem(fun, has_aux, plan, free, riders, data, box, key, bool(seconds), sum(seconds, 0.0))
 
 

@@ -73,7 +73,7 @@ class Record:
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
         self._unchanged = 0  # evaluations since the iterate that did not change the objective
         self._highest = -math.inf  # of the finite values
-        self._took: dict[int, float] = {}  # seconds that each program took last time
+        self._took = problem.plan.took
         self.nfev = 0
 
     @property
@@ -168,11 +168,14 @@ class Record:
             raise Stop(status)
         if self._cast is not None:
             inputs = tuple(each.astype(self._cast) for each in inputs)
+
+        def compute() -> tuple[np.ndarray, Any]:
+            array, aux = program(*inputs, self._data)
+            return np.asarray(array, dtype=np.float64), aux
+
         began = time.perf_counter()
-        array, aux = program(*inputs, self._data)
-        self._watch.wait(array, self._took.get(id(program)))
-        array = np.asarray(array, dtype=np.float64)
-        self._took[id(program)] = time.perf_counter() - began
+        array, aux = self._watch.compute(compute, self._took.get(program))
+        self._took[program] = time.perf_counter() - began
         return array, aux
 
     def _inside(self, x: FreeVector) -> HostVector:

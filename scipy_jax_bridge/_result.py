@@ -18,6 +18,7 @@ from ._problem import Problem
 from ._rounding import describe_coarsest, describe_gain
 from ._status import Status
 from ._trace import Timing as Timing, Trace as Trace, drop_padding, projected_norm
+from ._tree import join_short, leaf_paths
 from ._types import Params, Tracer, is_traced
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Result:
         bounded: whether there were bounds.
         carry: what the device loop needs to go on bit for bit, after a stop from outside or at a limit: the memory
             of the solve, about 2 maxcor + 10 vectors. It is pickled with the result, and no part of the tree.
+        free: for each leaf of params whether it was optimized.
         norm: `grad_norm`, where it cannot be told from the others later; no part of the tree either.
 
     Example:
@@ -108,6 +110,7 @@ class Result:
     detail: str = ""
     note: str = ""
     bounded: bool = False
+    free: tuple[bool, ...] = ()
     carry: Carry | None = field(default=None, repr=False)
     norm: float | None = field(default=None, repr=False)
 
@@ -185,6 +188,7 @@ class Result:
         timing = self.timing
         lines = [
             f"{'converged' if self.success else 'not converged'} ({self.status.name}) by {self.backend}, {self.method}",
+            *([f"  params    {self._describe_free()}"] if self.free else []),
             f"  fun       {float(self.fun):.12g}",
             f"  grad_norm {_write(self.grad_norm, '.3g')}",
             f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
@@ -192,6 +196,13 @@ class Result:
             f"  {self.message}",
         ]
         return "\n".join(lines)
+
+    def _describe_free(self) -> str:
+        """How many numbers were optimized, and which leaves were held; strings and functions need no words."""
+        leaves = list(zip(self.free, jax.tree.leaves(self.params), leaf_paths(self.params), strict=False))
+        size = sum(int(np.size(leaf)) for free, leaf, _ in leaves if free)
+        held = [path for free, leaf, path in leaves if not free and _is_number(leaf)]
+        return f"{size} free" + (f", held: {join_short(held)}" if held else "")
 
     def _status_of_one(self) -> Status:
         status = self.status
@@ -203,7 +214,7 @@ class Result:
 
 
 DATA = ("params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing")
-META = ("backend", "method", "detail", "note", "bounded")
+META = ("backend", "method", "detail", "note", "bounded", "free")
 
 
 def _flatten(result: Result) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
@@ -247,6 +258,7 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         detail=outcome.detail,
         note=outcome.note,
         bounded=problem.bounds is not None,
+        free=structure.is_free,
         carry=outcome.carry,
     )
     if is_traced((free, grads, result.code, result.trace)) or result.success:
@@ -264,6 +276,10 @@ def _describe_floor(result: Result, problem: Problem) -> str:
         return ""
     coarsest = problem.plan.coarsest
     return describe_gain(problem.plan.dtype, result.grad_norm) if coarsest is None else describe_coarsest(coarsest)
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, (int, float, np.generic)) or hasattr(leaf, "dtype")
 
 
 def _write(number: Any, form: str) -> str:

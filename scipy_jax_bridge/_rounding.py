@@ -23,9 +23,16 @@ def find_coarsest(program: ClosedJaxpr, free: int) -> Coarsest | None:
 
     What does not lie between them does not count: data that come in float32 are exact numbers in float64, auxiliary
     output may be as coarse as it likes, and so may what a loop carries beside the value. Nor does the test that ends
-    a loop or chooses a branch. None if no operation lies between them.
+    a loop or chooses a branch. None if no operation lies between them, or if a later JAX writes its programs in
+    another way: this is a diagnosis, and no solve depends on it.
     """
-    jaxpr = program.jaxpr
+    try:
+        return _find_coarsest(program.jaxpr, free)
+    except Exception:
+        return None
+
+
+def _find_coarsest(jaxpr: Jaxpr, free: int) -> Coarsest | None:
     sources = tuple(place < free for place in range(len(jaxpr.invars)))
     targets = tuple(place == 0 for place in range(len(jaxpr.outvars)))
     _, found = _Ways().between(jaxpr, sources, targets)
@@ -131,6 +138,13 @@ class _Ways:
 
 def _parts(equation: Any) -> list[_Part]:
     """The programs inside an operation, as far as it is known which input of theirs is which of the operation's."""
+    try:
+        return _read_parts(equation)
+    except (KeyError, AttributeError):  # the names are JAX's own, and may change
+        return []
+
+
+def _read_parts(equation: Any) -> list[_Part]:
     name, params = equation.primitive.name, equation.params
     if name == "while":
         body, first = params["body_jaxpr"].jaxpr, params["body_nconsts"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -29,16 +29,33 @@ def scope(precision: str | None, params: Params = None) -> Iterator[None]:
         if device is not None:
             stack.enter_context(jax.default_device(device))
         if precision is not None and not has_float64():
-            stack.enter_context(_enable_x64())
+            stack.enter_context(_enable_x64(True))
         yield
 
 
-def _enable_x64() -> Any:
+def carry_scope() -> Callable[[], AbstractContextManager[None]]:
+    """A context for another thread, which makes it compute in the precision and on the device of this one."""
+    double, device = has_float64(), getattr(jax.config, "jax_default_device")  # noqa: B009
+
+    @contextmanager
+    def carried() -> Iterator[None]:
+        with _enable_x64(double), jax.default_device(device):
+            yield
+
+    return carried
+
+
+def is_debugging() -> bool:
+    """Whether JAX runs the objective's own Python code at every evaluation, in the caller's thread and contexts."""
+    return any(getattr(jax.config, name) for name in ("jax_disable_jit", "jax_debug_nans"))
+
+
+def _enable_x64(value: bool) -> Any:
     if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
+        return jax.enable_x64(value)
     from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its home before JAX 0.8
 
-    return enable_x64()
+    return enable_x64(value)
 
 
 def _device_of(params: Params) -> Any:

@@ -49,6 +49,11 @@ class Structure:
         return [leaf for leaf in self.leaves if leaf.kind == "free"]
 
     @property
+    def is_free(self) -> tuple[bool, ...]:
+        """For each leaf whether it is optimized."""
+        return tuple(leaf.kind == "free" for leaf in self.leaves)
+
+    @property
     def size(self) -> int:
         """The length of the flat vector."""
         return sum(leaf.size for leaf in self.free)
@@ -92,9 +97,16 @@ class Structure:
         return self.merge(self.send(None, x)[1], data)
 
     def masked(self, free: Sequence[Any]) -> PyTree:
-        """The tree of the free leaves alone, None in the place of all others."""
+        """The tree of the free leaves alone, None in the place of all others.
+
+        If a class refuses to be made of these, the whole is a dict of the free leaves by their position.
+        """
         values = iter(free)
-        return jax.tree.unflatten(self.treedef, [next(values) if leaf.kind == "free" else None for leaf in self.leaves])
+        leaves = [next(values) if leaf.kind == "free" else None for leaf in self.leaves]
+        try:
+            return jax.tree.unflatten(self.treedef, leaves)
+        except Exception:
+            return {index: leaf for index, leaf in enumerate(leaves) if leaf is not None}
 
 
 def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure, list[Any], list[Any]]:
@@ -145,6 +157,33 @@ def describe_unknown(params: PyTree) -> str:
                 "register the class with jax.tree_util.register_pytree_node_class."
             )
     return ""
+
+
+def describe_integers(params: PyTree, held: Sequence[bool] | None) -> str:
+    """What to do about scalar integers, which look like parameters and are none; empty if there is none to speak of.
+
+    Those that are held on purpose are left out, and arrays, which count or index.
+    """
+    held = held or [False] * len(jax.tree.leaves(params))
+    found = [
+        (path, value)
+        for path, value, known in zip(leaf_paths(params), jax.tree.leaves(params), held, strict=True)
+        if not known and (type(value) is int or isinstance(value, np.integer))
+    ]
+    if not found:
+        return ""
+    path, value = found[0]
+    more = f" So do {join_short([path for path, _ in found[1:]])}." if found[1:] else ""
+    return (
+        f"{path} is an integer and stays {value}; write {float(value)!r} to fit it, or say with fixed=True there that "
+        f"it shall stay.{more}"
+    )
+
+
+def join_short(names: Sequence[str], shown: int = 4) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def leaf_paths(tree: PyTree, root: str = "params") -> list[str]:

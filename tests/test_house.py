@@ -11,21 +11,21 @@ import scipy_jax_bridge
 
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
-    "_types _errors _status _beside _kernel _methods _show _threads _rounding _linear models",
-    "_options _tree _trace _identity _scope _watch _memory _linesearch _panels _target",
-    "_derivative _bounds _cache _progress _transform _decide _free _compact _guard _nonfinite _plot _setting _arguments _point",
-    "_problem _report _cauchy _held",
-    "_result _bounded",
-    "_engine _record _verdict",
-    "_loop _scipy _comparison",
-    "_chunks",
+    "_errors _identity _kernel _linear _methods _picture _rounding _show _status _threads _types models",
+    "_linesearch _memory _options _panels _scope _target _trace _tree",
+    "_arguments _beside _bounds _compact _decide _derivative _free _guard _nonfinite _plot _point _setting _transform",
+    "_cache _cauchy _held _report _watch",
+    "_bounded _problem _progress",
+    "_engine _record _result",
+    "_loop _scipy _verdict",
+    "_chunks _comparison",
     "_optax",
     "_backends",
     "_implicit",
     "_minimize",
     "_shares",
     "_compare",
-    "_stories __init__",
+    "__init__ _stories",
     "__main__",
 ]
 ROOMS = (("_scipy", "_record", "_point", "_held"), ("_optax", "_chunks", "_loop"))  # of the two backends

@@ -172,65 +172,29 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt_with_the_best_point(backend: st
     assert best.status == Status.INTERRUPTED and float(best.fun) <= float(rosenbrock(START))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_second_ctrl_c_gets_through_a_long_evaluation(backend: str) -> None:
-    """While compiled code runs nobody looks at the keyboard, unless somebody waits beside it."""
-
-    def heavy(x: Any) -> Any:
-        work = jax.lax.fori_loop(0, 15_000, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
-        return -jnp.sum(jnp.sqrt(1.0 + x**2)) + 1e-12 * jnp.sum(work)
-
-    ended: list[float] = []
-
-    def strike(progress: sjb.Progress) -> None:
-        if not timers:
-            for seconds in (0.05, 0.15):
-                timers.append(threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)))
-                timers[-1].start()
-
-    timers: list[threading.Timer] = []
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            sjb.minimize(heavy, np.full(4, 0.5), backend=backend, callback=strike, options=FOREVER)
-        ended.append(time.perf_counter())
-    finally:
-        signal.signal(signal.SIGINT, before)
-        for each in timers:
-            each.join()
-    assert ended
-
-
-def test_a_wait_of_unknown_length_is_a_long_one() -> None:
-    beside: list[bool] = []
-
-    class Slow:
-        def block_until_ready(self) -> None:
-            beside.append(threading.current_thread() is not threading.main_thread())
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with Watch() as watch:
-            for expected_s in (None, 1.0, 1e-3):
-                watch.wait(Slow(), expected_s)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert beside == [True, True]
+def test_work_of_unknown_length_runs_beside() -> None:
+    with Watch() as watch:
+        threads = [watch.compute(threading.current_thread, expected_s) for expected_s in (None, 1.0, 1e-3)]
+    assert [each is threading.main_thread() for each in threads] == [False, False, True]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_first_evaluation_is_waited_for_beside(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody knows yet how long it takes, and the second Ctrl-C had to wait for its end."""
+def test_the_first_evaluation_runs_beside(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows yet how long it takes. That a program is fast is known from call to call."""
     expected: list[float | None] = []
-    wait = Watch.wait
+    compute = Watch.compute
 
-    def noted(self: Watch, array: Any, expected_s: float | None) -> None:
+    def noted(self: Watch, work: Any, expected_s: float | None) -> Any:
         expected.append(expected_s)
-        wait(self, array, expected_s)
+        return compute(self, work, expected_s)
 
-    monkeypatch.setattr(Watch, "wait", noted)
-    sjb.minimize(lambda x: rosenbrock(x), START, backend=backend)
+    monkeypatch.setattr(Watch, "compute", noted)
+    solve = sjb.Minimizer(lambda x: rosenbrock(x), backend=backend)
+    solve(START)
     assert expected[0] is None and all(each is not None for each in expected[1:])
+    expected.clear()
+    solve(START)
+    assert expected and None not in expected
 
 
 SECOND = [method.name for method in METHODS.values() if method.derivatives in ("product", "hessian")]
@@ -315,8 +279,8 @@ def test_the_callback_is_told(backend: str) -> None:
         told.append(progress)
         params.append(progress.params)
 
-    start = {"x": START, "n": 3}
-    result = sjb.minimize(lambda p: rosenbrock(p["x"]), start, backend=backend, callback=callback)
+    start, fixed = {"x": START, "n": 3}, {"x": False, "n": True}
+    result = sjb.minimize(lambda p: rosenbrock(p["x"]), start, backend=backend, callback=callback, fixed=fixed)
     assert told
     trace = result.trace
     for progress, at in zip(told, params, strict=True):
