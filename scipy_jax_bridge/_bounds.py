@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -13,7 +14,7 @@ from ._tree import Structure, leaf_paths, spread_prefix
 from ._types import is_traced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bounds:
     """Lower and upper bounds of params.
 
@@ -33,6 +34,15 @@ class Bounds:
 
     lower: PyTree = None
     upper: PyTree = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Bounds):
+            return NotImplemented
+        (mine, treedef), (theirs, other_treedef) = (jax.tree.flatten((each.lower, each.upper)) for each in (self, other))
+        return treedef == other_treedef and all(map(np.array_equal, mine, theirs))
+
+    def __hash__(self) -> int:
+        return hash(jax.tree.structure((self.lower, self.upper)))
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._chunks import Chunks, Seen
+from ._chunks import Chunks
 from ._identity import structure_of
 from ._loop import ROWS, ROWS_INSIDE, Found, Loop, Numbers, Report, box_of, find_points, limits_of, loop_of
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._problem import Data, Problem
-from ._result import FRESH_MEMORY, Carry, Outcome, Result, Timing, Trace
-from ._status import RUNNING, Status
+from ._result import Carry, Outcome, Result, Timing, Trace
+from ._resume import make_carry, resume
+from ._status import Status
 from ._watch import Watch
 
-SLACK = 1e3  # roundings between two evaluations at one point
 STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)  # may go on
 
 
@@ -79,7 +79,9 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
         return programs["start"](_on_host(free), box)
 
     fresh = start(problem.free)
-    state, note = _begin(earlier, chunks, loop, fresh, start, box, options)
+    state, note = fresh, ""
+    if earlier is not None:
+        state, note = resume(earlier, chunks, loop, fresh, start, problem, method, options)
 
     def hand_back(status: Status, found: Found, detail: str = "", carry: Carry | None = None) -> Outcome:
         return Outcome(
@@ -105,56 +107,13 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     if status == Status.NONFINITE:
         detail = _explain(problem, loop, state, chunks, start)
     if status in STOPPED:
-        leaves, treedef = jax.tree.flatten(state)
-        carry = Carry(tuple(leaves), str(treedef))
+        carry = make_carry(state, problem, method, options)
     return hand_back(status, chunks.found, detail, carry)
 
 
 def _on_host(free: list[Any]) -> list[Any]:
     """The leaves without the place where they were put: the loop runs where its data are."""
     return [np.asarray(leaf) for leaf in free]
-
-
-def _begin(
-    earlier: Result | None,
-    chunks: Chunks,
-    loop: Loop,
-    fresh: Any,
-    start: Callable[[list[Any]], Any],
-    box: Any,
-    options: Options,
-) -> tuple[Any, str]:
-    """The carry to begin with, of the earlier solve if it fits this problem, and what is to be said of that."""
-    if earlier is None:
-        return fresh, ""
-    leaves, treedef = jax.tree.flatten(fresh)
-    kept, structure = ((), "") if earlier.carry is None else (earlier.carry.leaves, earlier.carry.structure)
-    shapes = [(each.shape, each.dtype) for each in kept]
-    if structure != str(treedef) or shapes != [(each.shape, each.dtype) for each in leaves]:
-        return fresh, FRESH_MEMORY
-    state = treedef.unflatten([_copy(each) for each in kept])  # the loop takes over what it is given
-    if box is not None and not all(np.all((box.lower <= x) & (x <= box.upper)) for x in (state.x, state.best_x)):
-        return fresh, FRESH_MEMORY
-    if not _is_same_objective(loop, state, chunks.look_at(start, state.x)):
-        return fresh, FRESH_MEMORY
-    chunks.go_on(earlier)
-    status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
-    status = Status.MAXITER if earlier.nit >= options.maxiter else status
-    return loop.reopen(state, float(status)), ""
-
-
-def _copy(leaf: Any) -> Any:
-    """On the host; random keys stay where they are."""
-    return jnp.array(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.array(leaf)
-
-
-def _is_same_objective(loop: Loop, state: Any, seen: Seen) -> bool:
-    """Whether the objective is what the carry was made with: its value and gradient at the carry's point, but for
-    what a device may sum in another order."""
-    value, grad = loop.find_value(state), np.asarray(state.grad)
-    slack = SLACK * np.finfo(grad.dtype).eps
-    near = abs(seen.value - value) <= slack * abs(value)
-    return bool(near and np.all(np.abs(seen.grad - grad) <= slack * np.abs(grad).max(initial=0.0)))
 
 
 def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Callable[[list[Any]], Any]) -> str:

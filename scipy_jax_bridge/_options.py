@@ -95,6 +95,13 @@ class Options:
                 object.__setattr__(self, name, int(value))
         object.__setattr__(self, "native", Native(_as_mapping(self.native)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain fields, so that a pickle names no private module."""
+        return vars(self) | {"native": dict(self.native)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, native=Native(state["native"]))
+
 
 def read_options(options: Options | Mapping[str, Any] | None, native_names: frozenset[str], method: str) -> Options:
     """The options of a call, checked; names that only the method knows become its native options."""

@@ -40,6 +40,14 @@ class Progress:
         """The current iterate, with the tree of params."""
         return self._params()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With params made, since a pickle cannot hold how they are made."""
+        return vars(self) | {"_params": self.params}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        params = state["_params"]
+        vars(self).update(state, _params=lambda: params)
+
 
 @dataclass
 class Watch:
