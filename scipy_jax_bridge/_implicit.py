@@ -31,6 +31,7 @@ from ._identity import structure_of
 from ._options import Options
 from ._problem import Problem
 from ._result import Outcome, Timing, Trace
+from ._trace import unknown
 from ._types import Tracer, is_traced
 from ._watch import Watch
 
@@ -80,7 +81,7 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
         return solution, _tangents(move, solution, primals[0], tangents[0])
 
     x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
-    timing = Timing(jnp.nan, jnp.nan, 0)
+    timing = Timing(unknown(), unknown(), 0)
     return Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), timing)
 
 
@@ -162,7 +163,9 @@ def _trace(
     if not inputs[1][1]:
         name = ("trace", structure_of(backend.method), inputs[2] is None, options.maxcor)
         solve = problem.plan.programs.keep(name, lambda: jax.jit(solve))
-    return solve(inputs, {name: each if isinstance(each, Tracer) else float(each) for name, each in limits.items()})
+    return solve(
+        inputs, {name: each if isinstance(each, (Tracer, int)) else float(each) for name, each in limits.items()}
+    )
 
 
 def _convert(problem: Problem, objective: Callable[..., Any], hoisted: list[Any]) -> Problem:

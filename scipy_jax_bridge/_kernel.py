@@ -25,6 +25,7 @@ Flag = Bool[Array, "..."]  # one, or one in each lane
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
 Rule = Callable[..., tuple[Record, ...]]
 VECTOR = 8
+COUNT_MODULUS = 2**24  # the trace holds counts modulo this: what float32 holds exactly
 
 
 @jax.tree_util.register_dataclass

@@ -15,13 +15,26 @@ import numpy as np
 
 from ._chunks import Chunks
 from ._identity import structure_of
-from ._loop import ROWS, ROWS_INSIDE, Found, Loop, Numbers, Report, box_of, find_points, limits_of, loop_of
+from ._loop import (
+    ROWS,
+    ROWS_INSIDE,
+    Found,
+    Loop,
+    Numbers,
+    Report,
+    box_of,
+    count_on,
+    find_points,
+    limits_of,
+    loop_of,
+)
 from ._nonfinite import describe_nonfinite, refuse_start
-from ._options import Options
+from ._options import COUNT_MAX, Options
 from ._problem import Data, Problem
 from ._result import Carry, Outcome, Result, Timing, Trace
 from ._resume import make_carry, resume
 from ._status import Status
+from ._trace import unknown
 from ._watch import Watch
 
 STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)  # may go on
@@ -41,7 +54,7 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
             return state, loop.report(state)
 
         state = jax.eval_shape(loop.start, problem.free, box_of(problem))
-        inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.float64(0))
+        inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
     begin, begin_s = loop.start_on_host, 0.0
@@ -68,8 +81,8 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     limits, box = limits_of(problem, options), box_of(problem)
     loop = loop_of(problem, method, options, ROWS)
 
-    def advance(state: Any, until: float) -> tuple[Any, Report]:
-        return programs["advance"](state, problem.data, limits, box, until)
+    def advance(state: Any, until: int) -> tuple[Any, Report]:
+        return programs["advance"](state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
     watch.begin()
     paces, method_key = problem.plan.paces, structure_of(method)
@@ -131,19 +144,24 @@ def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Ca
 
 def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
-    loop, box = loop_of(problem, method, options, ROWS_INSIDE), box_of(problem)
+    # One row more than is handed back: a solve that ends within a search leaves an unfinished trial in it.
+    loop, box = loop_of(problem, method, options, ROWS_INSIDE + 1), box_of(problem)
     state = loop.start(problem.free, box)
-    state = loop.advance(
-        state, problem.data, limits_of(problem, options), box, jnp.asarray(jnp.inf, problem.plan.dtype)
-    )
+    state = loop.advance(state, problem.data, limits_of(problem, options), box, jnp.int32(COUNT_MAX))
     report = loop.report(state)
-    numbers = Numbers(*report.numbers)
-    nit, nfev, status = (each.astype(jnp.int32) for each in numbers[:3])
+    numbers = Numbers(*report.counts, *report.values)
     converged, last, best = find_points(state, report, numbers)
     found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    first = jnp.maximum(nit + 1 - ROWS_INSIDE, 0)
-    rows = jnp.roll(report.rows, -first, axis=0)
-    rows = jnp.where((jnp.arange(ROWS_INSIDE) <= nit)[:, None], rows, jnp.nan)
-    trace = Trace(rows[:, 0], rows[:, 1], rows[:, 2], jnp.full(ROWS_INSIDE, jnp.nan))
-    timing = Timing(jnp.nan, jnp.nan, 0)
-    return Outcome(found.x, found.value, found.grad, found.aux, nit, nfev, status, trace, timing)
+    trace, timing = _trace_inside(report.rows, numbers), Timing(unknown(), unknown(), 0)
+    counts = (numbers.nit, numbers.nfev, numbers.status)
+    return Outcome(found.x, found.value, found.grad, found.aux, *counts, trace, timing)
+
+
+def _trace_inside(ring: Any, numbers: Numbers) -> Trace:
+    """The last iterations as columns of one length; nfev is 0 in the rows that no iteration has filled."""
+    first = jnp.maximum(numbers.nit + 1 - ROWS_INSIDE, 0)
+    rows = jnp.roll(ring, -first, axis=0)[:ROWS_INSIDE]
+    filled = jnp.arange(ROWS_INSIDE) <= numbers.nit
+    fun, grad_norm = (jnp.where(filled, rows[:, column], unknown()) for column in range(2))
+    nfev = jnp.where(filled, count_on(rows[:, 2].astype(jnp.int32), numbers.nfev), 0)
+    return Trace(fun, grad_norm, nfev, jnp.full(ROWS_INSIDE, unknown()))

@@ -290,4 +290,4 @@ def _describe_floor(result: Result, problem: Problem) -> str:
 
 
 def _write(number: Any, form: str) -> str:
-    return "unknown" if math.isnan(number) else format(float(number), form)
+    return "unknown" if not number >= 0 else format(float(number), form)

@@ -126,7 +126,8 @@ def _take_hyperparams(inner: Any, fresh: Any) -> Any:
     def take(old: Any, new: Any) -> Any:
         if not holds(old):
             return old
-        return old._replace(hyperparams=new.hyperparams, inner_state=_take_hyperparams(old.inner_state, new.inner_state))
+        inner_state = _take_hyperparams(old.inner_state, new.inner_state)
+        return old._replace(hyperparams=new.hyperparams, inner_state=inner_state)
 
     return jax.tree.map(take, inner, fresh, is_leaf=holds)
 
