@@ -81,7 +81,7 @@ def start_transform(method: Any, translation: Translation, x: FlatVector, aux: A
 
 
 def advance_transform(
-    method: Any, translation: Translation, evaluate: Evaluate, state: TransformState, limits: Any, until: Scalar
+    method: Any, translation: Translation, evaluate: Evaluate, state: TransformState, limits: Any, until: Int[Array, ""]
 ) -> TransformState:
     """Run until the solve has ended or `until` evaluations are made."""
     method = optax.with_extra_args_support(method)
