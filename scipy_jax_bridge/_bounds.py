@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ._errors import shorten
 from ._tree import Structure, leaf_paths, spread_prefix
 from ._types import is_traced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bounds:
     """Lower and upper bounds of params.
 
@@ -33,6 +35,17 @@ class Bounds:
 
     lower: PyTree = None
     upper: PyTree = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Bounds):
+            return NotImplemented
+        (mine, treedef), (theirs, other_treedef) = (
+            jax.tree.flatten((each.lower, each.upper)) for each in (self, other)
+        )
+        return treedef == other_treedef and all(map(np.array_equal, mine, theirs))
+
+    def __hash__(self) -> int:
+        return hash(jax.tree.structure((self.lower, self.upper)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, struc
 def _spread_value(value: Any, shape: tuple[int, ...]) -> Any:
     """The value at each component; errors go on from "bounds.lower of params['w']"."""
     if not is_traced(value):
-        array = np.asarray(value)
+        array = np.asarray(_as_float(value) if isinstance(value, int) else value)
         if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"must be a real number or array, not {value!r}.")
         value = array.astype(np.float64)
@@ -128,6 +141,13 @@ def _spread_value(value: Any, shape: tuple[int, ...]) -> Any:
             f"has shape {np.shape(value)}, which does not broadcast to {shape}. "
             f"Give a scalar, or an array of shape {shape}."
         ) from error
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"is {shorten(value)}, more than a float holds. Use None or an infinity.") from None
 
 
 def _check_order(lower: np.ndarray, upper: np.ndarray, path: str) -> None:

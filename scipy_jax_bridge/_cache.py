@@ -20,27 +20,36 @@ from ._beside import run_beside, untorn
 from ._identity import Identity, identify
 
 Value = TypeVar("Value")
-LIMIT = 64  # structures kept for one function; the oldest goes first
+LIMIT = 64  # values kept by one cache; the one that was not asked for the longest goes first
 
 
 class BoundedCache(Generic[Value]):
-    """The last `LIMIT` values by key; each is made once, also by many threads."""
+    """The `LIMIT` values that were asked for last, by key; each is made once, also by many threads."""
 
     def __init__(self) -> None:
-        self._values: dict[Hashable, Value] = {}
+        self._values: dict[Hashable, Value] = {}  # the one asked for last at the end
         self._lock = threading.RLock()
+        self._making = threading.RLock()  # held while a value is made, which may take long; others are found meanwhile
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of the key, made now if it is new."""
-        value = self._values.get(key)
+        value = self._find(key)
         if value is None:
-            with self._lock:
-                value = self._values.get(key)
+            with self._making:
+                value = self._find(key)
                 if value is None:
                     value = make()
-                    while len(self._values) >= LIMIT:
-                        del self._values[next(iter(self._values))]
-                    self._values[key] = value
+                    with self._lock:
+                        while len(self._values) >= LIMIT:
+                            del self._values[next(iter(self._values))]
+                        self._values[key] = value
+        return value
+
+    def _find(self, key: Hashable) -> Value | None:
+        with self._lock:
+            value = self._values.pop(key, None)
+            if value is not None:
+                self._values[key] = value
         return value
 
     def drop(self, key: Hashable) -> None:
@@ -56,10 +65,9 @@ class Programs:
     """The last `LIMIT` compiled programs of one structure, by name."""
 
     def __init__(self) -> None:
-        self._compiled: dict[Hashable, Any] = {}
+        self._compiled: BoundedCache[Any] = BoundedCache()
         self._pending: dict[Hashable, Future[Any]] = {}  # what an interrupted call left to the compiler
         self._kept: BoundedCache[Any] = BoundedCache()
-        self._lock = threading.RLock()
 
     def keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
         """A function that JAX compiles when it is called, made once; as a program, it must not refer to the user's."""
@@ -72,34 +80,33 @@ class Programs:
             name: which program.
             make: gives the function to compile, jitted, and arguments that show shapes and types.
         """
-        program = self._compiled.get(name)
-        if program is not None:
-            return program, 0.0
-        with self._lock:
-            if name in self._compiled:
-                return self._compiled[name], 0.0
-            began = time.perf_counter()
-            while len(self._compiled) >= LIMIT:
-                del self._compiled[next(iter(self._compiled))]
-            if jax.config.jax_debug_nans or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-                # Only a function that is compiled as it is called is taken apart to find the operation.
-                function, _ = make()
-                self._compiled[name] = lambda *inputs: function(*jax.tree.map(jnp.asarray, inputs))
-                return self._compiled[name], 0.0
-            if name not in self._pending:
-                function, inputs = make()
-                traced = function.trace(*inputs)
-                with untorn():
-                    lowered = traced.lower()
-                self._pending[name] = run_beside(lowered.compile)
-            try:
-                program = self._pending[name].result()
-            except Exception:  # the compiler's own; an interrupted wait leaves it at work for the next call
-                del self._pending[name]
-                raise
-            self._compiled[name] = program
+        if jax.config.jax_debug_nans or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            # Only a function that is compiled as it is called is taken apart to find the operation.
+            # It refers to the user's function and data, so it is not kept.
+            function, _ = make()
+            return lambda *inputs: function(*jax.tree.map(jnp.asarray, inputs)), 0.0
+        seconds: list[float] = []
+        program = self._compiled.get(name, lambda: self._compile(name, make, seconds))
+        return program, sum(seconds, 0.0)
+
+    def _compile(
+        self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]], seconds: list[float]
+    ) -> Callable[..., Any]:
+        began = time.perf_counter()
+        if name not in self._pending:
+            function, inputs = make()
+            traced = function.trace(*inputs)
+            with untorn():
+                lowered = traced.lower()
+            self._pending[name] = run_beside(lowered.compile)
+        try:
+            program = self._pending[name].result()
+        except Exception:  # the compiler's own; an interrupted wait leaves it at work for the next call
             del self._pending[name]
-            return program, time.perf_counter() - began
+            raise
+        del self._pending[name]
+        seconds.append(time.perf_counter() - began)
+        return program
 
 
 class _Entry(NamedTuple):
@@ -133,9 +140,10 @@ def cache_of(fun: Callable[..., Any]) -> BoundedCache[Any]:
             return found.cache
 
         def forget(reference: Any) -> None:
-            known = _caches.get(key)
-            if known is not None and any(each is reference for each in known.owners):
-                del _caches[key]
+            with _caches_lock:
+                known = _caches.get(key)
+                if known is not None and any(each is reference for each in known.owners):
+                    _caches.pop(key, None)
 
         try:
             owners = tuple(weakref.ref(owner, forget) for owner in identity.owners)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._loop import ROWS, Found, Numbers, Report, find_points
+from ._loop import ROWS, Found, Numbers, Report, count_on, find_points
 from ._problem import Problem
 from ._result import Result, Trace
 from ._status import RUNNING, Status
@@ -31,14 +31,14 @@ class Chunks:
     Arguments:
         problem: what is minimized.
         watch: who may stop it.
-        advance: the compiled loop: a carry and the evaluations at which to come back, to a carry and a report.
+        advance: the compiled loop: a carry and the count of evaluations at which to come back, to a carry and a report.
         pace: evaluations a second in the last solve of this structure, with other data perhaps; None if there was none.
     """
 
     found: Found  # what to hand back if the solve ends here
 
     def __init__(
-        self, problem: Problem, watch: Watch, advance: Callable[[Any, float], tuple[Any, Report]], pace: float | None
+        self, problem: Problem, watch: Watch, advance: Callable[[Any, int], tuple[Any, Report]], pace: float | None
     ) -> None:
         self._problem, self._watch, self._advance = problem, watch, advance
         self._rows: list[np.ndarray] = []
@@ -58,7 +58,7 @@ class Chunks:
 
     def look_at(self, start: Callable[[list[Any]], Any], x: np.ndarray) -> Seen:
         """Value and gradient at a point, by the loop itself, that does not count."""
-        state, report = self._compute(start(self._problem.plan.params.unravel(x)), 1.0, None)
+        state, report = self._compute(start(self._problem.plan.params.unravel(x)), 1, None)
         return Seen(float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad))
 
     def run(self, state: Any) -> tuple[Any, Status | None]:
@@ -66,19 +66,20 @@ class Chunks:
         evaluations = self.size()
         speed = self.speed or self._pace
         expected_s = None if speed is None else evaluations / speed
-        state, report = self._compute(state, float(self.nfev + evaluations), expected_s)
-        numbers = Numbers(*np.asarray(report.numbers, dtype=np.float64).tolist())
+        state, report = self._compute(state, self.nfev + evaluations, expected_s)
+        values = np.asarray(report.values, dtype=np.float64)
+        numbers = Numbers(*np.asarray(report.counts).tolist(), *values.tolist())
         converged, last, best = find_points(state, report, numbers)
         self.best = best if np.isfinite(best.value) else None
         self.found = last if converged else best
         return state, self._collect(numbers, report.rows, last)
 
-    def _compute(self, state: Any, until: float, expected_s: float | None) -> tuple[Any, Report]:
+    def _compute(self, state: Any, until: int, expected_s: float | None) -> tuple[Any, Report]:
         """The loop's carry and report at so many evaluations, computed."""
 
         def advance() -> tuple[Any, Report]:
             state_then, report = self._advance(state, until)
-            return state_then, report._replace(numbers=report.numbers.block_until_ready())
+            return state_then, report._replace(values=report.values.block_until_ready())
 
         return self._watch.compute(advance, expected_s)
 
@@ -92,9 +93,10 @@ class Chunks:
 
     def _collect(self, numbers: Numbers, ring: Any, last: Found) -> Status | None:
         """Take over the trace, tell the callback, look at the clock and the keyboard."""
-        nfev, now = int(numbers.nfev), self._watch.seconds
-        known, self.nit = self.nit, int(numbers.nit)
+        nfev, now = numbers.nfev, self._watch.seconds
+        known, self.nit = self.nit, numbers.nit
         rows = _take_rows(np.asarray(ring), known + 1, self.nit + 1)
+        rows[:, 2] = count_on(rows[:, 2], nfev)
         spent = (rows[:, 2] - self.nfev) / max(nfev - self.nfev, 1)
         self._rows.append(rows)
         self._seconds.append(self._earlier_s + self._last + spent * (now - self._last))
@@ -103,7 +105,7 @@ class Chunks:
         self._last, self.nfev = now, nfev
         told = self._tell(numbers, last) if self._watch.callback is not None else None
         if numbers.status != RUNNING:
-            return Status(int(numbers.status))
+            return Status(numbers.status)
         stop = self._watch.stop()
         return told if stop is None else stop
 

@@ -62,6 +62,17 @@ class Comparison:
     start: PyTree = None
     setting: Setting = field(default_factory=Setting)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain fields, so that a pickle names no private module."""
+        shares = {name: tuple(parts) for name, parts in self.shares.items()}
+        return vars(self) | {"shares": shares, "setting": vars(self.setting)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        setting = state["setting"]
+        setting = Setting(**setting) if isinstance(setting, dict) else setting  # a pickle that is older has it whole
+        shares = {name: Shares(*parts) for name, parts in state["shares"].items()}
+        vars(self).update(state, shares=shares, setting=setting)
+
     def rows(self) -> list[dict[str, Any]]:
         """A plain dict for each run, of Python's own strings and numbers, ready for a data frame.
 

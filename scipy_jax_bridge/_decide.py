@@ -41,7 +41,7 @@ class Limits(NamedTuple):
 
     gtol: Scalar
     ftol: Scalar
-    maxiter: Int[Array, ""]
+    maxiter: Int[Array, ""]  # for the rules below: what is left of them before this trial
     maxfun: Int[Array, ""]
     maxls: Int[Array, ""]
     maxcor: int
@@ -49,10 +49,8 @@ class Limits(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The numbers of a solve, but for those of its search."""
+    """The numbers of a solve, but for those of its search and for its counts, which no lane could hold in float32."""
 
-    nit: Scalar
-    nfev: Scalar
     status: Scalar
     grad_norm: Scalar  # at the current iterate
     best_value: Scalar
@@ -94,10 +92,10 @@ def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -
     finite, no = _is_finite(fact), jnp.zeros_like(fact.value, bool)
     scale = _scale(fact.size)
     best = jnp.where(finite, fact.value, progress.best_value)
-    progress = progress._replace(nfev=progress.nfev + 1, grad_norm=fact.grad_norm, best_value=best, starts=no)
     # The start of a solve is iteration 0; where it begins again, that is one more.
-    progress = progress._replace(size=fact.size, scale=scale, nit=progress.nit + (progress.nfev > 1))
-    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, _limit_status(progress, limit))
+    limited = _limit_status(jnp.isfinite(progress.best_value), limit)
+    progress = progress._replace(grad_norm=fact.grad_norm, best_value=best, starts=no, size=fact.size, scale=scale)
+    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, limited)
     progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
     # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here, and may overflow.
     unit = _unit_step(progress, 1 / jnp.sqrt(fact.slope))
@@ -116,7 +114,7 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     status = jnp.where(
         (decision.fails & before.empty & ~decision.renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls),
         _failure(search, tried, fact, limit),
-        _limit_status(progress, limit),
+        _limit_status(decision.moves, limit),
     )
     status = jnp.where(decision.moves & flat, Status.FTOL, status)
     status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
@@ -168,8 +166,6 @@ def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decisio
     falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
     empty, size = fails | (before.empty & ~keep), jnp.where(moves, fact.size, before.size)
     return before._replace(
-        nit=before.nit + moves,
-        nfev=before.nfev + 1,
         grad_norm=jnp.where(moves, fact.grad_norm, before.grad_norm),
         best_value=jnp.where(better, fact.value, before.best_value),
         slot=jnp.where(before.slot + keep < limit.maxcor, before.slot + keep, 0),
@@ -217,10 +213,10 @@ def _floor(search: Search, limit: Limits) -> Scalar:
     return noise(jnp.abs(search.value_start), limit.rounding)
 
 
-def _limit_status(progress: Progress, limit: Limits) -> Array:
-    """What the limits say, once this trial is counted."""
-    status = jnp.where(progress.nfev >= limit.maxfun, Status.MAXFUN, RUNNING)
-    return jnp.where(progress.nit >= limit.maxiter, Status.MAXITER, status)
+def _limit_status(iterates: Flag, limit: Limits) -> Array:
+    """What the limits say, once this trial is counted, and this iteration if it makes one."""
+    status = jnp.where(limit.maxfun <= 1, Status.MAXFUN, RUNNING)
+    return jnp.where(iterates >= limit.maxiter, Status.MAXITER, status)
 
 
 def _select(condition: Flag, new: Any, old: Any) -> Any:

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from . import _bounded, _free
 from ._decide import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
 from ._kernel import (
+    COUNT_MODULUS,
     Packed,
     any_goes_on,
     choose,
@@ -59,6 +60,8 @@ class State(NamedTuple):
     best_aux: Any
     memory: Any
     numbers: Packed  # Search, whose value_start is the value at x, and Progress
+    nit: Int[Array, ""]
+    nfev: Int[Array, ""]
     rows: Float[Array, "rows 3"]
 
 
@@ -90,7 +93,9 @@ def start_state(x: Any, aux: Any, maxcor: int, rows: int, box: Box | None) -> St
         best_aux=_nothing(xp, aux),  # not the same arrays: the loop takes them over
         memory=_room(box).empty_memory(xp, x.size, maxcor, x.dtype),
         numbers=pack_constants(x.dtype, OUTCOME, Search(*(zero,) * len(Search._fields)), progress),
-        rows=xp.full((rows, 3), np.nan, x.dtype),
+        nit=xp.zeros((), np.int32),
+        nfev=xp.zeros((), np.int32),
+        rows=xp.zeros((rows, 3), x.dtype),
     )
 
 
@@ -104,12 +109,12 @@ def _nothing(xp: Any, aux: Any) -> Any:
     return jax.tree.map(zeros, aux)
 
 
-def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Scalar) -> State:
+def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Int[Array, ""]) -> State:
     """Run until the solve has ended or `until` evaluations are made."""
 
     def goes_on(state: State) -> Flag:
         _, progress = state.numbers.read()
-        return (progress.status == RUNNING) & (progress.nfev < until)
+        return (progress.status == RUNNING) & (state.nfev < until)
 
     def step(state: State) -> State:
         return turn(evaluate_as_set, state, limits, box, runs(goes_on(state)))
@@ -123,12 +128,13 @@ def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, acti
     """One evaluation and all that follows from it; nothing does unless `active`."""
     value, grad, aux = evaluate(state.trial)
     searched, before = state.numbers.read()
-    facts = _measure(state, before, value, grad, box)
-    outcome = choose(before.starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, limits)
+    facts = _measure(state, before.starts, value, grad, box)
+    left = limits._replace(maxiter=limits.maxiter - state.nit, maxfun=limits.maxfun - state.nfev)
+    outcome = choose(before.starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, left)
     verdict = outcome.or_else(active, state.numbers)
     search, progress, decision = verdict.read()
     moves, better = decision.moves, decision.better
-
+    nit, nfev = state.nit + (moves & (state.nfev > 0)), state.nfev + active
     x, base = jnp.where(moves, state.trial, state.x), jnp.where(moves, grad, state.grad)
     pair = _new_pair(state, searched.step, before.slot, progress.scale, facts, grad, decision)
     memory = _room(box).update_memory(state.memory, pair)
@@ -148,17 +154,19 @@ def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, acti
         best_aux=_select(better, aux, state.best_aux),
         memory=memory,
         numbers=_keep_numbers(verdict, step, box),
-        rows=_record(state.rows, decision, progress, facts, active),
+        nit=nit,
+        nfev=nfev,
+        rows=_record(state.rows, jnp.where(moves, nit, nit + 1), nfev, facts, active),
     )
 
 
-def _measure(state: State, before: Progress, value: Scalar, grad: Vector, box: Box | None) -> Facts:
+def _measure(state: State, starts: Flag, value: Scalar, grad: Vector, box: Box | None) -> Facts:
     """What the decision needs to know of the trial."""
     direction = state.target - state.x
-    along = jnp.where(before.starts, grad, direction)
+    along = jnp.where(starts, grad, direction)
     own = () if box is None else (grad,)
     slope, slope_start, grad_norm, *size = sum_products(along, grad, state.grad, project(state.trial, grad, box), *own)
-    reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, before.nit, box)
+    reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, state.nit, box)
     return Facts(value, slope, slope_start, grad_norm, size[0] if size else grad_norm, reach)
 
 
@@ -204,7 +212,7 @@ def _select(condition: Flag, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _reach(x: Vector, direction: Vector, nit: Scalar, box: Box) -> Scalar:
+def _reach(x: Vector, direction: Vector, nit: Int[Array, ""], box: Box) -> Scalar:
     """How far the box lets the direction go; the full step is feasible, and all there is in the first iteration."""
     room = jnp.where(direction < 0, box.lower - x, box.upper - x)
     reach = jnp.min(jnp.where(direction != 0, room / direction, LARGEST_STEP), initial=LARGEST_STEP)
@@ -232,11 +240,10 @@ def _keep_numbers(verdict: Packed, step: Scalar, box: Box | None) -> Packed:
     return numbers if box is None else Packed(numbers.values.at[0].set(step), numbers.kinds)
 
 
-def _record(rows: Array, decision: Decision, progress: Progress, facts: Facts, active: Flag) -> Array:
+def _record(rows: Array, place: Array, nfev: Array, facts: Facts, active: Flag) -> Array:
     """A row of the trace for every trial, over the one before unless that was an iterate.
 
     A ring: iteration k is row k modulo the number of rows.
     """
-    place = jnp.where(decision.moves, progress.nit, progress.nit + 1).astype(jnp.int32)
-    row = jnp.stack([facts.value, facts.grad_norm, progress.nfev])
+    row = jnp.stack([facts.value, facts.grad_norm, lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(rows.dtype)])
     return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row[None], active)

@@ -29,6 +29,13 @@ def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "")
     return f"unknown {kind} {name!r}{place}{hint} Known: {', '.join(known.values()) or 'none'}."
 
 
+def shorten(value: object) -> str:
+    """The value in an error; of a number with more digits than anyone reads, their count."""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    return repr(value)
+
+
 def _letters(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 

@@ -24,6 +24,7 @@ from ._identity import structure_of
 from ._options import Options
 from ._problem import Problem
 from ._result import Outcome, Timing, Trace
+from ._trace import unknown
 from ._types import Tracer, is_traced
 from ._watch import Watch
 
@@ -79,7 +80,7 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
         x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
     finally:
         solver.hosts.clear()
-    outcome = Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), Timing(jnp.nan, jnp.nan, 0))
+    outcome = Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), Timing(unknown(), unknown(), 0))
     if not solver.eager:
         return outcome
     told = solver.eager.pop()

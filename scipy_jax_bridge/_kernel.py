@@ -25,6 +25,7 @@ Flag = Bool[Array, "..."]  # one, or one in each lane
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
 Rule = Callable[..., tuple[Record, ...]]
 VECTOR = 8
+COUNT_MODULUS = 2**24  # the trace holds counts modulo this: what float32 holds exactly
 
 
 @jax.tree_util.register_dataclass
@@ -218,7 +219,7 @@ def _any_of_many_goes_on(size: int, batched: list[bool], flag: Array) -> tuple[A
 @custom_vmap
 def runs(flag: Array) -> Array:
     """In the turn of a loop that goes on by `any_goes_on(flag)`: whether this solve does. Always, if it is alone."""
-    return jnp.ones_like(flag)
+    return flag | True
 
 
 @runs.def_vmap

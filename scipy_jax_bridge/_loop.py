@@ -11,7 +11,8 @@ import numpy as np
 
 from . import _engine as engine
 from ._bounds import FlatBounds
-from ._options import Options
+from ._kernel import COUNT_MODULUS
+from ._options import COUNT_MAX, Options
 from ._problem import Data, Problem
 from ._status import Status
 from ._transform import Translation, advance_transform, start_transform
@@ -24,7 +25,8 @@ ROWS_INSIDE = 1024  # the same inside a trace, where nobody collects
 class Report(NamedTuple):
     """What a loop tells when it returns control; it outlives the carry, which the next chunk takes over."""
 
-    numbers: Any  # as in Numbers
+    counts: Any  # the first three of Numbers, whole
+    values: Any  # the others
     rows: Any  # a ring: iteration k is row k modulo their number
     best: tuple[Any, Any, Any]  # the best point, its gradient and auxiliary output
 
@@ -82,7 +84,7 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
             start=start_with(ravel),
             start_on_host=start_with(ravel_on_host),
             advance=lambda state, data, limits, box, until: engine.advance(
-                evaluate_with(data), state, limits, box, jnp.asarray(until, dtype)
+                evaluate_with(data), state, limits, box, until
             ),
             report=_report_engine,
             reopen=engine.reopen,
@@ -118,8 +120,8 @@ def _report_engine(state: engine.State) -> Report:
     search, progress = state.numbers.read()
     return _report(
         state,
-        nit=progress.nit,
-        nfev=progress.nfev,
+        nit=state.nit,
+        nfev=state.nfev,
         status=progress.status,
         value=search.value_start,
         grad_norm=progress.grad_norm,
@@ -140,23 +142,42 @@ def _report_transform(state: Any) -> Report:
 
 
 def _report(state: Any, **numbers: Any) -> Report:
-    values = jnp.stack([jnp.asarray(each, state.x.dtype) for each in Numbers(**numbers)])
-    return Report(values, state.rows, (state.best_x, state.best_grad, state.best_aux))
+    counts, values = Numbers(**numbers)[:3], Numbers(**numbers)[3:]
+    return Report(
+        counts=jnp.stack([jnp.asarray(each, jnp.int32) for each in counts]),
+        values=jnp.stack([jnp.asarray(each, state.x.dtype) for each in values]),
+        rows=state.rows,
+        best=(state.best_x, state.best_grad, state.best_aux),
+    )
+
+
+def count_on(rows: Any, nfev: Any) -> Any:
+    """The evaluations in rows of the trace, which hold them modulo COUNT_MODULUS, up to `nfev`, the last count."""
+    return nfev - (nfev - rows) % COUNT_MODULUS
 
 
 def limits_of(problem: Problem, options: Options) -> engine.Limits:
     """The tolerances as inputs of the program, in the type of its arithmetic."""
     dtype = np.dtype(problem.plan.dtype)
-    most = float(1 / jnp.finfo(dtype).eps)  # the engine counts in its own floating type
     return engine.Limits(
         gtol=_as(options.gtol, dtype),
         ftol=_as(options.ftol, dtype),
-        maxiter=_as(options.maxiter, dtype),
-        maxfun=_as(options.maxfun if isinstance(options.maxfun, Tracer) else min(options.maxfun, most), dtype),
+        maxiter=_as_count(options.maxiter),
+        maxfun=_as_count(options.maxfun),
         maxls=_as(options.maxls, dtype),
         maxcor=_as(options.maxcor, dtype),
         rounding=_as(problem.plan.rounding, dtype),
     )
+
+
+def _as_count(value: Any) -> Any:
+    if not isinstance(value, Tracer):
+        return np.int32(value)
+    if jnp.issubdtype(value.dtype, jnp.floating):  # 2**31 is more than an int32 holds; this is below it in float32 too
+        value = jnp.minimum(value.astype(jnp.promote_types(value.dtype, jnp.float32)), 2.0**31 - 128)
+    elif value.dtype.itemsize > 4 or jnp.issubdtype(value.dtype, jnp.unsignedinteger):
+        value = jnp.minimum(value, jnp.asarray(COUNT_MAX, value.dtype))
+    return value.astype(jnp.int32)
 
 
 def _as(value: Any, dtype: Any) -> Any:

@@ -77,6 +77,12 @@ class Minimizer:
         self._options = read_options(options, self._backend.native, self._backend.method_name)
         self._callback, self._progress = callback, progress
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its arguments, so that a pickle names no private module."""
+        names = ("bounds", "fixed", "has_aux", "options", "callback", "progress", "precision")
+        given = {name: getattr(self, f"_{name}") for name in names}
+        return partial(Minimizer, backend=self._backend.name, method=self._backend.method, **given), (self._fun,)
+
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile for arguments of these shapes, ahead of time.
 

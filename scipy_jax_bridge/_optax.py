@@ -13,18 +13,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._chunks import Chunks, Seen
+from ._chunks import Chunks
 from ._identity import structure_of
 from ._kernel import own_rules
-from ._loop import ROWS, ROWS_INSIDE, Found, Loop, Numbers, Report, box_of, find_points, limits_of, loop_of
+from ._loop import (
+    ROWS,
+    ROWS_INSIDE,
+    Found,
+    Loop,
+    Numbers,
+    Report,
+    box_of,
+    count_on,
+    find_points,
+    limits_of,
+    loop_of,
+)
 from ._nonfinite import describe_nonfinite, refuse_start
-from ._options import Options
+from ._options import COUNT_MAX, Options
 from ._problem import Data, Problem
-from ._result import FRESH_MEMORY, Carry, Outcome, Result, Timing, Trace
-from ._status import RUNNING, Status
+from ._result import Carry, Outcome, Result, Timing, Trace
+from ._resume import make_carry, resume
+from ._status import Status
+from ._trace import unknown
 from ._watch import Watch
 
-SLACK = 1e3  # roundings between two evaluations at one point
 STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)  # may go on
 
 
@@ -42,7 +55,7 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
             return state, loop.report(state)
 
         state = jax.eval_shape(loop.start, problem.free, box_of(problem))
-        inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.float64(0))
+        inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
     begin, begin_s = loop.start_on_host, 0.0
@@ -69,8 +82,8 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     limits, box = limits_of(problem, options), box_of(problem)
     loop = loop_of(problem, method, options, ROWS)
 
-    def advance(state: Any, until: float) -> tuple[Any, Report]:
-        return programs["advance"](state, problem.data, limits, box, until)
+    def advance(state: Any, until: int) -> tuple[Any, Report]:
+        return programs["advance"](state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
     watch.begin()
     paces, method_key = problem.plan.paces, structure_of(method)
@@ -80,7 +93,9 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
         return programs["start"](_on_host(free), box)
 
     fresh = start(problem.free)
-    state, note = _begin(earlier, chunks, loop, fresh, start, box, options)
+    state, note = fresh, ""
+    if earlier is not None:
+        state, note = resume(earlier, chunks, loop, fresh, start, problem, method, options)
 
     def hand_back(status: Status, found: Found, detail: str = "", carry: Carry | None = None) -> Outcome:
         return Outcome(
@@ -106,56 +121,13 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     if status == Status.NONFINITE:
         detail = _explain(problem, loop, state, chunks, start)
     if status in STOPPED:
-        leaves, treedef = jax.tree.flatten(state)
-        carry = Carry(tuple(leaves), str(treedef))
+        carry = make_carry(state, problem, method, options)
     return hand_back(status, chunks.found, detail, carry)
 
 
 def _on_host(free: list[Any]) -> list[Any]:
     """The leaves without the place where they were put: the loop runs where its data are."""
     return [np.asarray(leaf) for leaf in free]
-
-
-def _begin(
-    earlier: Result | None,
-    chunks: Chunks,
-    loop: Loop,
-    fresh: Any,
-    start: Callable[[list[Any]], Any],
-    box: Any,
-    options: Options,
-) -> tuple[Any, str]:
-    """The carry to begin with, of the earlier solve if it fits this problem, and what is to be said of that."""
-    if earlier is None:
-        return fresh, ""
-    leaves, treedef = jax.tree.flatten(fresh)
-    kept, structure = ((), "") if earlier.carry is None else (earlier.carry.leaves, earlier.carry.structure)
-    shapes = [(each.shape, each.dtype) for each in kept]
-    if structure != str(treedef) or shapes != [(each.shape, each.dtype) for each in leaves]:
-        return fresh, FRESH_MEMORY
-    state = treedef.unflatten([_copy(each) for each in kept])  # the loop takes over what it is given
-    if box is not None and not all(np.all((box.lower <= x) & (x <= box.upper)) for x in (state.x, state.best_x)):
-        return fresh, FRESH_MEMORY
-    if not _is_same_objective(loop, state, chunks.look_at(start, state.x)):
-        return fresh, FRESH_MEMORY
-    chunks.go_on(earlier)
-    status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
-    status = Status.MAXITER if earlier.nit >= options.maxiter else status
-    return loop.reopen(state, float(status)), ""
-
-
-def _copy(leaf: Any) -> Any:
-    """On the host; random keys stay where they are."""
-    return jnp.array(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.array(leaf)
-
-
-def _is_same_objective(loop: Loop, state: Any, seen: Seen) -> bool:
-    """Whether the objective is what the carry was made with: its value and gradient at the carry's point, but for
-    what a device may sum in another order."""
-    value, grad = loop.find_value(state), np.asarray(state.grad)
-    slack = SLACK * np.finfo(grad.dtype).eps
-    near = abs(seen.value - value) <= slack * abs(value)
-    return bool(near and np.all(np.abs(seen.grad - grad) <= slack * np.abs(grad).max(initial=0.0)))
 
 
 def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Callable[[list[Any]], Any]) -> str:
@@ -173,11 +145,10 @@ def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Ca
 
 def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
-    loop, box = loop_of(problem, method, options, ROWS_INSIDE), _forbid_crossed(box_of(problem))
+    # One row more than is handed back: a solve that ends within a search leaves an unfinished trial in it.
+    loop, box = loop_of(problem, method, options, ROWS_INSIDE + 1), _forbid_crossed(box_of(problem))
     state = loop.start(problem.free, box)
-    state = loop.advance(
-        state, problem.data, limits_of(problem, options), box, jnp.asarray(jnp.inf, problem.plan.dtype)
-    )
+    state = loop.advance(state, problem.data, limits_of(problem, options), box, jnp.int32(COUNT_MAX))
     with own_rules():
         return _read_end(loop.report(state), state)
 
@@ -192,13 +163,19 @@ def _forbid_crossed(box: Any) -> Any:
 
 def _read_end(report: Report, state: Any) -> Outcome:
     """The outcome of a loop inside a trace."""
-    numbers = Numbers(*report.numbers)
-    nit, nfev, status = (each.astype(jnp.int32) for each in numbers[:3])
+    numbers = Numbers(*report.counts, *report.values)
     converged, last, best = find_points(state, report, numbers)
     found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    first = jnp.maximum(nit + 1 - ROWS_INSIDE, 0)
-    rows = jnp.roll(report.rows, -first, axis=0)
-    rows = jnp.where((jnp.arange(ROWS_INSIDE) <= nit)[:, None], rows, jnp.nan)
-    trace = Trace(rows[:, 0], rows[:, 1], rows[:, 2], jnp.full(ROWS_INSIDE, jnp.nan))
-    timing = Timing(jnp.nan, jnp.nan, 0)
-    return Outcome(found.x, found.value, found.grad, found.aux, nit, nfev, status, trace, timing)
+    trace, timing = _trace_inside(report.rows, numbers), Timing(unknown(), unknown(), 0)
+    counts = (numbers.nit, numbers.nfev, numbers.status)
+    return Outcome(found.x, found.value, found.grad, found.aux, *counts, trace, timing)
+
+
+def _trace_inside(ring: Any, numbers: Numbers) -> Trace:
+    """The last iterations as columns of one length; nfev is 0 in the rows that no iteration has filled."""
+    first = jnp.maximum(numbers.nit + 1 - ROWS_INSIDE, 0)
+    rows = jnp.roll(ring, -first, axis=0)[:ROWS_INSIDE]
+    filled = jnp.arange(ROWS_INSIDE) <= numbers.nit
+    fun, grad_norm = (jnp.where(filled, rows[:, column], unknown()) for column in range(2))
+    nfev = jnp.where(filled, count_on(rows[:, 2].astype(jnp.int32), numbers.nfev), 0)
+    return Trace(fun, grad_norm, nfev, jnp.full(ROWS_INSIDE, unknown()))

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ._errors import unknown_name
+from ._errors import shorten, unknown_name
 from ._types import Tracer
+
+MOST_PAIRS = 1000  # the step costs their number squared
 
 # name -> (what it must be, the test); the test never sees a tracer
 RULES = {
@@ -18,9 +20,13 @@ RULES = {
     "maxiter": ("a whole number that is at least 0", lambda value: _is_whole(value) and value >= 0),
     "maxfun": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
     "maxls": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
-    "maxcor": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
+    "maxcor": (
+        f"a whole number from 1 to {MOST_PAIRS}; 10 to 50 pairs are usual",
+        lambda value: _is_whole(value) and 1 <= value <= MOST_PAIRS,
+    ),
     "timeout": ("None or a positive number of seconds", lambda value: value is None or (_is_real(value) and value > 0)),
 }
+COUNT_MAX = 2**31 - 1  # iterations and evaluations are counted in int32
 WHOLE = ("maxiter", "maxfun", "maxls", "maxcor")
 KNOWN = ("maxcor", "timeout")  # not traced: one is a shape of the program, the other is for the clock of the host
 
@@ -55,9 +61,9 @@ class Options:
         gtol: stop when max abs of the projected gradient is at most this. Default 1e-5.
         ftol: stop when (f_k - f_{k+1}) / max(abs f_k, abs f_{k+1}, 1) is at most this; 0 disables.
             Default 2.220446049250313e-09, which is 1e7 times the rounding of float64.
-        maxiter: iterations. Default 15000.
-        maxfun: objective evaluations, never exceeded; only a line search inside an Optax transformation is
-            finished first. Default 15000.
+        maxiter: iterations; 2147483647, where the counters end, stands for all that is larger. Default 15000.
+        maxfun: objective evaluations, with the same end, never exceeded; only a line search inside an Optax
+            transformation is finished first. Default 15000.
         maxls: line-search evaluations in one iteration. Default 20.
         maxcor: L-BFGS memory, pairs. Default 10.
         timeout: wall-clock seconds of solving, compilation not counted. Default None: no limit.
@@ -90,10 +96,17 @@ class Options:
                 _check_traceable(name)
                 continue
             if not holds(value):
-                raise ValueError(f"option {name!r} must be {meaning}, not {value!r}.")
+                raise ValueError(f"option {name!r} must be {meaning}, not {shorten(value)}.")
             if name in WHOLE:  # 7.0 and NumPy's integers too: SciPy and shapes take Python's own
-                object.__setattr__(self, name, int(value))
+                object.__setattr__(self, name, min(int(value), COUNT_MAX))
         object.__setattr__(self, "native", Native(_as_mapping(self.native)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain fields, so that a pickle names no private module."""
+        return vars(self) | {"native": dict(self.native)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, native=Native(state["native"]))
 
 
 def read_options(options: Options | Mapping[str, Any] | None, native_names: frozenset[str], method: str) -> Options:
@@ -130,10 +143,15 @@ def _check_traceable(name: str) -> None:
 def _is_real(value: object) -> bool:
     if isinstance(value, bool) or getattr(value, "ndim", 0) != 0:
         return False
-    return (isinstance(value, numbers.Real) or hasattr(value, "dtype")) and not math.isnan(float(value))  # type: ignore[arg-type]
+    try:
+        return (isinstance(value, numbers.Real) or hasattr(value, "dtype")) and not math.isnan(float(value))  # type: ignore[arg-type]
+    except OverflowError:  # 10**400
+        return False
 
 
 def _is_whole(value: object) -> bool:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return True
     return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
 
 

@@ -25,21 +25,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRESH_MEMORY = (
-    "Went on from the best point of the earlier result, with fresh memory; nit, nfev and trace are of this call alone."
+    "Went on from the params of the earlier result with fresh memory; nit, nfev and trace are of this call alone."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Carry:
-    """All that the device loop needs to go on as if it had never stopped.
+    """All that the device loop needs to go on as if it had never stopped, and what it belongs to.
+
+    The defaults are those of a pickle that is older than the field.
 
     Arguments:
         leaves: of the loop's carry, in the order of its tree.
-        structure: that tree in words.
+        structure: of the auxiliary output and of a transformation's state, in words.
+        format: the version of what the leaves mean; see `_resume.FORMAT`.
+        params: for each leaf of params its kind, shape and type.
+        bounds: the lower and the upper flat vector; None without bounds.
+        maxcor: pairs in memory; 0 for a transformation.
+        method, hyperparams: the fingerprint of the transformation.
     """
 
     leaves: tuple[Any, ...]
     structure: str
+    format: int = 0
+    params: tuple[str, ...] = ()
+    bounds: tuple[Any, Any] | None = None
+    maxcor: int = 0
+    method: str = ""
+    hyperparams: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +217,16 @@ class Result:
         held = [path for free, leaf, path in leaves if not free and _is_number(leaf)]
         return f"{size} free" + (f", held: {join_short(held)}" if held else "")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain fields, so that a pickle names no private module."""
+        return vars(self) | {"carry": None if self.carry is None else vars(self.carry)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        carry = state.get("carry")
+        if isinstance(carry, dict):  # a pickle that is older holds the carry itself
+            carry = Carry(**{name: value for name, value in carry.items() if name in Carry.__dataclass_fields__})
+        vars(self).update(state, carry=carry)
+
     def _status_of_one(self) -> Status:
         status = self.status
         if not isinstance(status, Status):
@@ -283,4 +306,4 @@ def _is_number(leaf: Any) -> bool:
 
 
 def _write(number: Any, form: str) -> str:
-    return "unknown" if math.isnan(number) else format(float(number), form)
+    return "unknown" if not number >= 0 else format(float(number), form)

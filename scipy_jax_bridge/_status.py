@@ -70,6 +70,13 @@ class Status(enum.IntEnum):
         ),
     )
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(
+            f"{value!r} is no status that this version of scipy_jax_bridge knows. "
+            "Update the package if the result was made by a newer one."
+        )
+
     @property
     def success(self) -> bool:
         """Whether the solve converged."""

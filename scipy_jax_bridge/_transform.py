@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ._kernel import Flag, own_rules, under_the_rules_of_now, write_rows
+from ._kernel import COUNT_MODULUS, Flag, own_rules, under_the_rules_of_now, write_rows
 from ._linesearch import RETREAT
 from ._status import RUNNING, Status
 from ._types import FlatVector
@@ -76,12 +76,12 @@ def start_transform(method: Any, translation: Translation, x: FlatVector, aux: A
         status=whole + RUNNING,
         retreats=whole,
         idle=whole,
-        rows=jnp.full((rows, 3), jnp.nan, x.dtype),
+        rows=jnp.zeros((rows, 3), x.dtype),
     )
 
 
 def advance_transform(
-    method: Any, translation: Translation, evaluate: Evaluate, state: TransformState, limits: Any, until: Scalar
+    method: Any, translation: Translation, evaluate: Evaluate, state: TransformState, limits: Any, until: Int[Array, ""]
 ) -> TransformState:
     """Run until the solve has ended or `until` evaluations are made."""
     method = optax.with_extra_args_support(method)
@@ -158,7 +158,7 @@ def _judge(
     lost = ~finite & (first | (state.retreats >= limits.maxls) | jnp.all(closer == state.x))
     limited = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
     status = jnp.where(finite, status, jnp.where(lost, Status.NONFINITE, limited)).astype(jnp.int32)
-    row = jnp.stack([value, grad_norm, nfev.astype(value.dtype)])
+    row = jnp.stack([value, grad_norm, lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(value.dtype)])
     place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
     best = (state.trial, value, grad, aux)
     kept = (state.best_x, state.best_value, state.best_grad, state.best_aux)

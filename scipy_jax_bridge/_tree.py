@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ._errors import shorten
 from ._types import FlatVector, Tracer
 
 Kind = Literal["free", "data", "static"]
@@ -257,7 +258,22 @@ def _describe_all(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[lis
         if isinstance(value, (np.ndarray, np.generic)) and (cure := _find_cure(value.dtype)):
             path = leaf_paths(tree, root)[position]
             raise TypeError(f"{path} is of type {value.dtype}, which JAX does not have. {cure}")
+        if isinstance(value, int) and not static_numbers and not _fits(value):
+            path = leaf_paths(tree, root)[position]
+            raise ValueError(
+                f"{path} is {shorten(value)}, more than {_int_type()} holds. Write it as a float, or scale it."
+            )
     return [_describe(leaf, static_numbers=static_numbers) for leaf in leaves], treedef
+
+
+def _int_type() -> np.dtype:
+    """Of Python's integers in a program."""
+    return jax.dtypes.canonicalize_dtype(np.int64)
+
+
+def _fits(value: int) -> bool:
+    limits = np.iinfo(_int_type())
+    return bool(limits.min <= value <= limits.max)
 
 
 def _find_cure(dtype: np.dtype) -> str:

@@ -43,12 +43,13 @@ class Progress:
         """The current iterate, with the tree of params."""
         return self._params()
 
-    def __reduce__(self) -> Any:
-        return _restore_progress, (self.nit, self.nfev, self.fun, self.grad_norm, self.seconds, self.params)
+    def __getstate__(self) -> dict[str, Any]:
+        """With params made, since a pickle cannot hold how they are made."""
+        return vars(self) | {"_params": self.params}
 
-
-def _restore_progress(nit: int, nfev: int, fun: float, grad_norm: float, seconds: float, params: Params) -> Progress:
-    return Progress(nit, nfev, fun, grad_norm, seconds, lambda: params)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        params = state["_params"]
+        vars(self).update(state, _params=lambda: params)
 
 
 class _Mark:

@@ -11,7 +11,7 @@ import scipy_jax_bridge
 
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
-    "_errors _identity _kernel _linear _methods _picture _rounding _show _status _threads _types models",
+    "_errors _fingerprint _identity _kernel _linear _methods _picture _rounding _show _status _threads _types models",
     "_linesearch _memory _options _panels _scope _target _trace _tree",
     "_arguments _beside _bounds _compact _decide _derivative _free _guard _nonfinite _plot _point _setting _transform",
     "_cache _cauchy _held _report _watch",
@@ -19,6 +19,7 @@ FLOORS = [
     "_engine _record _result",
     "_loop _scipy _verdict",
     "_chunks _comparison",
+    "_resume",
     "_optax",
     "_backends",
     "_implicit",
