@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _engine as engine
 from ._bounds import FlatBounds
+from ._ending import is_false
 from ._options import Options
 from ._problem import Data, Problem
 from ._status import Status
@@ -140,7 +141,10 @@ def _report_transform(state: Any) -> Report:
 
 
 def _report(state: Any, **numbers: Any) -> Report:
-    values = jnp.stack([jnp.asarray(each, state.x.dtype) for each in Numbers(**numbers)])
+    told = Numbers(**numbers)
+    finite = jnp.isfinite(told.value) & jnp.isfinite(told.grad_norm)
+    told = told._replace(status=jnp.where(is_false(told.status, finite), Status.NONFINITE, told.status))
+    values = jnp.stack([jnp.asarray(each, state.x.dtype) for each in told])
     return Report(values, state.rows, (state.best_x, state.best_grad, state.best_aux))
 
 

@@ -15,6 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ._ending import is_flat
 from ._kernel import Flag, own_rules, under_the_rules_of_now, write_rows
 from ._linesearch import RETREAT
 from ._status import RUNNING, Status
@@ -139,16 +140,12 @@ def _judge(
     first = state.nfev == 0
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     better = finite & (value < state.best_value)
-    reduction = state.value - value
-    size = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
-    # Not every transformation descends; an increase is no convergence.
-    # Nor is a small decrease after a retreat.
+    # A small decrease after a retreat is no convergence.
     # Nor is no step at all: the next one may be longer, unless a line search has found none.
     unmoved = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
     idle = jnp.where(unmoved, state.idle + 1, 0)
     stays = unmoved & ((idle >= IDLE_MOVES) | (_count_searches(state.inner) > 0))
-    flat = ~first & ~unmoved & (state.retreats == 0) & (limits.ftol > 0)
-    flat = flat & (reduction >= 0) & (reduction <= limits.ftol * size)
+    flat = ~first & ~unmoved & (state.retreats == 0) & is_flat(state.value, value, limits.ftol)
     status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
     status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
     status = jnp.where(flat, Status.FTOL, status)

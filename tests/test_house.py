@@ -12,10 +12,10 @@ import scipy_jax_bridge
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
     "_types _errors _status _beside _kernel _methods _show _threads _rounding models",
-    "_options _tree _trace _identity _scope _watch _memory _linesearch _panels _target",
+    "_ending _options _tree _trace _identity _scope _watch _memory _linesearch _panels _target",
     "_bounds _cache _progress _transform _decide _free _compact _guard _nonfinite _plot _setting _arguments _point",
     "_problem _report _cauchy _held",
-    "_result _bounded",
+    "_result _bounded _programs",
     "_engine _record _verdict",
     "_loop _scipy _comparison",
     "_chunks",
@@ -28,7 +28,7 @@ FLOORS = [
     "_stories __init__",
     "__main__",
 ]
-ROOMS = (("_scipy", "_record", "_point", "_held"), ("_optax", "_chunks", "_loop"))  # of the two backends
+ROOMS = (("_scipy", "_record", "_point", "_held", "_programs"), ("_optax", "_chunks", "_loop"))  # of the two backends
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 
