@@ -28,7 +28,7 @@ from ._threads import SingleThreaded
 from ._watch import Watch
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
-ENDS_HIGHER = 1e-6  # relatively, above the best point a method without derivatives may end and succeed
+ENDS_HIGHER = 1e-3  # relatively, above the best point a method without derivatives may end and succeed
 ALL_HELD = "Equal bounds hold every component: there is no other point."
 UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
 
