@@ -77,7 +77,7 @@ def _multiplier(problem: Problem, x: FlatVector, data: Data) -> Callable[[FlatVe
         return jax.jvp(gradient, (x,), (v,))[1]
 
     try:
-        jax.eval_shape(forward, x)
+        jax.eval_shape(jax.vmap(forward), x[None])  # without vmap JAX complains only when it compiles
         return forward
     except (TypeError, ValueError, NotImplementedError) as error:
         first = error

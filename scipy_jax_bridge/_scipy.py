@@ -29,6 +29,7 @@ from ._watch import Watch
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
 ENDS_HIGHER = 1e-3  # relatively, above the best point a method without derivatives may end and succeed
+SIMPLEX_STEP, SIMPLEX_STEP_AT_0 = 0.05, 0.00025  # of SciPy's first simplex, relative and where a component is 0
 ALL_HELD = "Equal bounds hold every component: there is no other point."
 UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
 
@@ -86,7 +87,9 @@ def _drive(
     """Hand over to SciPy; why it ended, and what it said."""
     x0, bounds = _place(problem, held)
     native = {name: getattr(options, ours) for ours, name in method.common.items()}
-    native |= dict(method.tests) | _own_options(method, options, held) | dict.fromkeys(method.limits, UNLIMITED)
+    native |= dict(method.tests) | dict.fromkeys(method.limits, UNLIMITED)
+    native |= _first_simplex(x0, bounds) if "initial_simplex" in method.by_component and bounds is not None else {}
+    native |= _own_options(method, options, held)
     with SingleThreaded() as solver:
         try:
             if x0.size == 0:
@@ -130,6 +133,16 @@ def _own_options(method: Method, options: Options, held: Held | None) -> dict[st
     if held is not None:
         native |= {name: held.reduce_option(native[name]) for name in method.by_component & native.keys()}
     return native
+
+
+def _first_simplex(x0: FreeVector, bounds: Any) -> dict[str, np.ndarray]:
+    """SciPy's own, but for corners that a negative lower bound would clip to the start: they go the other way."""
+    flat = (x0 < 0) & (x0 - bounds.lb <= -SIMPLEX_STEP / 2 * x0)
+    if not flat.any():
+        return {}
+    steps = np.where(x0 == 0, SIMPLEX_STEP_AT_0, SIMPLEX_STEP * x0)
+    steps = np.where(flat, np.minimum(-steps, bounds.ub - x0), steps)
+    return {"initial_simplex": x0 + np.vstack([np.zeros_like(x0), np.diag(steps)])}
 
 
 def _callables(record: Record, method: Method, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
