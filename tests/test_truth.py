@@ -297,12 +297,15 @@ def solvers() -> Iterator[tuple[str, str, Any, bool, bool]]:
         yield name, "optax", method, True, False
 
 
+SOLVERS = list(solvers())
+
+
 def run_all(
-    group: Family, rounds: int, seed: int = 0, only: str = "", kinds: list[str] = NAMES
+    group: Family, rounds: int, seed: int = 0, only: str = "", kinds: list[str] = NAMES, solvers: Any = None
 ) -> collections.Counter[Any]:
     """Every solver on every objective, `rounds` times; counts of (solver, what), and prints each fault."""
     counts: collections.Counter[Any] = collections.Counter()
-    for label, backend, method, gradient, boxed in solvers():
+    for label, backend, method, gradient, boxed in solvers or SOLVERS:
         if only not in label:
             continue
         for kind in [kind for kind in kinds if kind in group.names]:
@@ -325,6 +328,64 @@ def run_all(
                     counts[label, fault.split(":")[0]] += 1
                     print(f"{label}, {kind}, seed {seed} round {round_}: {fault}", result and result.status.name)
     return counts
+
+
+QUICK = [each for each in SOLVERS if each[0] not in {"sgd", "momentum", "clip + adam", "lbfgs"}]
+
+
+def test_no_lie_and_nothing_lost() -> None:
+    counts = run_all(SMALL, 2, solvers=QUICK)
+    faults = {each: number for each, number in counts.items() if each[1] in ("lie", "lost", "raised")}
+    assert not faults
+    assert sum(number for (_, what), number in counts.items() if what == "runs") > 200
+    settled = [label for label, *_ in QUICK if label not in TRANSFORMS]  # fixed steps need more than these have
+    easy, solved = (sum(counts[label, what] for label in settled) for what in ("easy", "solved"))
+    assert solved >= 0.9 * easy > 0
+
+
+@pytest.mark.slow
+def test_no_lie_and_nothing_lost_at_length() -> None:
+    counts = run_all(LONG, 1, seed=7)
+    assert not {each: number for each, number in counts.items() if each[1] in ("lie", "lost", "raised")}
+
+
+def nan_wall(x: jax.Array, wall: Any) -> jax.Array:
+    return jnp.sum(jnp.where(x > wall, jnp.nan, (x - 1) ** 2))
+
+
+def inf_wall(x: jax.Array, wall: Any) -> jax.Array:
+    inside = x > wall
+    y = jnp.where(inside, x, 1.0)
+    return jnp.sum(jnp.where(inside, y + 1 / y, jnp.inf))
+
+
+def alone(x: jax.Array, start: Any) -> jax.Array:
+    return jnp.sum(jnp.where(x == start, (x - 1) ** 2, jnp.nan))
+
+
+@pytest.mark.parametrize("method", FREE + BARE)
+def test_a_wall_of_nan_is_no_success(method: str) -> None:
+    """SLSQP went beyond it and said GTOL; trust regions that it had made small said FTOL, at a gradient of 2.8."""
+    with np.errstate(all="ignore"):
+        result = sjb.minimize(nan_wall, jnp.array([0.0, -1.0]), (0.3,), method=method)
+    assert np.isfinite(result.fun) and np.all(result.params <= 0.3)
+    assert method in BARE or (result.status == Status.NONFINITE and result.fun < 5.0)
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "Powell"])
+def test_beyond_an_infinite_wall_the_finite_minimum_is_found(method: str) -> None:
+    for start in (3.0, 0.2, 7.0):
+        result = sjb.minimize(inf_wall, start, (0.0,), method=method)
+        assert result.success and float(result.fun) == pytest.approx(2.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("bounds", [None, (-2.0, 2.0)], ids=["free", "bounded"])
+@pytest.mark.parametrize("method", BARE)
+def test_nothing_finite_but_the_start_is_no_success(method: str, bounds: Any) -> None:
+    """All trials equal high passed for a converged search."""
+    result = sjb.minimize(alone, jnp.full(2, 0.5), (0.5,), method=method, bounds=bounds)
+    assert result.status == Status.NONFINITE and float(result.fun) == 0.5
+    np.testing.assert_array_equal(result.params, 0.5)
 
 
 def main() -> None:
