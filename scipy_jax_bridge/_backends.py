@@ -14,8 +14,9 @@ from ._methods import METHODS
 from ._optax import compile_optax, solve_optax, trace_optax
 from ._options import Options
 from ._problem import Problem
+from ._programs import compile_scipy
 from ._result import Outcome, Result
-from ._scipy import compile_scipy, solve_scipy
+from ._scipy import solve_scipy
 from ._watch import Watch
 
 BACKENDS = ("scipy", "optax")

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _engine as engine
 from ._bounds import FlatBounds
+from ._ending import is_false
 from ._kernel import COUNT_MODULUS
 from ._options import COUNT_MAX, Options
 from ._problem import Data, Problem
@@ -142,7 +143,10 @@ def _report_transform(state: Any) -> Report:
 
 
 def _report(state: Any, **numbers: Any) -> Report:
-    counts, values = Numbers(**numbers)[:3], Numbers(**numbers)[3:]
+    told = Numbers(**numbers)
+    finite = jnp.isfinite(told.value) & jnp.isfinite(told.grad_norm)
+    told = told._replace(status=jnp.where(is_false(told.status, finite), Status.NONFINITE, told.status))
+    counts, values = told[:3], told[3:]
     return Report(
         counts=jnp.stack([jnp.asarray(each, jnp.int32) for each in counts]),
         values=jnp.stack([jnp.asarray(each, state.x.dtype) for each in values]),

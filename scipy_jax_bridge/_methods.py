@@ -23,6 +23,7 @@ class Method:
         tests: the tolerances of its own tests, by name, so small that ours decide; a native option goes before.
         ending: what its own test says, of a method without derivatives, for which we have none.
         needs: what it needs of the objective, to be said where it fails.
+        grad_asks: whether it asks for the gradient at its iterates alone, and its callback tells of trials.
         limits: SciPy's own limits of evaluations and iterations, which are lifted: ours decide, to the evaluation.
     """
 
@@ -37,6 +38,7 @@ class Method:
     by_component: frozenset[str] = frozenset()
     needs: str = ""
     own_stops: bool = False
+    grad_asks: bool = False
 
 
 def _method(
@@ -75,7 +77,7 @@ METHODS = {
             tests={"ftol": 0.0, "xtol": 0.0, "gtol": 0.0},
             by_component=frozenset({"offset", "scale"}),
         ),
-        _method("SLSQP", "gradient", True, {}, "", "maxiter", tests={"ftol": 0.0}),
+        _method("SLSQP", "gradient", True, {}, "", "maxiter", tests={"ftol": 0.0}, grad_asks=True),
         _method("Newton-CG", "product", False, {}, "xtol c1 c2", "maxiter", tests={"xtol": 0.0}),
         _method("trust-ncg", "product", False, {}, _TRUST, "maxiter", tests=_GTOL),
         _method("trust-krylov", "product", False, {}, _TRUST + " inexact", "maxiter", tests=_GTOL),

@@ -9,10 +9,19 @@ import numpy as np
 from scipy.linalg.blas import dasum  # type: ignore[attr-defined]
 
 from ._linesearch import RETREAT, SUFFICIENT_DECREASE
+from ._status import Status
 from ._types import HostVector
 
 # Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
+NEAR = 10.0  # lengths of a step: a wall that is nearer may have made it short
 WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
+
+
+class Stop(Exception):
+    """Ends SciPy's loop from inside an evaluation or a callback."""
+
+    def __init__(self, status: Status, detail: str = "") -> None:
+        self.status, self.detail = status, detail
 
 
 class Point(NamedTuple):
@@ -46,6 +55,16 @@ def is_hidden(before: Point, point: Point) -> bool:
     assert before.grad is not None
     asked = SUFFICIENT_DECREASE * float(before.grad @ (point.x - before.x))
     return bool(before.value + asked == before.value)
+
+
+def is_near(wall: Point | None, before: Point, point: Point) -> bool:
+    """Whether the step to the point may be short because of an earlier trial that was not finite.
+
+    A trust region that such trials have made small stays small for many iterations.
+    """
+    if wall is None:
+        return False
+    return bool(np.linalg.norm(wall.x - point.x) <= NEAR * np.linalg.norm(point.x - before.x))
 
 
 def is_finite(grad: HostVector) -> bool:

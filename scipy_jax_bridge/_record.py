@@ -12,11 +12,12 @@ import numpy as np
 from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
 from ._decide import STAIRS
+from ._ending import is_flat
 from ._held import FreeVector, Held
 from ._linesearch import ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
-from ._point import Point, build_wall, is_finite, is_hidden
+from ._point import Point, Stop, build_wall, is_finite, is_hidden, is_near
 from ._problem import Problem
 from ._status import Status
 from ._trace import Trace, projected_norm
@@ -24,13 +25,6 @@ from ._types import HostVector
 from ._watch import Progress, Watch
 
 RECENT = 4  # evaluations remembered: a method's iterate is among its last few
-
-
-class Stop(Exception):
-    """Ends SciPy's loop from inside an evaluation or a callback."""
-
-    def __init__(self, status: Status, detail: str = "") -> None:
-        self.status, self.detail = status, detail
 
 
 class Record:
@@ -60,7 +54,7 @@ class Record:
         self._program, self._data, self._bounds, self._held = evaluate, problem.data, problem.bounds, held
         self._cast = None if problem.plan.dtype == np.float64 else problem.plan.dtype
         self._has_grad, self._tests, self._options, self._watch = has_grad, tests, options, watch
-        self._structure, self._riders = problem.plan.params, problem.riders
+        self._structure, self._riders, self._free = problem.plan.params, problem.riders, problem.free
         self._recent: deque[Point] = deque(maxlen=RECENT)
         self._rows: list[tuple[float, float, int, float]] = []
         self.iterate: Point | None = None
@@ -69,6 +63,9 @@ class Record:
         self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
         self.lost: Point | None = None  # the first one since the iterate that is not finite
         self.cut: Point | None = None  # the same of the search that led to the iterate: its step was cut short
+        self.wall: Point | None = None  # the last one of the solve that is not finite
+        self.compared = False  # some finite evaluation was elsewhere than at the best point
+        self.products = 0  # second derivatives asked for
         self.rounding = problem.plan.rounding
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
         self._unchanged = 0  # evaluations since the iterate that did not change the objective
@@ -85,35 +82,57 @@ class Record:
         """One evaluation at `x`, recorded."""
         if self.nfev >= self._options.maxfun:
             raise Stop(Status.MAXFUN)
-        x = self._inside(x)
-        packed, aux = self._run(self._program, x)
-        value, grad = packed[0], packed[1:] if self._has_grad else None
-        point = Point(x, value, grad, aux, math.isfinite(value) and (grad is None or is_finite(grad)))
-        self.nfev += 1
+        point = self._evaluate(self._inside(x))
         self._keep(point)
         return point
 
+    def _evaluate(self, x: HostVector) -> Point:
+        packed, aux = self._run(self._program, x)
+        value, grad = packed[0], packed[1:] if self._has_grad else None
+        self.nfev += 1
+        return Point(x, value, grad, aux, math.isfinite(value) and (grad is None or is_finite(grad)))
+
     def product(self, program: Any, x: FreeVector, v: np.ndarray) -> FreeVector:
         """The Hessian times a vector, which trust-constr begins with whole numbers."""
+        self.products += 1
         v = np.asarray(v, dtype=np.float64)
         at, along = (x, v) if self._held is None else (self._held.restore(x), self._held.embed(v))
         result, _ = self._run(program, at, along)
         return result if self._held is None else self._held.reduce(result)
 
     def hessian(self, program: Any, x: FreeVector) -> np.ndarray:
-        """The whole matrix."""
-        return self._run(program, x)[0]
+        """The whole matrix; where it is not finite, at trials above all, that of a sphere: SciPy checks it first."""
+        self.products += 1
+        matrix, _ = self._run(program, self._inside(x))
+        if not np.isfinite(matrix).all():
+            matrix = np.eye(len(matrix))
+        return matrix if self._held is None else self._held.reduce(matrix)
 
     def value(self, x: FreeVector) -> float:
-        """For a derivative-free method; above all others where the objective is not finite."""
+        """For a derivative-free method; where the objective is not finite above all others, and rising outward."""
         point = self.evaluate(x)
-        return point.value if point.finite else self._highest + abs(self._highest) + 1
+        if point.finite or self.best is None:
+            return point.value
+        away = float(np.linalg.norm(point.x - self.best.x))
+        return self._highest + (abs(self._highest) + 1) * (2 - 1 / (1 + away))
 
     def value_and_grad(self, x: FreeVector) -> tuple[float, FreeVector]:
         """For all others."""
         point = self.evaluate(x)
         value, grad = (point.value, point.grad) if point.finite else build_wall(self._anchor, point, self.rounding)
         return value, grad if self._held is None else self._held.reduce(grad)  # type: ignore[return-value]
+
+    def value_alone(self, x: FreeVector) -> float:
+        """For a method that asks for the gradient only where it moves to."""
+        value, self._grad = self.value_and_grad(x)
+        return value
+
+    def gradient(self, x: FreeVector) -> FreeVector:
+        """For the same; so this is its next iterate, unless it is the start."""
+        assert np.array_equal(self._inside(x), self._recent[-1].x), "a gradient elsewhere than at the last evaluation"
+        if self.nfev > 1:
+            self.iteration(x)
+        return self._grad
 
     def describe(self, point: Point) -> str:
         """Where a point is not finite."""
@@ -130,6 +149,10 @@ class Record:
             x = getattr(intermediate_result, "x", intermediate_result)
             # COBYLA before SciPy 1.16 tells of a point that it has yet to evaluate
             point = self.find(x) or self.best or point
+        if not point.finite and not self._has_grad:  # bounded, Powell may move uphill
+            point = self.best or point
+        if not point.finite:
+            raise Stop(Status.NONFINITE, self.tell_lost(point))
         # A trust region that rejects its trial tells of the same iterate again: its search goes on.
         moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
         self.idle = not moved and self.first_trial is None
@@ -193,14 +216,15 @@ class Record:
         if self.first_trial is None:
             self.first_trial = point
         if not point.finite:
-            self.lost = self.lost or point
+            self.lost, self.wall = self.lost or point, point
         else:
+            self.compared = self.compared or not (self.best is None or np.array_equal(point.x, self.best.x))
             self._highest = max(self._highest, point.value)
             if self.best is None or point.value < self.best.value:
                 self.best = point
         if self.nfev == 1:
             self.first_trial = None
-            self._start(point)
+            self._start(point if point.finite else self._start_as_given(point))
         elif self._coarse and point.finite:
             self._count_unchanged(point)
 
@@ -222,6 +246,17 @@ class Record:
         anchor = self.iterate if self.iterate is not None and self.iterate.finite else self.best
         assert anchor is not None
         return anchor
+
+    def _start_as_given(self, point: Point) -> Point:
+        """COBYQA begins by moving a start near a bound: that this is not finite there says nothing of the start."""
+        x = self._structure.ravel_on_host(self._free, np.float64)
+        x = x if self._bounds is None else np.clip(x, self._bounds.lower, self._bounds.upper)
+        if np.array_equal(x, point.x):
+            return point
+        start = self._evaluate(x)
+        if start.finite:
+            self.best, self._highest = start, start.value
+        return start
 
     def _start(self, point: Point) -> None:
         self.iterate = point
@@ -251,10 +286,9 @@ class Record:
         options = self._options
         if norm <= options.gtol:
             return Status.GTOL
-        if before is not None and self.cut is None and self._has_grad and options.ftol > 0:
-            size = max(abs(before.value), abs(point.value), 1.0)
-            fell = before.value - point.value
-            if 0 < fell <= options.ftol * size or (fell == 0 and is_hidden(before, point)):
+        if before is not None and self._has_grad and is_flat(before.value, point.value, options.ftol):
+            cut = self.cut is not None or is_near(self.wall, before, point)
+            if not cut and (before.value > point.value or is_hidden(before, point)):
                 return Status.FTOL
         return Status.MAXITER if self.nit >= options.maxiter else None
 

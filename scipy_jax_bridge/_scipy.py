@@ -7,50 +7,31 @@ and one out. All that is recorded is recorded as SciPy asks for it; nothing is e
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import traceback
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Array, Float
 
+from . import _record
+from ._ending import is_false, is_flat
 from ._held import FreeVector, Held, find_held
 from ._methods import METHODS, Method
 from ._options import Options
-from ._point import Point
-from ._problem import Data, Problem
-from ._record import Record, Stop
+from ._point import Point, Stop
+from ._problem import Problem
+from ._programs import compile_scipy
+from ._record import Record
 from ._result import FRESH_MEMORY, Outcome, Result, Timing
 from ._status import Status
 from ._threads import SingleThreaded
-from ._types import FlatVector
 from ._watch import Watch
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
+ENDS_HIGHER = 1e-3  # relatively, above the best point a method without derivatives may end and succeed
+SIMPLEX_STEP, SIMPLEX_STEP_AT_0 = 0.05, 0.00025  # of SciPy's first simplex, relative and where a component is 0
 ALL_HELD = "Equal bounds hold every component: there is no other point."
 UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
-
-
-def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict[str, Any], float, int]:
-    """The programs that the method needs: name -> program; the seconds spent now, and how many were compiled."""
-    needs = METHODS[method].derivatives
-    x = jax.ShapeDtypeStruct((problem.plan.params.size,), problem.plan.dtype)
-    wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {"packed": (_packed, (x,))}
-    if needs == "none":
-        wanted = {"bare": (_bare, (x,))}
-    elif needs == "product":
-        wanted["product"] = (_product, (x, x))
-    elif needs == "hessian":
-        wanted["hessian"] = (_hessian, (x,))
-    programs, seconds = {}, []
-    for name, (make, inputs) in wanted.items():
-        programs[name], spent = problem.compile(
-            ("scipy", name), lambda make=make, inputs=inputs: (jax.jit(make(problem)), (*inputs, problem.data))
-        )
-        seconds.append(spent)
-    return programs, sum(seconds), sum(spent > 0 for spent in seconds)
 
 
 def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, earlier: Result | None) -> Outcome:
@@ -81,7 +62,8 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
     )
 
     def hand_back(status: Status, detail: str) -> Outcome:
-        solve_s, point = watch.seconds, _final(record, status)
+        status, point = _confirm(record, facts, options, status)
+        solve_s = watch.seconds
         return Outcome(
             **problem.on_device(point.x, point.value, point.grad),
             aux=point.aux,
@@ -99,60 +81,36 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
     return hand_back(*_drive(record, problem, facts, programs, options, held))
 
 
-def _packed(problem: Problem) -> Callable[..., Any]:
-    # Value and gradient and no more: another output would change their last bits, and with them SciPy's path.
-    def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], Any]:
-        value, grad, aux = problem.value_and_grad(x, data)
-        return jnp.concatenate([value[None], grad]), aux
-
-    return packed
-
-
-def _bare(problem: Problem) -> Callable[..., Any]:
-    def bare(x: FlatVector, data: Data) -> tuple[Float[Array, " 1"], Any]:
-        value, aux = problem.value(x, data)
-        return value[None], aux
-
-    return bare
-
-
-def _product(problem: Problem) -> Callable[..., Any]:
-    def product(x: FlatVector, v: FlatVector, data: Data) -> tuple[FlatVector, None]:
-        return jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1], None
-
-    return product
-
-
-def _hessian(problem: Problem) -> Callable[..., Any]:
-    return lambda x, data: (jax.jacfwd(lambda x: problem.value_and_grad(x, data)[1])(x), None)
-
-
 def _drive(
     record: Record, problem: Problem, method: Method, programs: dict[str, Any], options: Options, held: Held | None
 ) -> tuple[Status, str]:
     """Hand over to SciPy; why it ended, and what it said."""
     x0, bounds = _place(problem, held)
     native = {name: getattr(options, ours) for ours, name in method.common.items()}
-    native |= dict(method.tests) | _own_options(method, options, held) | dict.fromkeys(method.limits, UNLIMITED)
-    has_grad = method.derivatives != "none"
+    native |= dict(method.tests) | dict.fromkeys(method.limits, UNLIMITED)
+    native |= _first_simplex(x0, bounds) if "initial_simplex" in method.by_component and bounds is not None else {}
+    native |= _own_options(method, options, held)
     with SingleThreaded() as solver:
         try:
             if x0.size == 0:
                 record.evaluate(x0)
                 return Status.GTOL, ALL_HELD
             found = scipy.optimize.minimize(
-                solver.outside(record.value_and_grad if has_grad else record.value),
-                x0,
-                jac=True if has_grad else None,
+                x0=x0,
                 method=method.name,
                 bounds=bounds,
-                callback=record.iteration,
                 options=native,
-                **_second_derivatives(record, programs, solver),
+                **_callables(record, method, programs, solver),
             )
             return _read_ending(record, method, options, found)
         except Stop as stop:
             return stop.status, stop.detail
+        except ValueError as error:
+            if _is_of_a_call(error) or not (record.products or record.nit):  # the objective's, or a wrong option
+                raise
+            lost = record.lost or record.cut
+            said = f"SciPy's {method.name} failed: {error}."
+            return Status.LINESEARCH if lost is None else Status.NONFINITE, said
 
 
 def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
@@ -164,6 +122,8 @@ def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
     x0 = np.clip(x0, lower, upper)
     if held is not None:
         x0, lower, upper = held.reduce(x0), held.reduce(lower), held.reduce(upper)
+    if x0.size == 0:
+        return x0, None  # SciPy 1.18 has no empty bounds
     return x0, scipy.optimize.Bounds(lower, upper)
 
 
@@ -175,13 +135,33 @@ def _own_options(method: Method, options: Options, held: Held | None) -> dict[st
     return native
 
 
-def _second_derivatives(record: Record, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
-    """hessp or hess, for a method that uses them."""
+def _first_simplex(x0: FreeVector, bounds: Any) -> dict[str, np.ndarray]:
+    """SciPy's own, but for corners that a negative lower bound would clip to the start: they go the other way."""
+    flat = (x0 < 0) & (x0 - bounds.lb <= -SIMPLEX_STEP / 2 * x0)
+    if not flat.any():
+        return {}
+    steps = np.where(x0 == 0, SIMPLEX_STEP_AT_0, SIMPLEX_STEP * x0)
+    steps = np.where(flat, np.minimum(-steps, bounds.ub - x0), steps)
+    return {"initial_simplex": x0 + np.vstack([np.zeros_like(x0), np.diag(steps)])}
+
+
+def _callables(record: Record, method: Method, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
+    """What SciPy calls: fun, jac, hessp or hess, and the callback."""
+    if method.derivatives == "none":
+        return {"fun": solver.outside(record.value), "callback": record.iteration}
+    if method.grad_asks:
+        return {"fun": solver.outside(record.value_alone), "jac": solver.outside(record.gradient)}
+    calls = {"fun": solver.outside(record.value_and_grad), "jac": True, "callback": record.iteration}
     if "product" in programs:
-        return {"hessp": solver.outside(functools.partial(record.product, programs["product"]))}
+        calls["hessp"] = solver.outside(functools.partial(record.product, programs["product"]))
     if "hessian" in programs:
-        return {"hess": solver.outside(functools.partial(record.hessian, programs["hessian"]))}
-    return {}
+        calls["hess"] = solver.outside(functools.partial(record.hessian, programs["hessian"]))
+    return calls
+
+
+def _is_of_a_call(error: BaseException) -> bool:
+    """Whether it comes out of what SciPy called, not out of SciPy itself."""
+    return any(frame.f_code.co_filename == _record.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:
@@ -191,14 +171,20 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
     point = record.find(found.x)
     if point is None:  # a method that ends at a point it has not just evaluated
         point = record.evaluate(found.x)
+    if method.derivatives == "none":
+        point, failed = _end_at_best(record, method, options, point, found)
+        if failed is not None:
+            return failed
+    elif point.finite and record.iterate is not None and not np.array_equal(point.x, record.iterate.x):
+        record.iteration(found.x)  # by which it may converge
     record.iterate = point
-    if record.projected_norm(point) <= options.gtol:
+    if point.finite and record.projected_norm(point) <= options.gtol:
         return Status.GTOL, ""
     lost = record.lost or record.cut if point.finite else point
     # A step that was cut short to stay where the objective is finite changes little, and proves nothing.
     if found.success and method.own_stops and options.ftol > 0 and not lost:
         return Status.FTOL, ""
-    if found.success and own:
+    if found.success and own and (lost is None or method.ending):
         return Status.FTOL, said
     if record.nit >= options.maxiter:
         return Status.MAXITER, ""
@@ -207,6 +193,23 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
     if _is_noise(record):
         return Status.NOISE_FLOOR, said
     return Status.LINESEARCH, " ".join(filter(None, (said, method.needs)))
+
+
+def _end_at_best(
+    record: Record, method: Method, options: Options, point: Point, found: Any
+) -> tuple[Point, tuple[Status, str] | None]:
+    """The best point, in the place of where a method without derivatives ended; why it may not say success there."""
+    best, wall = record.best, record.wall
+    assert best is not None
+    if not found.success or (point.finite and point.value <= best.value):
+        best = point if point.finite and point.value <= best.value else best
+        alone = found.success and not record.compared and wall is not None
+        return best, (Status.NONFINITE, record.tell_lost(wall)) if alone and wall else None
+    if not point.finite:
+        return best, (Status.NONFINITE, record.tell_lost(point))
+    if is_flat(point.value, best.value, max(options.ftol, ENDS_HIGHER)):
+        return best, None
+    return best, (Status.LINESEARCH, f"SciPy's {method.name} ended at a higher point, where fun is {point.value:.6g}.")
 
 
 def _is_noise(record: Record) -> bool:
@@ -220,8 +223,11 @@ def _is_noise(record: Record) -> bool:
     return bool(promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value)))
 
 
-def _final(record: Record, status: Status) -> Point:
-    """The final point of a converged solve, else the best one."""
-    point = record.iterate if status.success else record.best or record.iterate
-    assert point is not None, "SciPy evaluated nothing"
-    return point
+def _confirm(record: Record, method: Method, options: Options, status: Status) -> tuple[Status, Point]:
+    """The final point of a converged solve, else the best one; and the status, unless the final point is against it."""
+    point, best = record.iterate, record.best or record.iterate
+    assert point is not None and best is not None, "SciPy evaluated nothing"
+    tested = method.derivatives == "none" or bool(record.projected_norm(point) <= options.gtol)
+    if is_false(status, point.finite, tested):
+        status = Status.LINESEARCH if point.finite else Status.NONFINITE
+    return status, point if status.success else best

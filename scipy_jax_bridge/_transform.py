@@ -15,8 +15,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ._ending import is_flat
 from ._kernel import COUNT_MODULUS, Flag, own_rules, under_the_rules_of_now, write_rows
-from ._linesearch import RETREAT
+from ._linesearch import CURVATURE, RETREAT
 from ._status import RUNNING, Status
 from ._types import FlatVector
 
@@ -53,6 +54,7 @@ class TransformState(NamedTuple):
     status: Int[Array, ""]
     retreats: Int[Array, ""]  # from trials that were not finite, since the last one that was
     idle: Int[Array, ""]  # moves in a row that led nowhere
+    cut: Flag  # a line search drew back, and its steps have been short since
     rows: Float[Array, "rows 3"]
 
 
@@ -76,6 +78,7 @@ def start_transform(method: Any, translation: Translation, x: FlatVector, aux: A
         status=whole + RUNNING,
         retreats=whole,
         idle=whole,
+        cut=jnp.zeros((), bool),
         rows=jnp.zeros((rows, 3), x.dtype),
     )
 
@@ -139,16 +142,13 @@ def _judge(
     first = state.nfev == 0
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     better = finite & (value < state.best_value)
-    reduction = state.value - value
-    size = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
-    # Not every transformation descends; an increase is no convergence.
-    # Nor is a small decrease after a retreat.
+    # A small decrease after a retreat is no convergence.
     # Nor is no step at all: the next one may be longer, unless a line search has found none.
     unmoved = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
     idle = jnp.where(unmoved, state.idle + 1, 0)
     stays = unmoved & ((idle >= IDLE_MOVES) | (_count_searches(state.inner) > 0))
-    flat = ~first & ~unmoved & (state.retreats == 0) & (limits.ftol > 0)
-    flat = flat & (reduction >= 0) & (reduction <= limits.ftol * size)
+    cut = _is_cut(state, grad)
+    flat = ~first & ~unmoved & ~cut & (state.retreats == 0) & is_flat(state.value, value, limits.ftol)
     status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
     status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
     status = jnp.where(flat, Status.FTOL, status)
@@ -173,6 +173,7 @@ def _judge(
         trial=jnp.where(taken | lost, state.trial, closer),
         retreats=jnp.where(taken, 0, state.retreats + 1),
         idle=idle,
+        cut=cut,
         x=x,
         value=value,
         grad=grad,
@@ -186,6 +187,19 @@ def _judge(
         status=status,
         rows=write_rows(state.rows, place, row[None], jnp.ones((), bool)),
     )
+
+
+def _is_cut(state: TransformState, grad: FlatVector) -> Flag:
+    """Whether the step may be short because trials of a line search were not finite: the search tells only of many.
+
+    Short, and so no sign of convergence, is a step along which the objective falls on as steeply.
+    """
+    if not optax.tree_utils.tree_get_all_with_path(state.inner, "num_linesearch_steps"):
+        return state.cut
+    step = state.trial - state.x
+    slope, slope_before = jnp.vdot(grad, step), jnp.vdot(state.grad, step)
+    short = (slope < CURVATURE * slope_before) | ~(slope_before < 0)
+    return short & (state.cut | (_count_searches(state.inner) > 1))
 
 
 def _move(method: Any, translation: Translation, evaluate: Evaluate, state: TransformState) -> TransformState:
