@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
-from ._decide import STAIRS
 from ._held import FreeVector, Held
-from ._linesearch import ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._point import Point, build_wall, is_finite, is_hidden
 from ._problem import Problem
 from ._status import Status
+from ._stopping import STAIRS, contradicts, noise
 from ._trace import Trace, projected_norm
 from ._types import HostVector
 from ._watch import Progress, Watch
@@ -71,7 +70,9 @@ class Record:
         self.cut: Point | None = None  # the same of the search that led to the iterate: its step was cut short
         self.rounding = problem.plan.rounding
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
-        self._unchanged = 0  # evaluations since the iterate that did not change the objective
+        self._trials = 0  # finite evaluations since the iterate
+        self.contradicted = False  # whether value and slopes of one of them disagree
+        self.misled = False  # the same of the search that led to the iterate
         self._highest = -math.inf  # of the finite values
         self._took: dict[int, float] = {}  # seconds that each program took last time
         self.nfev = 0
@@ -135,8 +136,8 @@ class Record:
         self.idle = not moved and self.first_trial is None
         before = self.iterate if moved else None
         if moved:
-            self.cut = self.lost
-            self.first_trial, self.lost, self._unchanged = None, None, 0
+            self.cut, self.misled = self.lost, self.contradicted
+            self.first_trial, self.lost, self._trials, self.contradicted = None, None, 0, False
         self.iterate = point
         norm = self._write_row(point)
         status = self._tell(point, norm) if self._watch.callback is not None else None
@@ -198,20 +199,38 @@ class Record:
         if self.nfev == 1:
             self.first_trial = None
             self._start(point)
-        elif self._coarse and point.finite:
-            self._count_unchanged(point)
+        elif self._has_grad and point.finite and self.iterate is not None:
+            self._trials += 1
+            if self._trials > 1:  # most searches end with their first trial, and nothing needs to be known of it
+                self._weigh(self.iterate, point)
 
-    def _count_unchanged(self, point: Point) -> None:
+    def _weigh(self, iterate: Point, point: Point) -> None:
         """SciPy's search goes by float64; on the stairs of a coarser objective it would use up maxls each time."""
-        iterate = self.iterate
-        if iterate is None or abs(point.value - iterate.value) > ROUNDING * self.rounding * abs(iterate.value):
-            return
-        self._unchanged += 1
-        if self._unchanged < STAIRS:
+        trials = [self.first_trial, point] if self._trials == 2 else [point]
+        self.contradicted |= any(self._is_against(iterate, each) for each in trials if each is not None)
+        unchanged = abs(point.value - iterate.value) <= noise(abs(iterate.value), self.rounding)
+        if not self._coarse or self.contradicted or self._trials < STAIRS or not unchanged:
             return
         if self.lost is not None:  # a step that was cut short changes little, and rounding is not the reason
             raise Stop(Status.NONFINITE, self.tell_lost(self.lost))
-        raise Stop(Status.NOISE_FLOOR)
+        if self._options.ftol == 0:
+            raise Stop(Status.NOISE_FLOOR)
+        if point.value <= iterate.value:
+            self.settle(point)
+            raise Stop(Status.FTOL)
+
+    def _is_against(self, iterate: Point, point: Point) -> bool:
+        """Whether this trial speaks against the gradient, if nothing lower is found."""
+        if iterate.grad is None or point.grad is None or not point.finite:
+            return False
+        step, floor = point.x - iterate.x, noise(max(abs(iterate.value), abs(point.value), 1.0), self.rounding)
+        slopes = float(iterate.grad @ step), float(point.grad @ step)
+        return slopes[0] < 0 and bool(contradicts(point.value - iterate.value, *slopes, floor))
+
+    def settle(self, point: Point) -> None:
+        """The last iteration: its search found nothing but noise, which is a reduction of 0."""
+        self.iterate = point
+        self._write_row(point)
 
     @property
     def _anchor(self) -> Point:

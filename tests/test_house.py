@@ -11,7 +11,7 @@ import scipy_jax_bridge
 
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
-    "_types _errors _status _beside _kernel _methods _show _threads _rounding models",
+    "_types _errors _status _beside _kernel _methods _show _threads _rounding _stopping models",
     "_options _tree _trace _identity _scope _watch _memory _linesearch _panels _target",
     "_bounds _cache _progress _transform _decide _free _compact _guard _nonfinite _plot _setting _arguments _point",
     "_problem _report _cauchy _held",
