@@ -109,7 +109,7 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, b
     """
     (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
     floor = noise(jnp.abs(search.value_start), rounding)
-    enough = value <= search.value_start + step * steep
+    enough = _is_enough(value, search.value_start, step * steep)
     hidden = by_slopes & (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
     accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
     low, high = _interval(search)
@@ -123,10 +123,17 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, b
     return Verdict(accepted, stuck, against)
 
 
+def _is_enough(value: Scalar, value_start: Scalar, change: Scalar) -> Flag:
+    """(1.1), in float64 as L-BFGS-B adds it up, and in a coarser type with the same answer: there the sum is rounded."""
+    if value.dtype == jnp.float64:
+        return value <= value_start + change
+    return value - value_start <= change
+
+
 def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
     """Section 4: shrink the bracket with the trial just evaluated, and choose the next step."""
     tilt = SUFFICIENT_DECREASE * slope_start
-    enough = trial.value <= search.value_start + trial.step * tilt
+    enough = _is_enough(trial.value, search.value_start, trial.step * tilt)
     second_stage = search.second_stage | (enough & (trial.slope >= 0))
     # In the first stage psi(t) = phi(t) - phi(0) - mu phi'(0) t predicts the step, as long as its
     # value is still above zero; adding the constant phi(0) to it changes nothing.

@@ -21,10 +21,10 @@ def noise(size: Any, rounding: Any) -> Any:
 def contradicts(rise: Any, begin: Any, end: Any, floor: Any) -> Any:
     """Whether a trial speaks against the gradient, if its search finds nothing lower.
 
-    Both slopes fall, by the trapezoid they promise a decrease above the noise, and the value rises by more than that.
-    Or the slope turns, and the parabola through both slopes has its minimum clearly below the iterate.
+    The slopes promise a decrease clearly above the noise: if both fall, that of the trapezoid, and yet the value
+    rises; if the slope turns, that at the minimum of the parabola.
     """
-    falls = (end <= 0) & (rise > floor) & (-(begin + end) > 2 * floor)
+    falls = (end <= 0) & (rise > floor) & (-(begin + end) > 2 * CLEAR * floor)
     turns = (end > 0) & (begin * begin > 2 * CLEAR * floor * (end - begin))
     return falls | turns
 
