@@ -29,7 +29,7 @@ from ._linesearch import (
     start_search,
 )
 from ._status import RUNNING, Status
-from ._stopping import STAIRS, is_small, noise
+from ._stopping import STAIRS, is_endless, is_small, noise
 
 SPARE = 2.0**-20  # between the gradients that are scaled and those whose square overflows: they may grow, and are many
 IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
@@ -118,6 +118,9 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
         _failure(search, tried, fact, limit),
         _limit_status(progress, limit),
     )
+    eps, reduction = jnp.finfo(fact.slope.dtype).eps, search.value_start - fact.value
+    endless = is_endless(reduction, search.step, fact.slope_start, fact.slope, eps)
+    status = jnp.where(decision.moves & endless, Status.UNBOUNDED, status)
     status = jnp.where(decision.moves & flat, Status.FTOL, status)
     status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
     # Where a search is lost its numbers stay, for the host to tell where.

@@ -10,6 +10,7 @@ from typing import Any
 
 ROUNDING = 10.0  # two values closer than this times eps times their size cannot be told apart
 CLEAR = 100.0  # times that: so much is no noise, even of an objective noisier than its type
+LONGEST = 0.99e10  # steps; the search's own limit, but for rounding
 STAIRS = 6  # trials of one search, after which one that changes nothing ends it
 
 
@@ -22,11 +23,22 @@ def contradicts(rise: Any, begin: Any, end: Any, floor: Any) -> Any:
     """Whether a trial speaks against the gradient, if its search finds nothing lower.
 
     The slopes promise a decrease clearly above the noise: if both fall, that of the trapezoid, and yet the value
-    rises; if the slope turns, that at the minimum of the parabola.
+    rises; if the slope turns, that at the minimum of the parabola. Or the value rises, clearly above the noise, by
+    more than the slope at the trial explains.
     """
-    falls = (end <= 0) & (rise > floor) & (-(begin + end) > 2 * CLEAR * floor)
-    turns = (end > 0) & (begin * begin > 2 * CLEAR * floor * (end - begin))
-    return falls | turns
+    clear = CLEAR * floor
+    falls = (end <= 0) & (rise > floor) & (-(begin + end) > 2 * clear)
+    turns = (end > 0) & (begin * begin > 2 * clear * (end - begin))
+    return falls | turns | ((rise > clear) & (rise - end > clear))
+
+
+def is_endless(reduction: Any, step: Any, begin: Any, end: Any, eps: Any) -> Any:
+    """Whether an accepted step, counted in first steps, is as long as a search allows, and the slope still falls.
+
+    The objective is a line to the last digit, or bends down, over ten thousand million times the step that the
+    solver takes for natural. One that bends up at all, however badly scaled, has another slope there.
+    """
+    return (reduction > 0) & (step >= LONGEST) & (end - begin <= -eps * begin)
 
 
 def is_small(reduction: Any, ftol: Any, size: Any) -> Any:
