@@ -24,14 +24,13 @@ from ._linesearch import (
     Verdict,
     judge,
     next_trial,
-    noise,
     open_search,
     retreat,
     start_search,
 )
 from ._status import RUNNING, Status
+from ._stopping import STAIRS, is_endless, is_small, noise
 
-STAIRS = 6  # trials of one search, where the objective is coarser than the arithmetic and does not change
 SPARE = 2.0**-20  # between the gradients that are scaled and those whose square overflows: they may grow, and are many
 IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
 
@@ -108,7 +107,8 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     search, before = numbers
     search = open_search(search, fact.slope_start, fact.step_max)
     tried, verdict = _try(search, fact, limit)
-    flat = _is_flat(search, fact, limit) & ~tried.cut  # a step that was cut short proves nothing
+    # A step that was cut short proves nothing, nor does one of a search in which value and slopes disagree.
+    flat = _is_flat(search, fact, limit) & ~tried.cut & ~tried.contradicted
     decision = _decide(search, tried, verdict, before, fact, limit, flat)
     progress = _count(search, before, fact, limit, decision)
     status = jnp.where(
@@ -116,6 +116,9 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
         _failure(search, tried, fact, limit),
         _limit_status(decision.moves, limit),
     )
+    eps, reduction = jnp.finfo(fact.slope.dtype).eps, search.value_start - fact.value
+    endless = is_endless(reduction, search.step, fact.slope_start, fact.slope, eps)
+    status = jnp.where(decision.moves & endless, Status.UNBOUNDED, status)
     status = jnp.where(decision.moves & flat, Status.FTOL, status)
     status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
     # Where a search is lost its numbers stay, for the host to tell where.
@@ -130,7 +133,7 @@ def _try(search: Search, fact: Facts, limit: Limits) -> tuple[Search, Verdict]:
     """The search after this trial, and what the trial means; one that is not finite never contradicts."""
     trial, finite = Trial(search.step, fact.value, fact.slope), _is_finite(fact) & jnp.isfinite(fact.slope)
     lost, cut = search.lost | ~_is_finite(fact), search.cut | ~finite
-    verdict = judge(search, fact.slope_start, trial, limit.rounding)
+    verdict = judge(search, fact.slope_start, trial, limit.rounding, limit.ftol == 0)
     tried = _select(finite, next_trial(search, fact.slope_start, trial), retreat(search))
     contradicted = search.contradicted | (finite & verdict.contradicted)
     return tried._replace(evaluations=search.evaluations + 1, contradicted=contradicted, lost=lost, cut=cut), verdict
@@ -144,11 +147,14 @@ def _decide(
     curvature = (fact.slope - fact.slope_start) * search.step
     ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
     lower = fact.value < search.value_start
-    moves = finite & descends & (verdict.accepted | (ends & (lower | flat)))
-    eps = jnp.finfo(fact.slope.dtype).eps
+    eps, last = jnp.finfo(fact.slope.dtype).eps, tried.evaluations >= limit.maxls
     unchanged = jnp.abs(fact.value - search.value_start) <= _floor(search, limit)
-    stairs = (limit.rounding > eps) & unchanged & (tried.evaluations >= STAIRS)
-    fails = ~moves & (~descends | ends | stairs | (tried.evaluations >= limit.maxls))
+    stairs = unchanged & (tried.evaluations >= STAIRS)
+    # Nothing but noise is left: with an ftol, that is a reduction of 0; the point is not to be higher, if it can be.
+    settles = flat & stairs & ((fact.value <= search.value_start) | last)
+    moves = finite & descends & (verdict.accepted | (ends & (lower | flat)) | settles)
+    chases = stairs & (limit.rounding > eps) & ~flat  # the objective is coarser than the arithmetic
+    fails = ~moves & (~descends | ends | chases | last)
     better = finite & (fact.value < before.best_value)
     best_value = jnp.where(better, fact.value, before.best_value)
     return Decision(
@@ -185,7 +191,7 @@ def _failure(search: Search, tried: Search, fact: Facts, limit: Limits) -> Array
 
 
 def _is_flat(search: Search, fact: Facts, limit: Limits) -> Flag:
-    return (limit.ftol > 0) & (search.value_start - fact.value <= limit.ftol * _size(search, fact))
+    return is_small(search.value_start - fact.value, limit.ftol, _size(search, fact))
 
 
 def _is_finite(fact: Facts) -> Flag:

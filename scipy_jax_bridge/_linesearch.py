@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._kernel import Flag
+from ._stopping import contradicts, noise
 
 SUFFICIENT_DECREASE = 1e-3  # mu in (1.1)
 CURVATURE = 0.9  # eta in (1.2)
@@ -22,7 +23,6 @@ LARGEST_STEP = 1e10
 EXTRAPOLATE = (1.1, 4.0)  # the trial interval beyond the best step, section 4
 SHRINK = 0.66  # the bracket must shrink by this factor in two trials, section 4
 RETREAT = 0.1  # after a trial that is not finite: this far from the best step towards it
-ROUNDING = 10.0  # two values closer than this times eps times their size cannot be told apart
 
 Scalar = Float[Array, "..."]  # one, or one in each lane
 
@@ -52,7 +52,7 @@ class Search(NamedTuple):
     evaluations: Scalar
     bracketed: Flag
     second_stage: Flag
-    contradicted: Flag  # at some trial the value rose although both slopes fall
+    contradicted: Flag  # value and slopes of some trial disagree
     lost: Flag  # some trial was not finite
     cut: Flag  # the search drew back from some trial, not finite or too steep to count with
 
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
     accepted: Flag
     stuck: Flag
-    contradicted: Flag  # the value rises, the slopes fall: the gradient is not that of the objective
+    contradicted: Flag  # value and slopes disagree: unless something lower is found, the gradient is wrong
 
 
 def start_search(value: Scalar, step: Scalar) -> Search:
@@ -101,21 +101,16 @@ def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search
     )
 
 
-def noise(size: Scalar, rounding: Scalar) -> Scalar:
-    """How much of a difference between values of this size may be rounding, each of them `rounding` relative."""
-    return ROUNDING * rounding * size
-
-
-def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar) -> Verdict:
+def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, by_slopes: Flag) -> Verdict:
     """The strong Wolfe conditions (1.1) and (1.2) at the trial, and the ways a search can be stuck.
 
-    Where rounding hides the decrease that (1.1) asks for, (1.2) alone decides: the approximate Wolfe conditions
-    of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
+    Where rounding hides the decrease that (1.1) asks for, (1.2) alone decides, if `by_slopes`: the approximate Wolfe
+    conditions of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
     """
     (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
     floor = noise(jnp.abs(search.value_start), rounding)
-    enough = value <= search.value_start + step * steep
-    hidden = (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
+    enough = _is_enough(value, search.value_start, step * steep)
+    hidden = by_slopes & (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
     accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
     low, high = _interval(search)
     outside = (step <= low) | (step >= high)
@@ -123,14 +118,22 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar) -
     at_most = (step == search.step_max) & enough & (slope <= steep)
     at_least = (step == 0) & (~enough | (slope >= steep))
     stuck = (search.bracketed & (outside | narrow)) | at_most | at_least
-    rises = value > search.value_start + noise(jnp.maximum(jnp.abs(value), 1), rounding)
-    return Verdict(accepted, stuck, rises & (slope <= 0))
+    size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(value)), 1)
+    against = contradicts(value - search.value_start, step * slope_start, step * slope, noise(size, rounding))
+    return Verdict(accepted, stuck, against)
+
+
+def _is_enough(value: Scalar, value_start: Scalar, change: Scalar) -> Flag:
+    """(1.1), in float64 as L-BFGS-B adds it up, and in a coarser type with the same answer: there the sum is rounded."""
+    if value.dtype == jnp.float64:
+        return value <= value_start + change
+    return value - value_start <= change
 
 
 def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
     """Section 4: shrink the bracket with the trial just evaluated, and choose the next step."""
     tilt = SUFFICIENT_DECREASE * slope_start
-    enough = trial.value <= search.value_start + trial.step * tilt
+    enough = _is_enough(trial.value, search.value_start, trial.step * tilt)
     second_stage = search.second_stage | (enough & (trial.slope >= 0))
     # In the first stage psi(t) = phi(t) - phi(0) - mu phi'(0) t predicts the step, as long as its
     # value is still above zero; adding the constant phi(0) to it changes nothing.

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
-from ._decide import STAIRS
 from ._ending import is_flat
 from ._held import FreeVector, Held
-from ._linesearch import ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
 from ._point import Point, Stop, build_wall, is_finite, is_hidden, is_near
 from ._problem import Problem
 from ._status import Status
+from ._stopping import STAIRS, contradicts, is_endless, noise
 from ._trace import Trace, projected_norm
 from ._types import HostVector
 from ._watch import Progress, Watch
@@ -68,7 +67,9 @@ class Record:
         self.products = 0  # second derivatives asked for
         self.rounding = problem.plan.rounding
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
-        self._unchanged = 0  # evaluations since the iterate that did not change the objective
+        self._trials = 0  # finite evaluations since the iterate
+        self.contradicted = False  # whether value and slopes of one of them disagree
+        self.misled = False  # the same of the search that led to the iterate
         self._highest = -math.inf  # of the finite values
         self._took = problem.plan.took
         self.nfev = 0
@@ -157,9 +158,12 @@ class Record:
         moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
         self.idle = not moved and self.first_trial is None
         before = self.iterate if moved else None
+        if before is not None and self.first_trial is not None and self._is_endless(before, self.first_trial, point):
+            self._write_row(point)
+            raise Stop(Status.UNBOUNDED)
         if moved:
-            self.cut = self.lost
-            self.first_trial, self.lost, self._unchanged = None, None, 0
+            self.cut, self.misled = self.lost, self.contradicted
+            self.first_trial, self.lost, self._trials, self.contradicted = None, None, 0, False
         self.iterate = point
         norm = self._write_row(point)
         status = self._tell(point, norm) if self._watch.callback is not None else None
@@ -225,20 +229,48 @@ class Record:
         if self.nfev == 1:
             self.first_trial = None
             self._start(point if point.finite else self._start_as_given(point))
-        elif self._coarse and point.finite:
-            self._count_unchanged(point)
+        elif self._has_grad and point.finite and self.iterate is not None:
+            self._trials += 1
+            if self._trials > 1:  # most searches end with their first trial, and nothing needs to be known of it
+                self._weigh(self.iterate, point)
 
-    def _count_unchanged(self, point: Point) -> None:
+    def _weigh(self, iterate: Point, point: Point) -> None:
         """SciPy's search goes by float64; on the stairs of a coarser objective it would use up maxls each time."""
-        iterate = self.iterate
-        if iterate is None or abs(point.value - iterate.value) > ROUNDING * self.rounding * abs(iterate.value):
-            return
-        self._unchanged += 1
-        if self._unchanged < STAIRS:
+        trials = [self.first_trial, point] if self._trials == 2 else [point]
+        self.contradicted |= any(self._is_against(iterate, each) for each in trials if each is not None)
+        unchanged = abs(point.value - iterate.value) <= noise(abs(iterate.value), self.rounding)
+        if not self._coarse or self.contradicted or self._trials < STAIRS or not unchanged:
             return
         if self.lost is not None:  # a step that was cut short changes little, and rounding is not the reason
             raise Stop(Status.NONFINITE, self.tell_lost(self.lost))
-        raise Stop(Status.NOISE_FLOOR)
+        if self._options.ftol == 0:
+            raise Stop(Status.NOISE_FLOOR)
+        if point.value <= iterate.value:
+            self.settle(point)
+            raise Stop(Status.FTOL)
+
+    def _is_endless(self, before: Point, first: Point, point: Point) -> bool:
+        """Whether the step led as far as a search goes, and the objective falls as before."""
+        if first is point or before.grad is None or point.grad is None or not (first.finite and point.finite):
+            return False
+        step, usual = point.x - before.x, np.abs(first.x - before.x).max(initial=0.0)
+        steps = np.abs(step).max(initial=0.0) / usual if usual > 0 else 0.0
+        slopes = float(before.grad @ step), float(point.grad @ step)
+        return bool(is_endless(float(before.value) - float(point.value), float(steps), *slopes, self.rounding))
+
+    def _is_against(self, iterate: Point, point: Point) -> bool:
+        """Whether this trial speaks against the gradient, if nothing lower is found."""
+        if iterate.grad is None or point.grad is None or not point.finite:
+            return False
+        step, value, trial = point.x - iterate.x, float(iterate.value), float(point.value)
+        slopes = float(iterate.grad @ step), float(point.grad @ step)
+        floor = noise(max(abs(value), abs(trial), 1.0), self.rounding)
+        return slopes[0] < 0 and bool(contradicts(trial - value, *slopes, floor))
+
+    def settle(self, point: Point) -> None:
+        """The last iteration: its search found nothing but noise, which is a reduction of 0."""
+        self.iterate = point
+        self._write_row(point)
 
     @property
     def _anchor(self) -> Point:

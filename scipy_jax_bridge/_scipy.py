@@ -182,7 +182,7 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.GTOL, ""
     lost = record.lost or record.cut if point.finite else point
     # A step that was cut short to stay where the objective is finite changes little, and proves nothing.
-    if found.success and method.own_stops and options.ftol > 0 and not lost:
+    if found.success and method.own_stops and options.ftol > 0 and not lost and not record.misled:
         return Status.FTOL, ""
     if found.success and own and (lost is None or method.ending):
         return Status.FTOL, said
@@ -190,6 +190,9 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.MAXITER, ""
     if lost is not None:
         return Status.NONFINITE, record.tell_lost(lost)
+    if _is_noise(record) and options.ftol > 0 and point.grad is not None:
+        record.settle(point)
+        return Status.FTOL, ""
     if _is_noise(record):
         return Status.NOISE_FLOOR, said
     return Status.LINESEARCH, " ".join(filter(None, (said, method.needs)))
@@ -217,6 +220,8 @@ def _is_noise(record: Record) -> bool:
     iterate, trial = record.iterate, record.first_trial
     if iterate is None or iterate.grad is None:
         return True
+    if record.contradicted:
+        return False
     if trial is None:  # the method tried nothing: would a step of unit length, as a first one is, be lost?
         return record.idle or bool(record.projected_norm(iterate) <= NOISE * record.rounding * abs(iterate.value))
     promised = abs(float(iterate.grad @ (trial.x - iterate.x)))

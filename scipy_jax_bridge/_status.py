@@ -69,6 +69,13 @@ class Status(enum.IntEnum):
             "result as params to go on."
         ),
     )
+    UNBOUNDED = (
+        11,
+        (
+            "The objective seems to have no minimum: it falls, as steeply as at first, along a step 1e10 times as long "
+            "as a usual one. Look for a wrong sign, or for a term or bounds that are missing."
+        ),
+    )
 
     @classmethod
     def _missing_(cls, value: object) -> None:

@@ -1,0 +1,76 @@
+"""One verdict in float32 on both backends; wrong gradients are called wrong, and rounding is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import float32 as study
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import scipy_jax_bridge as sjb
+from scipy_jax_bridge import Status
+
+BACKENDS = ("scipy", "optax")
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def misreport(fun: Callable[[Any], Any], reported: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The objective `fun` with the gradient of another one."""
+
+    @jax.custom_vjp
+    def wrong(x: Any) -> Any:
+        return fun(x)
+
+    wrong.defvjp(lambda x: (fun(x), x), lambda x, cotangent: (cotangent * jax.grad(reported)(x),))
+    return wrong
+
+
+def bowl(x: Any) -> Any:
+    return jnp.sum((x - 1.0) ** 2)
+
+
+def pull(x: Any) -> Any:
+    return 2.0 * jnp.sum((x + 1.0) ** 2)
+
+
+def valley(x: Any) -> Any:
+    return 10.0 * (x[1] - x[0] ** 2) ** 2 + (1.0 - x[0]) ** 2
+
+
+def wavy(x: Any) -> Any:
+    return jnp.sum(jnp.log(jnp.cosh(x - 2.0))) + 0.1 * jnp.sum(jnp.sin(3.0 * x))
+
+
+def steep(x: Any) -> Any:
+    return jnp.sum(jnp.exp(x)) + jnp.sum(jnp.exp(-0.5 * x)) + 10.0
+
+
+START = np.array([-1.2, 0.7])
+WRONG = {
+    "bowl, flipped": (bowl, lambda x: -bowl(x)),
+    "valley, flipped": (valley, lambda x: -valley(x)),
+    "wavy, flipped": (wavy, lambda x: -wavy(x)),
+    "steep, flipped": (steep, lambda x: -steep(x)),
+    "one component flipped": (bowl, lambda x: (x[0] - 1.0) ** 2 - (x[1] - 1.0) ** 2),
+    "a term missing": (lambda x: bowl(x) + pull(x), bowl),
+    "another missing": (lambda x: valley(x) + pull(x), valley),
+    "a part detached": (lambda x: steep(x) + 3.0 * bowl(x), steep),
+    "a term times 2": (lambda x: bowl(x) + pull(x), lambda x: bowl(x) + pull(x) / 4.0),
+    "another times 2": (lambda x: valley(x) + pull(x), lambda x: 2.0 * valley(x) + pull(x)),
+}
+WRONG_OBJECTIVES = {name: misreport(*pair) for name, pair in WRONG.items()}
+
+
+@backends
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ftol", [2.220446049250313e-09, 0.0], ids=["ftol", "no ftol"])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_gradient_is_called_so(name: str, ftol: float, dtype: str, backend: str) -> None:
+    start = START.astype(dtype)
+    result = sjb.minimize(WRONG_OBJECTIVES[name], start, backend=backend, options={"ftol": ftol})
+    assert result.status == Status.LINESEARCH, (result.status, result.params)
+    assert "check_grads" in result.message
