@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import PROBLEMS, Problem
+from problems import BOUNDED, PROBLEMS, Problem
 from scipy_jax_bridge import Status
 
 BACKENDS = ("scipy", "optax")
@@ -109,14 +109,18 @@ def marks(problem: Problem, backend: str = "optax") -> list[Any]:
     return [pytest.mark.slow] if backend == "optax" and problem.bounded and problem.name not in LOOPS else []
 
 
-every_problem = pytest.mark.parametrize(
-    ("problem", "backend"),
-    [
+def cases(problems: tuple[Problem, ...]) -> list[Any]:
+    return [
         pytest.param(problem, backend, id=f"{problem.name}-{backend}", marks=marks(problem, backend))
-        for problem in PROBLEMS
+        for problem in problems
         for backend in BACKENDS
-    ],
-)
+    ]
+
+
+every_problem = pytest.mark.parametrize(("problem", "backend"), cases(PROBLEMS))
+
+
+bounded_problems = pytest.mark.parametrize(("problem", "backend"), cases(BOUNDED))
 
 
 def shaped() -> list[Any]:
@@ -172,10 +176,8 @@ def test_fun_and_jac_belong_to_params(problem: Problem, backend: str) -> None:
     assert result.x is result.params
 
 
-@every_problem
+@bounded_problems
 def test_stays_inside_the_bounds(problem: Problem, backend: str) -> None:
-    if not problem.bounded:
-        return
     x = vector(solve(problem, backend))
     assert np.all(x >= problem.lower) and np.all(x <= problem.upper)
     held = np.equal(problem.lower, problem.upper)

@@ -134,10 +134,7 @@ def test_a_wall_in_single_precision_is_no_noise(backend: str) -> None:
     assert float(result.params[0]) <= 0.5 and float(result.fun) <= 0.26
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_start_that_is_not_finite_inside_a_batch_is_a_status(backend: str) -> None:
-    if backend == "scipy":
-        pytest.skip("does not run inside a batch")
+def test_a_start_that_is_not_finite_inside_a_batch_is_a_status() -> None:
     starts = jnp.array([[0.5, 0.5], [-1.0, 1.0]])
     solve = sjb.Minimizer(lambda x: jnp.sum(x - jnp.log(x)), backend="optax")
     result = jax.vmap(solve)(starts)
@@ -189,10 +186,10 @@ def test_an_error_of_the_objective_carries_the_best_point(backend: str) -> None:
     with pytest.raises(Exception, match="mine") as caught:
         small(START)
         jax.effects_barrier()
-    best = getattr(caught.value, "best_result", None)
-    assert best is None or float(best.fun) == pytest.approx(float(rosenbrock(best.params)), rel=1e-12)
-    if backend == "scipy" and best is not None:
-        assert float(best.fun) == min(calls[: best.nfev])
+    best = caught.value.best_result  # type: ignore[attr-defined]
+    assert best.status == Status.ERROR and 1 <= best.nfev < 30
+    assert float(best.fun) == pytest.approx(float(rosenbrock(best.params)), rel=1e-12)
+    assert float(best.fun) == min(calls[: best.nfev])
 
 
 def test_debug_nans_carries_the_best_point() -> None:

@@ -48,13 +48,15 @@ def test_value_and_gradient_belong_to_the_point(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_fields(backend: str) -> None:
+    solve(backend)
     result = solve(backend)
     assert result.x is result.params
     assert result.backend == backend and result.method == "L-BFGS-B"
     assert result.aux is None
-    assert result.success is True or result.success == np.True_
+    assert result.success is True
     assert isinstance(result.status, Status) and result.status in (Status.GTOL, Status.FTOL)
-    assert result.timing.solve_s > 0 and result.timing.compile_s >= 0 and result.timing.compiles >= 0
+    assert result.timing.solve_s > 0
+    assert (result.timing.compile_s, result.timing.compiles) == (0.0, 0), "compiled by the solve before"
     assert len({len(np.asarray(column)) for column in result.trace}) == 1
     assert len(np.asarray(result.trace.fun)) == result.nit + 1
     assert int(np.asarray(result.trace.nfev)[0]) == 1 and int(np.asarray(result.trace.nfev)[-1]) == result.nfev
@@ -81,7 +83,7 @@ def test_jit_returns_a_result() -> None:
     result = inside(3.0)
     assert isinstance(result, sjb.Result) and result.status == Status.GTOL and result.success
     np.testing.assert_allclose(result.params, 3, atol=1e-5)
-    assert "GTOL" in str(result) or "converged" in str(result)
+    assert "GTOL" in str(result) and "not converged" not in str(result)
 
 
 def test_vmap_returns_a_batch() -> None:
@@ -99,6 +101,7 @@ def test_print_is_short_and_says_what_matters(backend: str, capsys: pytest.Captu
     text = capsys.readouterr().out
     for word in ("converged", result.status.name, backend, "L-BFGS-B", "fun", "grad_norm", "nit", "nfev", "compiling"):
         assert word in text
+    assert "not converged" not in text
     assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) < 400
 
 

@@ -242,7 +242,9 @@ def test_bounds_of_every_method(method: Method) -> None:
     )
     assert result.success, result.message
     np.testing.assert_allclose(result.params, [0.5, 0.0, 2.0], atol=5e-3)  # of the interior point: trust-constr
-    assert np.all(result.params <= upper) and np.all(result.params >= 0)
+    assert seen, "the callback was never told"
+    for x in (*seen, result.params):
+        assert np.all(x <= upper) and np.all(x >= 0)
 
 
 @methods(lambda method: not method.bounds)

@@ -21,7 +21,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import Calls
-from scipy_jax_bridge import Status
+from scipy_jax_bridge import Status, _watch
 from scipy_jax_bridge._methods import METHODS
 from scipy_jax_bridge._record import Record
 from scipy_jax_bridge._watch import Watch
@@ -173,32 +173,39 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt_with_the_best_point(backend: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_second_ctrl_c_gets_through_a_long_evaluation(backend: str) -> None:
+def test_a_second_ctrl_c_gets_through_a_long_evaluation(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While compiled code runs nobody looks at the keyboard, unless somebody waits beside it."""
+    begun, leave = threading.Event(), threading.Event()
+    left: list[bool] = []  # whether an evaluation ended, and because it was let go
+    beside = _watch.run_beside
 
-    def heavy(x: Any) -> Any:
-        work = jax.lax.fori_loop(0, 15_000, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
-        return -jnp.sum(jnp.sqrt(1.0 + x**2)) + 1e-12 * jnp.sum(work)
+    def run_long(work: Any) -> Any:
+        def hold() -> None:
+            work()
+            begun.set()
+            left.append(leave.wait(60))
 
-    ended: list[float] = []
+        return beside(hold)
 
-    def strike(progress: sjb.Progress) -> None:
-        if not timers:
-            for seconds in (0.05, 0.15):
-                timers.append(threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)))
-                timers[-1].start()
+    monkeypatch.setattr(_watch, "run_beside", run_long)
 
-    timers: list[threading.Timer] = []
+    def strike() -> None:
+        begun.wait(60)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # two at once would be one
+
+    striker = threading.Thread(target=strike)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        striker.start()
         with pytest.raises(KeyboardInterrupt):
-            sjb.minimize(heavy, np.full(4, 0.5), backend=backend, callback=strike, options=FOREVER)
-        ended.append(time.perf_counter())
+            sjb.minimize(rosenbrock, START, backend=backend)
+        assert not left, "the interrupt waited for the end of the evaluation"
     finally:
         signal.signal(signal.SIGINT, before)
-        for each in timers:
-            each.join()
-    assert ended
+        leave.set()
+        striker.join()
 
 
 def test_a_wait_of_unknown_length_is_a_long_one() -> None:
