@@ -17,9 +17,9 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import Calls, count_compiles
+from problems import BACKENDS
 from scipy_jax_bridge import _cache, _problem
 
-BACKENDS = ("scipy", "optax")
 PROGRAMS = {"scipy": 1, "optax": 1}
 
 

@@ -12,10 +12,9 @@ import optax
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import rosenbrock
+from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
 
-BACKENDS = ("scipy", "optax")
 N = 16
 START = np.tile([-1.2, 1.0], N // 2)
 BOXES = {"free": None, "bounded": (-1.5, np.r_[0.98, np.full(N - 1, 2.0)])}
@@ -143,28 +142,6 @@ def test_a_start_that_is_not_finite_inside_a_batch_is_a_status() -> None:
 
 class Broken(Exception):
     """Raised by the objective or the callback."""
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_error_of_the_callback_carries_the_best_point(backend: str) -> None:
-    told = []
-
-    def callback(progress: sjb.Progress) -> None:
-        told.append(progress)
-        if progress.nit >= 3:
-            raise Broken
-
-    solve = sjb.Minimizer(lambda x: rosenbrock(x), backend=backend, callback=callback)
-    with pytest.raises(Broken) as caught:
-        solve(START)
-    best = caught.value.best_result  # type: ignore[attr-defined]
-    assert isinstance(best, sjb.Result) and best.status == Status.ERROR and not best.success
-    assert best.nit == told[-1].nit and best.nfev == told[-1].nfev
-    assert float(best.fun) == pytest.approx(float(rosenbrock(best.params)), rel=1e-12)
-    assert float(best.fun) == np.min(best.trace.fun) < float(rosenbrock(START))
-    assert any("best_result" in note for note in caught.value.__notes__)
-    again = sjb.minimize(rosenbrock, best, backend=backend)
-    assert again.success
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
