@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -265,3 +266,20 @@ BOUNDED = (
 )
 
 PROBLEMS = UNBOUNDED + BOUNDED
+
+
+@cache
+def family(size: int, bounded: bool) -> tuple[tuple[Problem, ...], Callable[[jax.Array, int], jax.Array]]:
+    """The problems of a size, with and without bounds apart, and one function that is each of them by its number."""
+    members = tuple(each for each in PROBLEMS if (each.start.size, each.bounded) == (size, bounded))
+    branches = [each.fun for each in members]
+    return members, lambda x, which: jax.lax.switch(which, branches, x)
+
+
+def in_one_program(problem: Problem) -> tuple[Callable[[jax.Array, int], jax.Array], int]:
+    """A function of params and a number, and the number at which it is the problem.
+
+    Its program serves every problem of this size, so that a solver is compiled a few times and not for each problem.
+    """
+    members, fun = family(problem.start.size, problem.bounded)
+    return fun, members.index(problem)

@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import BACKENDS, BOUNDED, PROBLEMS, Problem
+from problems import BACKENDS, BOUNDED, PROBLEMS, Problem, in_one_program
 from scipy_jax_bridge import Status
 
 TABLE = np.arange(3)
 SHAPES = ("dict", "nested")
-LOOPS = {"hs1", "hs2", "hs5", "hs45", "many active", "one-sided", "fixed coordinate", "start outside"}  # bounded ones
+
 QUICK = {"rosenbrock 2", "log sum", "hs5", "fixed coordinates"}  # for what compiles a device loop for each shape
-FLAT_HESSIAN = {"powell singular": 0.05, "badly scaled": 1e-3}  # where a small gradient says less of the params
-BESIDE_A_SADDLE = {"wood"}  # where the default ftol stops by SciPy's own path, too
 ROUGH = {"badly scaled"}  # whose gradient is computed to about 1e-4 only: which test ends it is up to rounding
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -71,10 +69,8 @@ TREES = {
 
 
 @cache
-def objective(problem: Problem, shape: str) -> Callable[[Any], jax.Array]:
-    if shape == "flat":
-        return problem.fun
-    return lambda params: problem.fun(TREES[shape].to_vector(params))
+def in_shape(fun: Callable[..., jax.Array], shape: str) -> Callable[..., jax.Array]:
+    return fun if shape == "flat" else lambda params, which: fun(TREES[shape].to_vector(params), which)
 
 
 def bounds_of(problem: Problem, shape: str = "flat") -> sjb.Bounds | None:
@@ -86,7 +82,8 @@ def bounds_of(problem: Problem, shape: str = "flat") -> sjb.Bounds | None:
 def solve(problem: Problem, backend: str, shape: str = "flat", **options: Any) -> sjb.Result:
     start = TREES[shape].to_tree(jnp.asarray(problem.start))
     bounds = bounds_of(problem, shape)
-    return sjb.minimize(objective(problem, shape), start, backend=backend, bounds=bounds, options=options)
+    fun, which = in_one_program(problem)
+    return sjb.minimize(in_shape(fun, shape), start, (which,), backend=backend, bounds=bounds, options=options)
 
 
 def vector(result: sjb.Result, shape: str = "flat") -> np.ndarray:
@@ -103,67 +100,24 @@ def named(name: str) -> Problem:
     return next(problem for problem in PROBLEMS if problem.name == name)
 
 
-def marks(problem: Problem, backend: str = "optax") -> list[Any]:
-    """A bounded device loop takes two seconds to compile, so that many of them are slow."""
-    return [pytest.mark.slow] if backend == "optax" and problem.bounded and problem.name not in LOOPS else []
-
-
 def cases(problems: tuple[Problem, ...]) -> list[Any]:
     return [
-        pytest.param(problem, backend, id=f"{problem.name}-{backend}", marks=marks(problem, backend))
-        for problem in problems
-        for backend in BACKENDS
+        pytest.param(problem, backend, id=f"{problem.name}-{backend}") for problem in problems for backend in BACKENDS
     ]
 
 
 every_problem = pytest.mark.parametrize(("problem", "backend"), cases(PROBLEMS))
-
-
 bounded_problems = pytest.mark.parametrize(("problem", "backend"), cases(BOUNDED))
 
 
 def shaped() -> list[Any]:
-    """Problem by shape by backend; compiling a device loop takes a second, so most of those are slow, and most
-    problems come in one shape there, each in its turn."""
+    """Problem by shape by backend; most problems come in one shape to the device loop, each in its turn."""
     return [
-        pytest.param(
-            problem,
-            backend,
-            shape,
-            id=f"{problem.name}-{backend}-{shape}",
-            marks=[pytest.mark.slow] if backend == "optax" and problem.name not in QUICK else [],
-        )
+        pytest.param(problem, backend, shape, id=f"{problem.name}-{backend}-{shape}")
         for turn, problem in enumerate(PROBLEMS)
         for backend in BACKENDS
         for shape in (SHAPES if backend == "scipy" or problem.name in QUICK else [SHAPES[turn % len(SHAPES)]])
     ]
-
-
-@every_problem
-def test_reaches_the_minimum(problem: Problem, backend: str) -> None:
-    result = solve(problem, backend)
-    assert result.success, result.message
-    off = abs(float(result.fun) - problem.minimum)
-    assert off <= 2e-6 * max(1, abs(problem.minimum)) or problem.name in BESIDE_A_SADDLE
-
-
-@every_problem
-def test_reaches_the_minimizer_with_small_tolerances(problem: Problem, backend: str) -> None:
-    result = solve(problem, backend, gtol=1e-8, ftol=0.0)
-    if backend == "optax" and problem.name not in ROUGH:  # SciPy gives up at the rounding of the value
-        assert result.status == Status.GTOL, result.message
-    assert result.status in {Status.GTOL, Status.NOISE_FLOOR, Status.LINESEARCH}
-    assert abs(float(result.fun) - problem.minimum) <= 1e-9 * max(1, abs(problem.minimum))
-    assert problem.minimizer is not None
-    tolerance = FLAT_HESSIAN.get(problem.name, 1e-6)
-    np.testing.assert_allclose(vector(result), problem.minimizer, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("problem", [pytest.param(each, id=each.name, marks=marks(each)) for each in PROBLEMS])
-def test_both_backends_end_for_the_same_reason(problem: Problem) -> None:
-    ours, theirs = solve(problem, "optax"), solve(problem, "scipy")
-    assert ours.status == theirs.status
-    np.testing.assert_allclose(float(ours.fun), float(theirs.fun), rtol=1e-6, atol=1e-6)
 
 
 @every_problem

@@ -8,6 +8,8 @@ import pytest
 import scipy_jax_bridge as sjb
 from problem_set import CASES
 
+pytestmark = pytest.mark.rounding
+
 NEEDS = {"digits": "sklearn", "co2": "statsmodels"}
 
 

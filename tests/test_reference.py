@@ -24,6 +24,8 @@ from reference_lbfgsb import (
     subspace_minimum,
 )
 
+pytestmark = pytest.mark.rounding
+
 # Over a hundred iterations, rounding grows to the size of the steps: a start changed in its last
 # digit changes SciPy's own counts, too.
 CHAOTIC = {"rosenbrock 20"}
