@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+BACKENDS = ("scipy", "optax")
+
 Vector = NDArray[np.float64]
 
 

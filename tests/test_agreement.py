@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import PROBLEMS, Problem, in_one_program
+from problems import BACKENDS, BOUNDED, PROBLEMS, Problem, in_one_program
 from scipy_jax_bridge import Status
 
-BACKENDS = ("scipy", "optax")
 TABLE = np.arange(3)
 SHAPES = ("dict", "nested")
 
@@ -101,10 +100,14 @@ def named(name: str) -> Problem:
     return next(problem for problem in PROBLEMS if problem.name == name)
 
 
-every_problem = pytest.mark.parametrize(
-    ("problem", "backend"),
-    [pytest.param(problem, backend, id=f"{problem.name}-{backend}") for problem in PROBLEMS for backend in BACKENDS],
-)
+def cases(problems: tuple[Problem, ...]) -> list[Any]:
+    return [
+        pytest.param(problem, backend, id=f"{problem.name}-{backend}") for problem in problems for backend in BACKENDS
+    ]
+
+
+every_problem = pytest.mark.parametrize(("problem", "backend"), cases(PROBLEMS))
+bounded_problems = pytest.mark.parametrize(("problem", "backend"), cases(BOUNDED))
 
 
 def shaped() -> list[Any]:
@@ -126,10 +129,8 @@ def test_fun_and_jac_belong_to_params(problem: Problem, backend: str) -> None:
     assert result.x is result.params
 
 
-@every_problem
+@bounded_problems
 def test_stays_inside_the_bounds(problem: Problem, backend: str) -> None:
-    if not problem.bounded:
-        return
     x = vector(solve(problem, backend))
     assert np.all(x >= problem.lower) and np.all(x <= problem.upper)
     held = np.equal(problem.lower, problem.upper)
@@ -222,68 +223,6 @@ def test_limits_that_are_just_enough_change_nothing(name: str, backend: str) -> 
         assert (result.status, result.nit, result.nfev) == (whole.status, whole.nit, whole.nfev)
 
 
-@backends
-def test_timeout(backend: str) -> None:
-    start = jnp.full(4000, -1.2)
-    options = {"gtol": 0.0, "ftol": 0.0, "timeout": 0.2}
-    result = sjb.minimize(named("rosenbrock 20").fun, start, backend=backend, options=options)
-    assert result.status == Status.TIMEOUT
-    assert 0.2 <= result.timing.solve_s < 1.5
-    assert result.nit > 0 and float(result.fun) <= np.min(result.trace.fun)
-
-
-@backends
-def test_callback_stops(backend: str) -> None:
-    seen = []
-
-    def callback(progress: sjb.Progress) -> None:
-        seen.append(progress)
-        if progress.nit >= 5:
-            raise StopIteration
-
-    problem = named("rosenbrock 20")
-    start = jnp.asarray(problem.start)  # a new function: while its speed is unknown, chunks are short
-    result = sjb.minimize(lambda x: problem.fun(x), start, backend=backend, callback=callback)
-    assert result.status == Status.CALLBACK and not result.success
-    assert 5 <= result.nit == seen[-1].nit < solve(problem, backend).nit
-    last = seen[-1]
-    assert last.fun == result.trace.fun[-1] and last.nfev == result.nfev  # a trial may be under way
-    np.testing.assert_allclose(float(problem.fun(last.params)), last.fun, rtol=1e-12)
-    np.testing.assert_allclose(last.grad_norm, result.trace.grad_norm[-1])
-
-
-@backends
-def test_callback_that_fails_is_heard(backend: str) -> None:
-    def callback(progress: sjb.Progress) -> None:
-        raise ZeroDivisionError("mine")
-
-    problem = named("rosenbrock 20")
-    with pytest.raises(ZeroDivisionError, match="mine"):
-        sjb.minimize(lambda x: problem.fun(x), jnp.asarray(problem.start), backend=backend, callback=callback)
-
-
-@backends
-def test_nothing_of_the_user_changes(backend: str) -> None:
-    params = {"w": np.array([3.0, 4.0]), "label": "a", "b": 1.0}
-    data = {"center": np.array([1.0, 2.0])}
-    lower, upper = {"w": np.array([-5.0, 2.5]), "label": None, "b": None}, {"w": None, "label": None, "b": 0.5}
-    options = {"maxiter": 50}
-    copies = jax.tree.map(np.copy, (params["w"], params["b"], data, lower["w"]))
-
-    def fun(params: Any, data: Any) -> jax.Array:
-        return jnp.sum((params["w"] - data["center"]) ** 2) + params["b"] ** 2
-
-    for _ in range(2):  # the same dictionaries serve again
-        result = sjb.minimize(fun, params, (data,), backend=backend, bounds=(lower, upper), options=options)
-    np.testing.assert_allclose(result.params["w"], [1.0, 2.5], atol=1e-6)
-    assert options == {"maxiter": 50} and params["label"] == "a" and isinstance(params["b"], float)
-    assert lower["b"] is None and upper == {"w": None, "label": None, "b": 0.5}
-    for now, before in zip(
-        jax.tree.leaves((params["w"], params["b"], data, lower["w"])), jax.tree.leaves(copies), strict=True
-    ):
-        np.testing.assert_array_equal(now, before)
-
-
 def mixed(params: Any) -> jax.Array:
     parts = [jnp.sum((leaf.astype(jnp.float64) - 0.5) ** 2) for leaf in params.values()]
     return sum(parts) + 0.1 * jnp.sum(params["double"]) * jnp.sum(params["single"])
@@ -363,20 +302,6 @@ def test_fixed_leaves_stay(backend: str) -> None:
     result = sjb.minimize(fun, params, backend=backend, fixed={"w": False, "b": True})
     assert result.params["b"] == params["b"] and result.jac["b"] is None
     np.testing.assert_allclose(result.params["w"], [0.7, 0.7], atol=1e-5)
-
-
-@backends
-@pytest.mark.parametrize("limit", [{}, {"maxfun": 4}])
-def test_aux_belongs_to_params(limit: dict[str, int], backend: str) -> None:
-    problem = named("rosenbrock 2")
-
-    def fun(x: jax.Array, count: Any) -> tuple[jax.Array, Any]:
-        return problem.fun(x), {"x": x, "count": count}
-
-    start = jnp.asarray(problem.start)
-    result = sjb.minimize(fun, start, (5,), backend=backend, has_aux=True, options=limit)
-    np.testing.assert_array_equal(result.aux["x"], result.params)
-    assert result.aux["count"] == 5
 
 
 @backends

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
+from problems import BACKENDS
 from scipy_jax_bridge._bounds import flatten_bounds, read_bounds
 from scipy_jax_bridge._methods import METHODS
 from scipy_jax_bridge._tree import split_params
 
-BACKENDS = ("scipy", "optax")
 INF = np.inf
 
 

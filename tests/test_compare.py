@@ -12,6 +12,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
+from problems import rosenbrock
 from scipy_jax_bridge import _compare, _panels, _show, _verdict
 from scipy_jax_bridge._compare import Comparison, compare
 
@@ -259,10 +260,6 @@ def test_a_heavy_objective_has_nearly_all_and_a_light_one_nearly_nothing():
     light = compare(rosenbrock, np.full(20, -1.0), repeats=2, shares=True).shares
     assert max(each.objective for each in light.values()) < 0.5
     assert light["scipy"].transfers > 10 * light["optax"].transfers
-
-
-def rosenbrock(x):
-    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
 def test_shares_of_every_kind_of_run():

@@ -12,10 +12,9 @@ import optax
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import rosenbrock
+from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
 
-BACKENDS = ("scipy", "optax")
 N = 16
 START = np.tile([-1.2, 1.0], N // 2)
 BOXES = {"free": None, "bounded": (-1.5, np.r_[0.98, np.full(N - 1, 2.0)])}
@@ -134,10 +133,7 @@ def test_a_wall_in_single_precision_is_no_noise(backend: str) -> None:
     assert float(result.params[0]) <= 0.5 and float(result.fun) <= 0.26
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_start_that_is_not_finite_inside_a_batch_is_a_status(backend: str) -> None:
-    if backend == "scipy":
-        pytest.skip("does not run inside a batch")
+def test_a_start_that_is_not_finite_inside_a_batch_is_a_status() -> None:
     starts = jnp.array([[0.5, 0.5], [-1.0, 1.0]])
     solve = sjb.Minimizer(lambda x: jnp.sum(x - jnp.log(x)), backend="optax")
     result = jax.vmap(solve)(starts)
@@ -146,28 +142,6 @@ def test_a_start_that_is_not_finite_inside_a_batch_is_a_status(backend: str) -> 
 
 class Broken(Exception):
     """Raised by the objective or the callback."""
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_error_of_the_callback_carries_the_best_point(backend: str) -> None:
-    told = []
-
-    def callback(progress: sjb.Progress) -> None:
-        told.append(progress)
-        if progress.nit >= 3:
-            raise Broken
-
-    solve = sjb.Minimizer(lambda x: rosenbrock(x), backend=backend, callback=callback)
-    with pytest.raises(Broken) as caught:
-        solve(START)
-    best = caught.value.best_result  # type: ignore[attr-defined]
-    assert isinstance(best, sjb.Result) and best.status == Status.ERROR and not best.success
-    assert best.nit == told[-1].nit and best.nfev == told[-1].nfev
-    assert float(best.fun) == pytest.approx(float(rosenbrock(best.params)), rel=1e-12)
-    assert float(best.fun) == np.min(best.trace.fun) < float(rosenbrock(START))
-    assert any("best_result" in note for note in caught.value.__notes__)
-    again = sjb.minimize(rosenbrock, best, backend=backend)
-    assert again.success
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -189,10 +163,10 @@ def test_an_error_of_the_objective_carries_the_best_point(backend: str) -> None:
     with pytest.raises(Exception, match="mine") as caught:
         small(START)
         jax.effects_barrier()
-    best = getattr(caught.value, "best_result", None)
-    assert best is None or float(best.fun) == pytest.approx(float(rosenbrock(best.params)), rel=1e-12)
-    if backend == "scipy" and best is not None:
-        assert float(best.fun) == min(calls[: best.nfev])
+    best = caught.value.best_result  # type: ignore[attr-defined]
+    assert best.status == Status.ERROR and 1 <= best.nfev < 30
+    assert float(best.fun) == pytest.approx(float(rosenbrock(best.params)), rel=1e-12)
+    assert float(best.fun) == min(calls[: best.nfev])
 
 
 def test_debug_nans_carries_the_best_point() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import float32 as study
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -122,14 +122,6 @@ def test_counts_are_the_true_evaluations(name: str | None) -> None:
     assert result.success and len(calls) == result.nfev
 
 
-@pytest.mark.parametrize("name", ["adam", "lbfgs"])
-def test_aux_belongs_to_params(name: str) -> None:
-    method, base = TRANSFORMATIONS[name]
-    result = sjb.minimize(lambda x: (base(x), {"x": x}), START, backend="optax", method=method, has_aux=True)
-    assert result.success
-    np.testing.assert_array_equal(result.aux["x"], result.params)
-
-
 def test_not_finite_ends_with_the_best_point() -> None:
     def fun(x: jax.Array) -> jax.Array:
         return jnp.where(x[0] > 0.95, jnp.nan, 1.0) * jnp.sum(-x)
@@ -145,16 +137,6 @@ def test_an_increase_is_no_convergence() -> None:
     result = sjb.minimize(bowl, START, backend="optax", method=optax.sgd(0.34), options={"maxiter": 5})
     assert result.status == Status.MAXITER
     assert float(result.fun) == np.min(result.trace.fun) == float(bowl(result.params))
-
-
-@pytest.mark.parametrize("maxfun", [1, 2, 5])
-@pytest.mark.parametrize("name", ["adam", "lbfgs"])
-def test_maxfun_is_never_exceeded(name: str, maxfun: int) -> None:
-    method, fun = TRANSFORMATIONS[name]
-    result = sjb.minimize(fun, START, backend="optax", method=method, options={"maxfun": maxfun})
-    assert result.status == Status.MAXFUN
-    search = 20 if name == "lbfgs" else 0  # Optax's own line search is finished first
-    assert result.nfev <= maxfun + search and result.nfev == result.trace.nfev[-1]
 
 
 def test_bounds_are_the_engines() -> None:

@@ -16,18 +16,14 @@ import pytest
 import scipy.optimize
 
 import scipy_jax_bridge as sjb
+from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._methods import METHODS
 from scipy_jax_bridge._options import read_options
 
-BACKENDS = ("scipy", "optax")
 START = np.linspace(-1.0, 1.0, 8)
 # maxls and maxcor change the path; for maxcor the device loop has to be compiled anew
 DEFAULTS = {"gtol": 1e-5, "ftol": 2.220446049250313e-09, "maxiter": 15000, "maxfun": 15000, "maxls": 20, "maxcor": 10}
-
-
-def rosenbrock(x: Any) -> Any:
-    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
 def solve(backend: str, **options: Any) -> sjb.Result:
@@ -133,28 +129,6 @@ def test_ftol(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ftol_zero_disables_the_test(backend: str) -> None:
     assert solve(backend, gtol=1e-4, ftol=0).status == Status.GTOL
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("limit", [1, 2, 5, 13])
-def test_maxfun_is_never_exceeded(backend: str, limit: int) -> None:
-    result = solve(backend, maxfun=limit)
-    assert result.status == Status.MAXFUN and result.nfev == limit
-    assert float(result.fun) == pytest.approx(float(rosenbrock(result.params)), rel=1e-12)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("limit", [0, 1, 4])
-def test_maxiter(backend: str, limit: int) -> None:
-    result = solve(backend, maxiter=limit)
-    assert result.status == Status.MAXITER and result.nit == limit
-    assert len(np.asarray(result.trace.fun)) == limit + 1
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_maxiter_zero_at_a_minimum_is_converged(backend: str) -> None:
-    result = sjb.minimize(rosenbrock, np.ones(8), backend=backend, options={"maxiter": 0})
-    assert result.status == Status.GTOL and result.nit == 0 and result.nfev == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -15,12 +15,11 @@ import pytest
 
 import reference_lbfgsb
 import scipy_jax_bridge as sjb
-from problems import PROBLEMS, Problem, in_one_program, rosenbrock
+from problems import BACKENDS, PROBLEMS, Problem, in_one_program, rosenbrock
 from scipy_jax_bridge import Status
 
 pytestmark = pytest.mark.rounding
 
-BACKENDS = ("scipy", "optax")
 CHAOTIC = {"rosenbrock 20": 30, "ill-conditioned": 50}  # iterations over which rounding does not grow too large
 FLAT_HESSIAN = {"powell singular": 0.05, "badly scaled": 1e-3}  # where a small gradient says less of the params
 BESIDE_A_SADDLE = {"wood"}  # where the default ftol stops by SciPy's own path, too

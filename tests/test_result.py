@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
+from problems import BACKENDS
 from scipy_jax_bridge import Status
-
-BACKENDS = ("scipy", "optax")
 
 
 def fun(params: Any) -> Any:
@@ -48,13 +47,15 @@ def test_value_and_gradient_belong_to_the_point(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_fields(backend: str) -> None:
+    solve(backend)
     result = solve(backend)
     assert result.x is result.params
     assert result.backend == backend and result.method == "L-BFGS-B"
     assert result.aux is None
-    assert result.success is True or result.success == np.True_
+    assert result.success is True
     assert isinstance(result.status, Status) and result.status in (Status.GTOL, Status.FTOL)
-    assert result.timing.solve_s > 0 and result.timing.compile_s >= 0 and result.timing.compiles >= 0
+    assert result.timing.solve_s > 0
+    assert (result.timing.compile_s, result.timing.compiles) == (0.0, 0), "compiled by the solve before"
     assert len({len(np.asarray(column)) for column in result.trace}) == 1
     assert len(np.asarray(result.trace.fun)) == result.nit + 1
     assert int(np.asarray(result.trace.nfev)[0]) == 1 and int(np.asarray(result.trace.nfev)[-1]) == result.nfev
@@ -81,7 +82,7 @@ def test_jit_returns_a_result() -> None:
     result = inside(3.0)
     assert isinstance(result, sjb.Result) and result.status == Status.GTOL and result.success
     np.testing.assert_allclose(result.params, 3, atol=1e-5)
-    assert "GTOL" in str(result) or "converged" in str(result)
+    assert "GTOL" in str(result) and "not converged" not in str(result)
 
 
 def test_vmap_returns_a_batch() -> None:
@@ -99,6 +100,7 @@ def test_print_is_short_and_says_what_matters(backend: str, capsys: pytest.Captu
     text = capsys.readouterr().out
     for word in ("converged", result.status.name, backend, "L-BFGS-B", "fun", "grad_norm", "nit", "nfev", "compiling"):
         assert word in text
+    assert "not converged" not in text
     assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) < 400
 
 
@@ -139,12 +141,6 @@ def test_success_is_one_definition(status: Status) -> None:
     result = dataclasses.replace(solve("scipy"), code=int(status), detail="")
     assert result.success == status.success and result.status is status
     assert result.message == status.sentence
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_converged_at_the_start(backend: str) -> None:
-    result = sjb.minimize(fun, {"w": np.ones(3), "b": 0.0}, backend=backend)
-    assert (result.nit, result.nfev, result.status) == (0, 1, Status.GTOL)
 
 
 @pytest.mark.parametrize("method", ["Nelder-Mead", "Powell", "COBYLA", "COBYQA"])

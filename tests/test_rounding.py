@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import rosenbrock
+from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._rounding import find_coarsest
 
-BACKENDS = ("scipy", "optax")
 DATA = jnp.linspace(0.0, 1.0, 3, dtype=jnp.float32)
 START = np.linspace(-1.0, 1.0, 6)
 TIGHT = {"gtol": 1e-9, "ftol": 0.0}

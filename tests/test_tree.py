@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
+from problems import BACKENDS
 from scipy_jax_bridge._tree import leaf_paths, split_args, split_params, spread_prefix
-
-BACKENDS = ("scipy", "optax")
 
 
 def activation(x: Any) -> Any:

@@ -14,35 +14,20 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import Calls
+from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._methods import METHODS
 from scipy_jax_bridge._record import Record
 from scipy_jax_bridge._watch import Watch
 
-BACKENDS = ("scipy", "optax")
-
-
-def rosenbrock(x: Any) -> Any:
-    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
-
-
 START = np.linspace(-1.0, 1.0, 8)
 
-
-def slow(x: Any) -> Any:
-    """An objective of some milliseconds that never ends: each step down is as long as the one before."""
-    work = jax.lax.fori_loop(0, 400, lambda _, a: jnp.tanh(a @ a) * 0.1, jnp.ones((60, 60)) * x[0])
-    return -jnp.sum(jnp.sqrt(1.0 + x**2)) + 1e-12 * jnp.sum(work)
-
-
-FOREVER = {"maxiter": 10**8, "maxfun": 10**8, "ftol": 0.0, "gtol": 0.0}
 
 STOPS = Path(__file__).parents[1] / "benchmarks" / "stops_child.py"
 CHILD = """
@@ -252,25 +237,6 @@ def test_a_thread_leaves_the_keyboard_alone(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_timeout(backend: str) -> None:
-    solve = sjb.Minimizer(slow, backend=backend, options={**FOREVER, "timeout": 0.5})
-    solve.compile(np.full(4, 0.5))
-    began = time.perf_counter()
-    result = solve(np.full(4, 0.5))
-    took = time.perf_counter() - began
-    assert took < 5
-    assert result.status == Status.TIMEOUT and not result.success and result.nfev >= 1
-    assert result.timing.solve_s >= 0.4
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compilation_is_not_counted_by_the_clock(backend: str) -> None:
-    """The time limit is shorter than any compilation."""
-    result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(2), backend=backend, options={"timeout": 5.0})
-    assert result.success and result.timing.compile_s > 0
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_callback_is_told(backend: str) -> None:
     told: list[sjb.Progress] = []
     params: list[Any] = []
@@ -313,16 +279,6 @@ def test_the_callback_costs_no_evaluations(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_stop_iteration_ends_the_solve(backend: str) -> None:
-    def stop(progress: sjb.Progress) -> None:
-        raise StopIteration
-
-    result = sjb.minimize(slow, np.full(4, 0.5), backend=backend, callback=stop, options=FOREVER)
-    assert result.status == Status.CALLBACK and not result.success
-    assert float(result.fun) == pytest.approx(float(slow(result.params)), rel=1e-12)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_end_is_told(backend: str) -> None:
     """Also when the whole solve is one chunk, as it is once the speed is known."""
     for _ in range(3):
@@ -331,33 +287,6 @@ def test_the_end_is_told(backend: str) -> None:
             rosenbrock, START, backend=backend, callback=lambda progress, told=told: told.append(progress.nit)
         )
         assert told and told[-1] == result.nit
-
-
-@pytest.mark.parametrize(
-    "method", ["BFGS", "TNC", "COBYLA", "COBYQA", "trust-constr", "Nelder-Mead", "Powell", "SLSQP"]
-)
-def test_stop_iteration_ends_every_method(method: str) -> None:
-    """SciPy wraps neither TNC's callback nor COBYLA's; trust-constr's gets two arguments."""
-    told = []
-
-    def stop(progress: sjb.Progress) -> None:
-        told.append(progress.nit)
-        if len(told) == 2:
-            raise StopIteration
-
-    result = sjb.minimize(rosenbrock, START[:3], method=method, callback=stop)
-    assert result.status == Status.CALLBACK and len(told) == 2
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_error_of_the_callback_comes_through(backend: str) -> None:
-    def broken(progress: sjb.Progress) -> None:
-        raise KeyError("mine")
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyError, match="mine"):
-        sjb.minimize(rosenbrock, START, backend=backend, callback=broken)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
