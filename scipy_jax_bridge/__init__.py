@@ -1,6 +1,7 @@
 """Minimize a JAX function over a tree of parameters: by SciPy, or by a loop that stays on the device."""
 
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
+from typing import Any as _Any
 
 from ._bounds import Bounds as Bounds
 from ._compare import Comparison as Comparison, compare as compare
@@ -13,10 +14,15 @@ from ._result import Result as Result, Timing as Timing, Trace as Trace
 from ._status import Status as Status
 from ._watch import Progress as Progress
 
-for _name, _value in list(vars().items()):  # errors, pickles and pages say where to import it from
-    if not _name.startswith("_") and getattr(_value, "__module__", "").startswith(f"{__name__}."):
-        _value.__module__ = __name__
-del _name, _value
+
+def _publish(names: dict[str, _Any]) -> None:
+    """What is public says that it is of this package: in errors, in pickles, on pages of documentation."""
+    for name, value in names.items():
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith(f"{__name__}."):
+            value.__module__ = __name__
+
+
+_publish(dict(globals()))
 
 try:
     __version__ = _version("scipy_jax_bridge")

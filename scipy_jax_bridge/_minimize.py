@@ -241,7 +241,8 @@ def minimize(
         params: the start: any tree. Floating-point arrays and floats are optimized, everything else (integers,
             booleans, strings, functions) rides along untouched. A start outside the bounds is clipped. Or a
             Result to go on from: on the device loop bit for bit as if it had never stopped (same objective, data,
-            bounds and maxcor; limits count from the first start), with SciPy from its point with fresh memory.
+            bounds, method and maxcor; limits count from the first start). Otherwise, and with SciPy always, from
+            its params with fresh memory; the result's note names what differs.
         args: further arguments of fun, a tuple of trees; arrays and numbers are inputs of the compiled program,
             so new data compile nothing; all else is static. Default ().
         backend: "scipy" (SciPy drives, on the host) or "optax" (one loop, all on the device). Default "scipy".
