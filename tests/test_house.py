@@ -13,8 +13,8 @@ HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
     "_types _errors _status _beside _kernel _methods _show _threads _rounding _linear models",
     "_options _tree _trace _identity _scope _watch _memory _linesearch _panels _target",
-    "_derivative _bounds _cache _progress _transform _decide _free _compact _guard _nonfinite _plot _setting _arguments _point",
-    "_problem _report _cauchy _held",
+    "_bounds _cache _progress _transform _decide _free _compact _guard _nonfinite _plot _setting _arguments _point",
+    "_problem _report _cauchy _held _derivative",
     "_result _bounded",
     "_engine _record _verdict",
     "_loop _scipy _comparison",
