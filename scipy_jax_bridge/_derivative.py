@@ -47,94 +47,87 @@ class Point(NamedTuple):
     bounds: Any  # lower and upper, or None
 
 
-class Derivative(NamedTuple):
-    """The functions that the derivative of a solution is made of, each compiled when it is called."""
-
-    right_side: Callable[..., Any]  # of the system, the change of the components that bounds hold, and of the value
-    gradient: Callable[..., Any]  # where the method has none to hand back
-    multiply: Callable[..., Any]  # by H_FF
-    invert: Callable[..., Any]  # times H_FF^+; NaN where that cannot be trusted; and the relative residual
-    follow: Callable[..., Any]  # the change of params, of the value as given, of gradient and aux
-    report: Callable[..., Any]  # warns of a large residual; outside of what is compiled
-
-
-def make_derivative(objective: Callable[..., Any], rounding: float) -> Derivative:
-    """The derivative of where this objective is minimal.
+class Derivative:
+    """The derivative of where an objective is minimal, made of functions that are compiled when they are called.
 
     Arguments:
         objective: of the flat vector, the data, and what it closes over.
         rounding: the relative rounding of its value.
     """
 
-    def value(x: Any, extended: Any) -> tuple[Any, Any]:
-        return objective(x, extended[0], *extended[1])
+    def __init__(self, objective: Callable[..., Any], rounding: float) -> None:
+        self._objective, self._rounding = objective, rounding
+        self._report = _make_report(rounding)
+        self._gradient, self._right_side, self._multiply, self._invert, self._follow = map(
+            jax.jit, (self._find_gradient, self._find_right_side, self._times_hessian, self._solve, self._move)
+        )
 
-    def evaluate(x: Any, extended: Any) -> tuple[Any, Any, Any]:
-        (result, aux), grad = jax.value_and_grad(value, has_aux=True)(x, extended)
-        return result, grad, aux
+    def tangents(self, solution: tuple[Any, ...], inputs: Any, tangents: Any, *, reports: bool) -> tuple[Any, ...]:
+        """How the solution moves with the data and the bounds; counters and the trace do not.
 
-    def right_side(point: Point, real_tangents: list[Any]) -> tuple[Any, Any, Any]:
+        Arguments:
+            solution: x, value, gradient, aux, and what does not move.
+            inputs, tangents: the data of the objective and the bounds, and how they move.
+            reports: whether somebody is there to be warned: the values are known.
+        """
+        x, value, grad, aux = solution[:4]
+        grad = self._gradient(x, inputs[0]) if grad is None else grad
+        point, real = Point(x, grad, *inputs), _real_leaves(tangents)
+
+        def solve(_: Any, b: Any) -> Any:
+            y, residual = self._invert(point, b)
+            if reports:
+                self._report(residual)  # outside of what is compiled
+            return y
+
+        b, d_held, d_value = self._right_side(point, real)
+        step = lax.custom_linear_solve(partial(self._multiply, point), b, solve, symmetric=True)
+        moved = self._follow(point, step, d_held, d_value, real)
+        dx, d_value, d_grad, d_aux = _complete(moved, (x, value, grad, aux))
+        d_grad = None if solution[2] is None else d_grad
+        return (dx, d_value, d_grad, d_aux, *jax.tree.map(_zero_tangent, solution[4:]))
+
+    def _evaluate(self, x: Any, extended: Any) -> tuple[Any, Any, Any]:
+        data, hoisted = extended
+        (value, aux), grad = jax.value_and_grad(self._objective, has_aux=True)(x, data, *hoisted)
+        return value, grad, aux
+
+    def _find_gradient(self, x: Any, extended: Any) -> Any:
+        return self._evaluate(x, extended)[1]
+
+    def _find_right_side(self, point: Point, real_tangents: list[Any]) -> tuple[Any, Any, Any]:
+        """Of the linear system; and the changes of the components that bounds hold, and of the value."""
         with own_rules():
             x, _, extended, bounds = point
             d_extended, d_bounds = _complete(real_tangents, (extended, bounds))
             held, d_held = _find_held(point), _move_held(point, d_bounds)
-            _, (d_value, d_grad, _) = jax.jvp(evaluate, (x, extended), (d_held, d_extended))
+            _, (d_value, d_grad, _) = jax.jvp(self._evaluate, (x, extended), (d_held, d_extended))
             return jnp.where(held, 0, -d_grad), d_held, d_value
 
-    def gradient(x: Any, extended: Any) -> Any:
-        return evaluate(x, extended)[1]
-
-    def multiplier(point: Point) -> Callable[[Any], Any]:
-        held, product = _find_held(point), _hessian_at(lambda x: gradient(x, point.extended), point.x)
+    def _multiplier(self, point: Point) -> Callable[[Any], Any]:
+        """v -> H_FF v."""
+        held, product = _find_held(point), _hessian_at(lambda x: self._find_gradient(x, point.extended), point.x)
         return lambda v: jnp.where(held, 0, product(jnp.where(held, 0, v)))
 
-    def multiply(point: Point, v: Any) -> Any:
+    def _times_hessian(self, point: Point, v: Any) -> Any:
         with own_rules():
-            return multiplier(point)(v)
+            return self._multiplier(point)(v)
 
-    def invert(point: Point, b: Any) -> tuple[Any, Any]:
+    def _solve(self, point: Point, b: Any) -> tuple[Any, Any]:
+        """H_FF^+ b, NaN where that cannot be trusted, and the relative residual."""
         with own_rules():
             b = jnp.where(_find_held(point), 0, b)
-            y, residual = solve_symmetric(multiplier(point), b, rounding)
+            y, residual = solve_symmetric(self._multiplier(point), b, self._rounding)
             return jnp.where(residual <= REFUSED, y, jnp.nan), residual
 
-    def follow(point: Point, step: Any, d_held: Any, d_value: Any, real_tangents: list[Any]) -> list[Any]:
+    def _move(self, point: Point, step: Any, d_held: Any, d_value: Any, real_tangents: list[Any]) -> list[Any]:
+        """The changes of params, of the value as given, of gradient and aux."""
         with own_rules():
             x, _, extended, bounds = point
             d_extended, _ = _complete(real_tangents, (extended, bounds))
             dx = jnp.where(_find_held(point), d_held, step)
-            _, (_, d_grad, d_aux) = jax.jvp(evaluate, (x, extended), (dx, d_extended))
-            return real_leaves((dx, d_value, d_grad, d_aux))
-
-    compiled = map(jax.jit, (right_side, gradient, multiply, invert, follow))
-    return Derivative(*compiled, _make_report(rounding))
-
-
-def tangents_of(
-    derivative: Derivative, solution: tuple[Any, ...], inputs: Any, tangents: Any, *, reports: bool
-) -> tuple[Any, ...]:
-    """How the solution moves with the data and the bounds; counters and the trace do not.
-
-    Arguments:
-        derivative: of the objective.
-        solution: x, value, gradient, aux, and what does not move.
-        inputs, tangents: the data of the objective and the bounds, and how they move.
-        reports: whether somebody is there to be warned: the values are known.
-    """
-    x, _, grad, _ = solution[:4]
-    grad = derivative.gradient(x, inputs[0]) if grad is None else grad
-    point, real = Point(x, grad, *inputs), real_leaves(tangents)
-
-    def solve(_: Any, b: Any) -> Any:
-        y, residual = derivative.invert(point, b)
-        if reports:
-            derivative.report(residual)
-        return y
-
-    b, d_held, d_value = derivative.right_side(point, real)
-    step = lax.custom_linear_solve(partial(derivative.multiply, point), b, solve, symmetric=True)
-    moved = derivative.follow(point, step, d_held, d_value, real)
-    return (*_complete(moved, solution[:4]), *jax.tree.map(_zero_tangent, solution[4:]))
+            _, (_, d_grad, d_aux) = jax.jvp(self._evaluate, (x, extended), (dx, d_extended))
+            return _real_leaves((dx, d_value, d_grad, d_aux))
 
 
 def warn_of_early_end(status: Any, x: Any, grad: Any, bounds: Any) -> None:
@@ -156,17 +149,13 @@ def warn_of_early_end(status: Any, x: Any, grad: Any, bounds: Any) -> None:
 
 def _norm(x: Any, grad: Any, bounds: Any) -> float:
     """Of the projected gradient."""
-    x, grad = np.asarray(x, np.float64), np.asarray(grad, np.float64)
-    infinite = np.full(x.shape, np.inf)
-    lower, upper = (-infinite, infinite) if bounds is None else (np.asarray(side, np.float64) for side in bounds)
-    return projected_norm(x, grad, lower, upper)
+    infinite = np.full(np.shape(x), np.inf)
+    vectors = (x, grad, *((-infinite, infinite) if bounds is None else bounds))
+    return projected_norm(*(np.asarray(each, np.float64) for each in vectors))
 
 
 def _make_report(rounding: float) -> Callable[[Any], Any]:
-    """A function that warns of a residual, or of the largest one of a batch.
-
-    Called outside of what is compiled, it runs on the caller's thread, in the reverse pass too.
-    """
+    """Warns of a residual, or of the largest one of a batch: on the caller's thread, in the reverse pass too."""
 
     def tell(residual: Any) -> None:
         if not residual <= rounding**DOUBTED:
@@ -249,7 +238,7 @@ def _is_real(value: Any) -> bool:
     return bool(jnp.issubdtype(value.dtype, jnp.inexact))
 
 
-def real_leaves(tangents: Any) -> list[Any]:
+def _real_leaves(tangents: Any) -> list[Any]:
     """Without those of integers, which a jitted function does not take."""
     return [tangent for tangent in jax.tree.leaves(tangents) if tangent.dtype != jax.dtypes.float0]
 

@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from ._backends import Backend
 from ._bounds import FlatBounds
 from ._cache import Programs
-from ._derivative import make_derivative, tangents_of, warn_of_early_end
+from ._derivative import Derivative, warn_of_early_end
 from ._identity import structure_of
 from ._options import Options
 from ._problem import Problem
@@ -59,9 +59,9 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
     objective, hoisted = _hoist(problem)
     rounding = problem.plan.rounding
     if hoisted:
-        derivative = make_derivative(objective, rounding)
+        derivative = Derivative(objective, rounding)
     else:  # it knows nothing of this call, and serves the next one too
-        derivative = problem.plan.programs.keep("derivative", lambda: make_derivative(objective, rounding))
+        derivative = problem.plan.programs.keep("derivative", lambda: Derivative(objective, rounding))
     inputs, solver = _separate(backend, problem, options, host, objective, hoisted)
 
     @jax.custom_jvp
@@ -73,7 +73,7 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
         solution = solve(*primals)
         for known in solver.eager:
             warn_of_early_end(known.status, known.x, known.grad, primals[0][2])
-        moved = tangents_of(derivative, solution, primals[0][1:3], tangents[0][1:3], reports=bool(solver.eager))
+        moved = derivative.tangents(solution, primals[0][1:3], tangents[0][1:3], reports=bool(solver.eager))
         return solution, moved
 
     try:

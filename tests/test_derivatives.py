@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge._implicit import TracedCall
@@ -86,7 +87,7 @@ def test_softmax_with_a_free_intercept(backend: str) -> None:
     solve = solve_with(softmax, start, backend)
     reverse, forward = (mode(solve)(jnp.asarray(FEATURES)) for mode in (jax.jacrev, jax.jacfwd))
     params = solve(jnp.asarray(FEATURES))
-    flat_params, unravel = jax.flatten_util.ravel_pytree(params)
+    flat_params, unravel = ravel_pytree(params)
     gradient = jax.grad(lambda x, features: softmax(unravel(x), features))
     hessian, mixed = (jax.jacfwd(gradient, place)(flat_params, jnp.asarray(FEATURES)) for place in (0, 1))
     expected = -np.linalg.pinv(hessian, rcond=1e-10, hermitian=True) @ np.asarray(mixed).reshape(9, -1)
@@ -96,34 +97,27 @@ def test_softmax_with_a_free_intercept(backend: str) -> None:
         np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-9)
 
 
+def pulled(x: jax.Array, matrix: jax.Array, y: jax.Array) -> jax.Array:
+    """Pulls the first component upward, to its bound, beside a singular Hessian."""
+    return least_squares(x, matrix, y) - 5.0 * x[0]
+
+
 @backends
 @modes
 @pytest.mark.parametrize("size", [6, 2 * DENSE])
 def test_active_bounds_and_a_singular_hessian(backend: str, mode: Any, size: int) -> None:
-    """The first component moves with its bound; the others share the rest."""
+    """The first component is held and moves with its bound; the others take what is left, by the shortest way."""
     matrix = np.random.default_rng(2).normal(size=(3, size))
-    rest, upper = matrix[:, 1:], np.full(size, np.inf)
+    inverse = np.linalg.pinv(matrix[:, 1:])
 
     def solve(y: jax.Array, top: jax.Array) -> jax.Array:
-        bounds = (None, jnp.asarray(upper).at[0].set(top))
-        return sjb.minimize(
-            least_squares, jnp.zeros(size), (jnp.asarray(matrix), y), backend=backend, bounds=bounds, options=TIGHT
-        ).params
+        bounds = (None, jnp.full(size, jnp.inf).at[0].set(top))
+        args = (jnp.asarray(matrix), y)
+        return sjb.minimize(pulled, jnp.zeros(size), args, backend=backend, bounds=bounds, options=TIGHT).params
 
-    x = np.linalg.pinv(matrix) @ np.ones(3)
-    y, top = jnp.asarray(np.ones(3)), float(x[0]) - 1.0
-
-    def held(y: jax.Array, top: jax.Array) -> jax.Array:  # a residual that cannot vanish holds the bound
-        return solve(y, top)
-
-    found_y, found_top = mode(held, (0, 1))(y, jnp.asarray(top))
-    if float(held(y, jnp.asarray(top))[0]) < top or np.all(np.asarray(found_top)[0] == 0):
-        expected_y, expected_top = np.linalg.pinv(matrix), np.zeros(size)
-    else:
-        expected_y = np.concatenate([np.zeros((1, 3)), np.linalg.pinv(rest)])
-        expected_top = np.concatenate([[1.0], -np.linalg.pinv(rest) @ matrix[:, 0]])
-    np.testing.assert_allclose(found_y, expected_y, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found_top, expected_top, rtol=0, atol=1e-9)
+    by_y, by_top = mode(solve, (0, 1))(jnp.ones(3), jnp.asarray(0.25))
+    np.testing.assert_allclose(by_y, np.concatenate([np.zeros((1, 3)), inverse]), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(by_top, np.concatenate([[1.0], -inverse @ matrix[:, 0]]), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [20, 200])
@@ -258,6 +252,20 @@ def test_exceptions_of_an_eager_gradient_carry_the_best_result(backend: str) -> 
     with pytest.raises(TypeError) as refused:
         jax.grad(lambda a: sjb.minimize(lambda x: x, jnp.zeros(2) + a).fun)(1.0)
     assert refused.value.best_result is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("bounds", [None, (None, 0.5)], ids=["free", "bounded"])
+def test_methods_that_hand_back_no_gradient(bounds: Any) -> None:
+    def fun(x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return quadratic(x, a), 2 * x + a
+
+    def solve(a: jax.Array) -> sjb.Result:
+        return sjb.minimize(fun, jnp.zeros(3), (a,), method="Powell", bounds=bounds, has_aux=True)
+
+    a = jnp.array([0.2, 0.9, -0.7])
+    free = np.diag([1.0, bounds is None, 1.0])
+    np.testing.assert_allclose(jax.jacrev(lambda a: solve(a).params)(a), free, atol=1e-6)
+    np.testing.assert_allclose(jax.jacfwd(lambda a: solve(a).aux)(a), 2 * free + np.eye(3), atol=1e-6)
 
 
 def test_exceptions_inside_jit_carry_none() -> None:
