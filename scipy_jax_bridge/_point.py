@@ -10,6 +10,7 @@ from scipy.linalg.blas import dasum  # type: ignore[attr-defined]
 
 from ._linesearch import RETREAT, SUFFICIENT_DECREASE
 from ._status import Status
+from ._stopping import contradicts, is_endless, noise
 from ._types import HostVector
 
 # Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
@@ -65,6 +66,27 @@ def is_near(wall: Point | None, before: Point, point: Point) -> bool:
     if wall is None:
         return False
     return bool(np.linalg.norm(wall.x - point.x) <= NEAR * np.linalg.norm(point.x - before.x))
+
+
+def is_against(iterate: Point, point: Point, rounding: float) -> bool:
+    """Whether a trial speaks against the gradient, if its search finds nothing lower."""
+    if not point.finite or iterate.grad is None or point.grad is None:
+        return False
+    step, value, trial = point.x - iterate.x, float(iterate.value), float(point.value)
+    begin, end = float(iterate.grad @ step), float(point.grad @ step)
+    floor = noise(max(abs(value), abs(trial), 1.0), rounding)
+    return begin < 0 and bool(contradicts(trial - value, begin, end, floor))
+
+
+def leads_on(before: Point, first: Point, point: Point, rounding: float) -> bool:
+    """Whether the step from one iterate to the next is the longest of all, in first trials, and leads on downward."""
+    finite = before.finite and first.finite and point.finite
+    if first is point or not finite or before.grad is None or point.grad is None:
+        return False
+    step, usual = point.x - before.x, float(np.abs(first.x - before.x).max(initial=0.0))
+    steps = float(np.abs(step).max(initial=0.0)) / usual if usual > 0 else 0.0
+    begin, end = float(before.grad @ step), float(point.grad @ step)
+    return bool(is_endless(float(before.value) - float(point.value), steps, begin, end, rounding))
 
 
 def is_finite(grad: HostVector) -> bool:

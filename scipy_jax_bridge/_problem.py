@@ -20,7 +20,7 @@ from ._bounds import Bounds, FlatBounds, flatten_bounds
 from ._cache import Programs, cache_of
 from ._errors import HeldLeafWarning, warn
 from ._guard import Key
-from ._rounding import Coarsest, find_coarsest
+from ._rounding import Coarsest, find_coarsest, find_unread
 from ._tree import Structure, describe_integers, describe_unknown, leaf_paths, split_args, split_params, spread_prefix
 from ._types import FlatVector, Objective, Params, is_traced
 
@@ -48,6 +48,7 @@ class Plan:
         value_dtype: of the objective.
         coarsest: where the objective is computed in a coarser type than the flat vector's; None if nowhere.
         aux: shapes and types of the auxiliary output, None without one.
+        unread: free leaves that the objective does not depend on, by their places.
         traced: whether the objective holds traced values of this call, which then is the only one the plan serves.
         programs: what has been compiled.
         paces: evaluations a second in the last solve, by method.
@@ -60,6 +61,7 @@ class Plan:
     value_dtype: Any
     coarsest: Coarsest | None
     aux: PyTree
+    unread: tuple[int, ...] = ()
     traced: bool = False
     programs: Programs = field(default_factory=Programs)
     paces: dict[Hashable, float] = field(default_factory=dict)
@@ -182,7 +184,8 @@ def _make_plan(
     if coarsest is not None and jnp.finfo(coarsest.dtype).eps <= jnp.finfo(dtype).eps:
         coarsest = None
     traced = is_traced(program.consts)
-    return Plan(structure, args, dtype, output.dtype, coarsest, aux, traced)
+    unread = find_unread(program, len(free))
+    return Plan(structure, args, dtype, output.dtype, coarsest, aux, unread, traced)
 
 
 def _check_leaves(output: Any, has_aux: bool) -> None:

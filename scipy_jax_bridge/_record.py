@@ -15,10 +15,10 @@ from ._ending import is_flat
 from ._held import FreeVector, Held
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
-from ._point import Point, Stop, build_wall, is_finite, is_hidden, is_near
+from ._point import Point, Stop, build_wall, is_against, is_finite, is_hidden, is_near, leads_on
 from ._problem import Problem
 from ._status import Status
-from ._stopping import STAIRS, contradicts, is_endless, noise
+from ._stopping import STAIRS, noise
 from ._trace import Trace, projected_norm
 from ._types import HostVector
 from ._watch import Progress, Watch
@@ -158,7 +158,7 @@ class Record:
         moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
         self.idle = not moved and self.first_trial is None
         before = self.iterate if moved else None
-        if before is not None and self.first_trial is not None and self._is_endless(before, self.first_trial, point):
+        if before is not None and self.first_trial is not None and leads_on(before, self.first_trial, point, self.rounding):
             self._write_row(point)
             raise Stop(Status.UNBOUNDED)
         if moved:
@@ -237,7 +237,7 @@ class Record:
     def _weigh(self, iterate: Point, point: Point) -> None:
         """SciPy's search goes by float64; on the stairs of a coarser objective it would use up maxls each time."""
         trials = [self.first_trial, point] if self._trials == 2 else [point]
-        self.contradicted |= any(self._is_against(iterate, each) for each in trials if each is not None)
+        self.contradicted |= any(is_against(iterate, each, self.rounding) for each in trials if each is not None)
         unchanged = abs(point.value - iterate.value) <= noise(abs(iterate.value), self.rounding)
         if not self._coarse or self.contradicted or self._trials < STAIRS or not unchanged:
             return
@@ -248,24 +248,6 @@ class Record:
         if point.value <= iterate.value:
             self.settle(point)
             raise Stop(Status.FTOL)
-
-    def _is_endless(self, before: Point, first: Point, point: Point) -> bool:
-        """Whether the step led as far as a search goes, and the objective falls as before."""
-        if first is point or before.grad is None or point.grad is None or not (first.finite and point.finite):
-            return False
-        step, usual = point.x - before.x, np.abs(first.x - before.x).max(initial=0.0)
-        steps = np.abs(step).max(initial=0.0) / usual if usual > 0 else 0.0
-        slopes = float(before.grad @ step), float(point.grad @ step)
-        return bool(is_endless(float(before.value) - float(point.value), float(steps), *slopes, self.rounding))
-
-    def _is_against(self, iterate: Point, point: Point) -> bool:
-        """Whether this trial speaks against the gradient, if nothing lower is found."""
-        if iterate.grad is None or point.grad is None or not point.finite:
-            return False
-        step, value, trial = point.x - iterate.x, float(iterate.value), float(point.value)
-        slopes = float(iterate.grad @ step), float(point.grad @ step)
-        floor = noise(max(abs(value), abs(trial), 1.0), self.rounding)
-        return slopes[0] < 0 and bool(contradicts(trial - value, *slopes, floor))
 
     def settle(self, point: Point) -> None:
         """The last iteration: its search found nothing but noise, which is a reduction of 0."""

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._notes import describe_point
 from ._panels import Curve
 from ._plot import draw_one
 from ._problem import Problem
-from ._rounding import describe_coarsest, describe_gain
 from ._status import Status
 from ._trace import Timing as Timing, Trace as Trace, drop_padding, projected_norm
 from ._tree import join_short, leaf_paths
@@ -284,21 +284,13 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         free=structure.is_free,
         carry=outcome.carry,
     )
-    if is_traced((free, grads, result.code, result.trace)) or result.success:
+    if is_traced((free, grads, result.code, result.trace)):
         return result
-    if problem.bounds is not None and grads is not None:
+    if not result.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(leaves, np.float64) for leaves in (free, grads))
         result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
-    floor = _describe_floor(result, problem)
-    return replace(result, note=" ".join(filter(None, (result.note, floor)))) if floor else result
-
-
-def _describe_floor(result: Result, problem: Problem) -> str:
-    """What more precision would buy, where rounding may have ended the solve."""
-    if result.status not in (Status.NOISE_FLOOR, Status.LINESEARCH):
-        return ""
-    coarsest = problem.plan.coarsest
-    return describe_gain(problem.plan.dtype, result.grad_norm) if coarsest is None else describe_coarsest(coarsest)
+    said = describe_point(problem, result.status, free, grads, drop_padding(result.trace), result.grad_norm)
+    return replace(result, note=" ".join(filter(None, (result.note, said)))) if said else result
 
 
 def _is_number(leaf: Any) -> bool:

@@ -26,17 +26,28 @@ def find_coarsest(program: ClosedJaxpr, free: int) -> Coarsest | None:
     a loop or chooses a branch. None if no operation lies between them, or if a later JAX writes its programs in
     another way: this is a diagnosis, and no solve depends on it.
     """
+    _, found = _find_ways(program, free)
+    return max(found, key=lambda each: float(jnp.finfo(each.dtype).eps), default=None)
+
+
+def find_unread(program: ClosedJaxpr, free: int) -> tuple[int, ...]:
+    """Which of the first `free` inputs the first output does not depend on, by their places."""
+    inputs, _ = _find_ways(program, free)
+    return tuple(place for place, reads in enumerate(inputs[:free]) if not reads)
+
+
+def _find_ways(program: ClosedJaxpr, free: int) -> tuple[Flags, list[Coarsest]]:
+    """What the value depends on and what lies between; all and nothing where it cannot be told."""
     try:
-        return _find_coarsest(program.jaxpr, free)
+        return _read_ways(program.jaxpr, free)
     except Exception:
-        return None
+        return (True,) * free, []
 
 
-def _find_coarsest(jaxpr: Jaxpr, free: int) -> Coarsest | None:
+def _read_ways(jaxpr: Jaxpr, free: int) -> tuple[Flags, list[Coarsest]]:
     sources = tuple(place < free for place in range(len(jaxpr.invars)))
     targets = tuple(place == 0 for place in range(len(jaxpr.outvars)))
-    _, found = _Ways().between(jaxpr, sources, targets)
-    return max(found, key=lambda each: float(jnp.finfo(each.dtype).eps), default=None)
+    return _Ways().between(jaxpr, sources, targets)
 
 
 Flags = tuple[bool, ...]  # of variables, in their order
@@ -185,6 +196,13 @@ def describe_coarsest(coarsest: Coarsest) -> str:
         f"The objective itself computes in {coarsest.dtype} (first in the operation {coarsest.operation!r}), whatever "
         "its parameters are: remove the cast, or the data and constants of that type."
     )
+
+
+def describe_digits(dtype: Any) -> str:
+    """To how many digits a solve has converged whose last iteration changed nothing but the rounding."""
+    kind = jnp.finfo(dtype)
+    digits = round(-math.log10(float(kind.eps)))
+    return f"The last iteration changed it by rounding alone: it is converged to the about {digits} digits of {kind.dtype}."
 
 
 def describe_gain(dtype: Any, norm: float) -> str:

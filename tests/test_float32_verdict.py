@@ -73,3 +73,26 @@ def test_a_wrong_gradient_is_called_so(name: str, ftol: float, dtype: str, backe
     result = sjb.minimize(WRONG_OBJECTIVES[name], start, backend=backend, options={"ftol": ftol})
     assert result.status == Status.LINESEARCH, (result.status, result.params)
     assert "check_grads" in result.message
+
+
+@pytest.mark.usefixtures("x32")
+def test_one_verdict() -> None:
+    """A small version of `benchmarks/float32.py`; what is by luck there, SciPy's ABNORMAL, is success here."""
+    ends = [each for _, each in study.run(study.make_fits(30, seed=1), study.by_hand())]
+    for backend in BACKENDS:
+        for each in ends:
+            assert each[backend].success or not each["by hand"].success, each
+        assert sum(each[backend].nfev for each in ends) <= 1.1 * sum(each["by hand"].nfev for each in ends)
+    above = [study.above(each[backend], each["by hand"].fun, np.float32) for each in ends for backend in BACKENDS]
+    assert np.mean(np.asarray(above) <= study.SLACK) >= 0.95, above
+
+
+@backends
+@pytest.mark.usefixtures("x32")
+def test_it_says_to_which_digits(backend: str) -> None:
+    fit = study.make_fits(2, seed=0)[1]
+    result = sjb.minimize(fit.fun, fit.params, fit.args, backend=backend)
+    assert result.status == Status.FTOL and "about 7 digits of float32" in result.message
+    assert result.trace.fun[-2] - result.trace.fun[-1] <= 2.3e-9 * max(1.0, abs(float(result.fun)))
+    strict = sjb.minimize(fit.fun, fit.params, fit.args, backend=backend, options={"ftol": 0.0, "gtol": 0.0})
+    assert strict.status == Status.NOISE_FLOOR, strict

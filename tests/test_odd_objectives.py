@@ -71,3 +71,48 @@ def test_bad_scales_are_not_without_a_minimum(fun: Any, backend: str) -> None:
         for width in (1e-9, 1.0, 1e9, 1e14):
             result = sjb.minimize(fun, np.zeros(2), (height, width), backend=backend)
             assert result.status != Status.UNBOUNDED, (height, width, result)
+
+
+def half_read(params: Any) -> Any:
+    return (params["a"] - 1.0) ** 2 + 0.0 * jnp.sum(params["c"])
+
+
+def plateau(x: Any) -> Any:
+    return jnp.sum(jnp.where(jnp.abs(x) > 1.0, (jnp.abs(x) - 1.0) ** 2, 0.0))
+
+
+def saddle(x: Any) -> Any:
+    return x[0] ** 2 - x[1] ** 2 + x[1] ** 4
+
+
+def cosine(x: Any) -> Any:
+    return jnp.sum(jnp.cos(x))
+
+
+@backends
+def test_a_leaf_that_is_never_read_is_named(backend: str) -> None:
+    result = sjb.minimize(half_read, {"a": 0.0, "b": np.ones(3), "c": np.ones(2)}, backend=backend)
+    assert result.success and "does not depend on params['b']." in result.message
+    everything = sjb.minimize(half_read, {"a": 0.0, "c": np.ones(2)}, backend=backend)
+    assert everything.success and not everything.note
+
+
+@backends
+@pytest.mark.parametrize(
+    ("fun", "said"), [(plateau, "may be constant"), (saddle, "saddle or a maximum"), (cosine, "saddle or a maximum")]
+)
+@pytest.mark.parametrize("size", [2, 30])
+def test_a_start_that_is_no_minimum(fun: Any, said: str, size: int, backend: str) -> None:
+    result = sjb.minimize(fun, np.zeros(size), backend=backend)
+    assert (result.status, result.nit, result.nfev) == (Status.GTOL, 0, 1)
+    assert fun is saddle and size > 2 or said in result.message  # too many directions to see the one
+
+
+@backends
+def test_a_start_that_is_a_minimum_needs_no_word(backend: str) -> None:
+    result = sjb.minimize(total_of_squares, np.zeros(2), backend=backend)
+    assert (result.status, result.nfev) == (Status.GTOL, 1) and not result.note
+
+
+def total_of_squares(x: Any) -> Any:
+    return jnp.sum(x**2)
