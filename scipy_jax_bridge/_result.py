@@ -201,11 +201,11 @@ class Result:
         timing = self.timing
         lines = [
             f"{'converged' if self.success else 'not converged'} ({self.status.name}) by {self.backend}, {self.method}",
-            *([f"  params    {self._describe_free()}"] if self.free else []),
             f"  fun       {float(self.fun):.12g}",
             f"  grad_norm {_write(self.grad_norm, '.3g')}",
             f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
             f"  seconds   {_write(timing.solve_s, '.4g')} solving, {_write(timing.compile_s, '.4g')} compiling",
+            *([f"  params    {self._describe_free()}"] if self.free else []),
             f"  {self.message}",
         ]
         return "\n".join(lines)

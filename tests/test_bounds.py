@@ -210,6 +210,7 @@ def test_options_by_component_lose_the_held_ones(method: str, native: dict[str, 
     np.testing.assert_allclose(result.params, [3.0, 0.7, 3.0], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::scipy_jax_bridge.HeldLeafWarning")  # integers that ride along
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_only_the_bounded_part_is_bounded(backend: str) -> None:
     result = sjb.minimize(

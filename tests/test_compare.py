@@ -164,6 +164,7 @@ def test_runs_by_name_override_the_common_arguments():
     assert "method" in str(comparison).splitlines()[0]
 
 
+@pytest.mark.filterwarnings("ignore::scipy_jax_bridge.HeldLeafWarning")  # integers that ride along
 def test_bounds_aux_and_leaves_that_ride_along():
     def fun(params, target):
         return jnp.sum((params["x"] - target) ** 2), params["count"]

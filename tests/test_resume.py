@@ -20,6 +20,7 @@ import scipy_jax_bridge as sjb
 from problems import rosenbrock
 from scipy_jax_bridge import Status
 
+pytestmark = pytest.mark.filterwarnings("ignore::scipy_jax_bridge.HeldLeafWarning")  # START holds an integer
 START = {"x": jnp.tile(jnp.array([-1.2, 1.0]), 5), "n": 3}
 METHODS = {"engine": (None, None), "bounded": (None, (-1.5, 0.9)), "adam": (optax.adam(0.02), None)}
 LIMITS = {"ftol": 0.0, "gtol": 1e-6, "maxiter": 300}

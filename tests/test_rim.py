@@ -1,4 +1,4 @@
-"""The rim: classes that check what they are made of, exceptions without attributes, names that are formulas, pickles."""
+"""The rim: classes that check their arrays, exceptions without attributes, names that are formulas, pickles."""
 
 from __future__ import annotations
 
