@@ -403,6 +403,7 @@ def test_precision_has_programs_of_its_own(backend: str, x32: None) -> None:
 
 @pytest.mark.parametrize("backend", ["scipy", "optax"])
 def test_all_tracing_counts_as_compilation(backend: str) -> None:
+    """By what the clock has at least read: it is the sleep that is long, and nothing may be faster."""
     traced = []
 
     def fun(x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import jax
@@ -12,8 +13,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
-from problems import rosenbrock
-from scipy_jax_bridge import _compare, _panels, _show, _verdict
+from scipy_jax_bridge import _compare, _comparison, _panels, _shares, _show, _verdict
 from scipy_jax_bridge._compare import Comparison, compare
 
 LEAST = "Break-even: the least time, compilation included, is that of "
@@ -47,8 +47,16 @@ def two_wells(params):
     return (a**2 - 1) ** 2 + 0.3 * a + jnp.sum(params["b"] ** 2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def once():
+    """A turn is one solve however short, so that a comparison is no longer than its compilations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compare, "LEAST", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def comparison(once) -> Comparison:
     return compare(bowl, START, (2.0,), repeats=3, shares=True)
 
 
@@ -95,7 +103,6 @@ def test_compiles_first_then_solves_in_turns(monkeypatch):
             return super().__call__(params, args)
 
     monkeypatch.setattr(_compare, "Minimizer", Recorder)
-    monkeypatch.setattr(_compare, "LEAST", 0.0)
     compare(bowl, START, (2.0,), repeats=2)
     words = ("compile", "solve", "solve", "solve")  # the first solve of each warms up
     assert events == [(what, name) for what in words for name in ("scipy", "optax")]
@@ -247,20 +254,24 @@ def test_shares_sum_to_one(comparison):
         assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0.0
 
 
-def heavy(x, matrix):
-    """An evaluation of about a hundred milliseconds beside which everything else is nothing."""
-    step = jax.lax.fori_loop(0, 60, lambda _, y: jnp.tanh(matrix @ y), jnp.outer(x, jnp.ones(matrix.shape[0])))
-    return jnp.sum((x - 1.0) ** 2) + 1e-3 * jnp.mean(step**2)
-
-
-def test_a_heavy_objective_has_nearly_all_and_a_light_one_nearly_nothing():
-    matrix = np.random.default_rng(0).normal(size=(200, 200)) / 20
-    shares = compare(heavy, np.zeros(200), (matrix,), repeats=2, shares=True).shares
-    assert min(each.objective for each in shares.values()) > 0.5
-
-    light = compare(rosenbrock, np.full(20, -1.0), repeats=2, shares=True).shares
-    assert max(each.objective for each in light.values()) < 0.5
-    assert light["scipy"].transfers > 10 * light["optax"].transfers
+@pytest.mark.parametrize(
+    ("on_host", "evaluation_s", "way_s", "expected"),
+    [
+        (True, 0.09, 1e-3, (0.9, 0.01, 0.09)),  # a heavy objective has nearly all
+        (True, 1e-3, 5e-3, (0.01, 0.05, 0.94)),
+        (False, 1e-3, 5e-3, (0.01, 0.055, 0.935)),  # a report every 0.1 s, and one at the end
+        (True, 0.15, 0.05, (0.75, 0.25, 0.0)),  # more than the whole, by noise
+    ],
+)
+def test_shares_of_a_solve(comparison, on_host, evaluation_s, way_s, expected):
+    """Ten evaluations in a second, and what was measured of them."""
+    evaluation = object.__new__(_shares.Evaluation)  # measured already
+    evaluation._samples = [evaluation_s]
+    probe = _shares.Probe(nullcontext, evaluation, print if on_host else None, 0.0, counted=True)
+    result = replace(comparison.results["scipy"], nfev=10)
+    assert probe.shares(1.0, result) is _comparison.UNKNOWN  # before anything is measured
+    probe._ways = [way_s]
+    assert probe.shares(1.0, result) == pytest.approx(expected)
 
 
 def test_shares_of_every_kind_of_run():
@@ -295,13 +306,13 @@ def test_shares_that_would_cost_a_compilation_beside_short_solves_are_left_out_u
     assert math.isnan(comparison.rows()[0]["objective_share"]) and "share" not in str(comparison)
 
 
-def test_shares_of_a_long_evaluation_need_no_compilation():
-    matrix = np.random.default_rng(0).normal(size=(200, 200)) / 20
+def test_shares_of_a_long_evaluation_need_no_compilation(monkeypatch):
+    monkeypatch.setattr(_shares, "LONG", 0.0)  # every evaluation is a long one
     with count_compiles() as without:
-        compare(heavy, np.zeros(200), (matrix,), repeats=1, backends="scipy", shares=False)
+        compare(bowl, START, (2.0,), repeats=1, backends="scipy", shares=False)
     with count_compiles() as known:
-        comparison = compare(heavy, np.zeros(200), (matrix,), repeats=1, backends="scipy")
-    assert len(known) == len(without) and comparison.shares["scipy"].objective > 0.5
+        comparison = compare(bowl, START, (2.0,), repeats=1, backends="scipy")
+    assert len(known) == len(without) and comparison.shares["scipy"].objective > 0
 
 
 # What is said of it

@@ -71,15 +71,12 @@ def test_ctrl_c_hands_back_the_best_so_far(backend: str) -> None:
     try:
         assert child.stdout is not None and child.stdout.readline() == "READY\n"
         time.sleep(0.7)
-        began = time.perf_counter()
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
-        took = time.perf_counter() - began
     finally:
         child.kill()
     assert child.returncode == 0, err
     assert out.splitlines() == ["INTERRUPTED False True True", "min", "ALIVE"]
-    assert took < 10
 
 
 @pytest.mark.slow
@@ -132,13 +129,11 @@ def test_an_interrupt_that_python_drops_comes_again(backend: str, monkeypatch: p
 
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    began = time.perf_counter()
     try:
         with pytest.raises(KeyboardInterrupt):
             sjb.minimize(fun, START, backend=backend)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.perf_counter() - began < 30
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
