@@ -11,6 +11,8 @@ import numpy as np
 
 from ._types import Params
 
+GUARDS = ("jax_transfer_guard_host_to_device", "jax_transfer_guard_device_to_host")
+
 
 def has_float64() -> bool:
     """Whether JAX computes in double precision here and now."""
@@ -21,10 +23,12 @@ def has_float64() -> bool:
 def scope(precision: str | None, params: Params = None) -> Iterator[None]:
     """Double precision inside if asked for, and the device of the params as the default, for this thread alone.
 
-    A call that is driven from the host moves data by intention, whatever jax.transfer_guard says of the caller's code.
+    A call that is driven from the host moves data by intention: as explicit transfers do, it passes a caller's
+    jax.transfer_guard("disallow").
     """
     with ExitStack() as stack:
-        stack.enter_context(jax.transfer_guard("allow"))
+        if "disallow" in [getattr(jax.config, name) for name in GUARDS]:
+            stack.enter_context(jax.transfer_guard("allow"))
         device = _device_of(params)
         if device is not None:
             stack.enter_context(jax.default_device(device))
