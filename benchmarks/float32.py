@@ -28,25 +28,30 @@ SLACK = 20  # roundings
 
 
 def linear(p: Any, x: Any, y: Any) -> Any:
+    """Mean squares of a linear model."""
     return jnp.mean((x @ p["w"] + p["b"] - y) ** 2)
 
 
 def logistic(p: Any, x: Any, y: Any) -> Any:
+    """Negative log likelihood of a logistic model with a ridge."""
     z = x @ p["w"] + p["b"]
     return jnp.sum(jnp.logaddexp(0.0, z) - y * z) + 0.5 * jnp.sum(p["w"] ** 2)
 
 
 def poisson(p: Any, x: Any, y: Any) -> Any:
+    """Negative log likelihood of a Poisson model."""
     z = x @ p["w"] + p["b"]
     return jnp.sum(jnp.exp(z) - y * z)
 
 
 def gaussian(p: Any, x: Any, y: Any) -> Any:
+    """Negative log likelihood of a linear model with its own log sigma."""
     z = (y - x @ p["w"] - p["b"]) * jnp.exp(-p["log_sigma"])
     return jnp.sum(0.5 * z**2 + p["log_sigma"])
 
 
 def process(p: Any, x: Any, y: Any) -> Any:
+    """Negative log likelihood of a Gaussian process by Cholesky."""
     gap = (x[:, :1] - x[:, 0]) * jnp.exp(-p["log_length"])
     cov = jnp.exp(2 * p["log_height"] - 0.5 * gap**2) + (jnp.exp(2 * p["log_sigma"]) + 1e-4) * jnp.eye(len(y))
     root = jnp.linalg.cholesky(cov)
@@ -55,6 +60,7 @@ def process(p: Any, x: Any, y: Any) -> Any:
 
 
 def network(p: Any, x: Any, y: Any) -> Any:
+    """Mean squares of a small network with a ridge."""
     hidden = jnp.tanh(x @ p["in"] + p["shift"])
     return jnp.mean((hidden @ p["out"] - y) ** 2) + 1e-3 * (jnp.sum(p["in"] ** 2) + jnp.sum(p["out"] ** 2))
 

@@ -124,7 +124,7 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, b
 
 
 def _is_enough(value: Scalar, value_start: Scalar, change: Scalar) -> Flag:
-    """(1.1), in float64 as L-BFGS-B adds it up, and in a coarser type with the same answer: there the sum is rounded."""
+    """(1.1): in float64 as L-BFGS-B adds it up; in a coarser type, whose sum is rounded, with the same answer."""
     if value.dtype == jnp.float64:
         return value <= value_start + change
     return value - value_start <= change

@@ -74,8 +74,8 @@ def _describe_unmoved(problem: Problem, free: list[Any], grads: list[Any] | None
     if not places:
         return ""
     return (
-        f"Where it started stands {_paths(problem, places)}, although the gradient there is not zero: its scale differs "
-        "too much from that of the others. Rescale it."
+        f"Where it started stands {_paths(problem, places)}, although the gradient there is not zero: its scale "
+        "differs too much from that of the others. Rescale it."
     )
 
 

@@ -202,7 +202,10 @@ def describe_digits(dtype: Any) -> str:
     """To how many digits a solve has converged whose last iteration changed nothing but the rounding."""
     kind = jnp.finfo(dtype)
     digits = round(-math.log10(float(kind.eps)))
-    return f"The last iteration changed it by rounding alone: it is converged to the about {digits} digits of {kind.dtype}."
+    return (
+        f"The last iteration changed the objective by rounding alone: it is converged to the about {digits} digits "
+        f"of {kind.dtype}."
+    )
 
 
 def describe_gain(dtype: Any, norm: float) -> str:
