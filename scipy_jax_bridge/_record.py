@@ -17,7 +17,7 @@ from ._held import FreeVector, Held
 from ._linesearch import ROUNDING
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
-from ._point import Point, Stop, build_wall, is_finite, is_hidden, is_near
+from ._point import Point, Stop, build_wall, is_finite, is_hidden, is_short
 from ._problem import Problem
 from ._status import Status
 from ._trace import Trace, projected_norm
@@ -158,7 +158,8 @@ class Record:
         self.idle = not moved and self.first_trial is None
         before = self.iterate if moved else None
         if moved:
-            self.cut = self.lost
+            still = self._tests and self.cut is not None and is_short(before, point)
+            self.cut = self.lost or (self.cut if still else None)
             self.first_trial, self.lost, self._unchanged = None, None, 0
         self.iterate = point
         norm = self._write_row(point)
@@ -281,13 +282,14 @@ class Record:
         if not self._tests:
             return None
         options = self._options
+        limited = Status.MAXITER if self.nit >= options.maxiter else None
         if norm <= options.gtol:
             return Status.GTOL
-        if before is not None and self._has_grad and is_flat(before.value, point.value, options.ftol):
-            cut = self.cut is not None or is_near(self.wall, before, point)
-            if not cut and (before.value > point.value or is_hidden(before, point)):
-                return Status.FTOL
-        return Status.MAXITER if self.nit >= options.maxiter else None
+        if before is None or not self._has_grad or self.cut is not None:
+            return limited
+        if is_flat(before.value, point.value, options.ftol):  # an equal value may be a trial's
+            return Status.FTOL if before.value > point.value or is_hidden(before, point) else limited
+        return limited
 
     def _tree(self, x: HostVector) -> Any:
         return self._structure.rebuild(x, self._riders)
