@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg.blas import dasum  # type: ignore[attr-defined]
 
-from ._linesearch import RETREAT, SUFFICIENT_DECREASE
+from ._linesearch import CURVATURE, RETREAT, SUFFICIENT_DECREASE
 from ._status import Status
 from ._stopping import contradicts, is_endless, noise
 from ._types import HostVector
 
 # Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
-NEAR = 10.0  # lengths of a step: a wall that is nearer may have made it short
 WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
 
 
@@ -58,14 +57,15 @@ def is_hidden(before: Point, point: Point) -> bool:
     return bool(before.value + asked == before.value)
 
 
-def is_near(wall: Point | None, before: Point, point: Point) -> bool:
-    """Whether the step to the point may be short because of an earlier trial that was not finite.
+def is_short(before: Point | None, point: Point) -> bool:
+    """Whether the objective falls on as steeply at the end of the step.
 
-    A trust region that such trials have made small stays small for many iterations.
+    A trust region that trials which were not finite have made small stays small for many such iterations.
     """
-    if wall is None:
+    if before is None or before.grad is None or point.grad is None:
         return False
-    return bool(np.linalg.norm(wall.x - point.x) <= NEAR * np.linalg.norm(point.x - before.x))
+    step = point.x - before.x
+    return bool(point.grad @ step < CURVATURE * (before.grad @ step))
 
 
 def is_against(iterate: Point, point: Point, rounding: float) -> bool:

@@ -15,7 +15,7 @@ from ._ending import is_flat
 from ._held import FreeVector, Held
 from ._nonfinite import describe_nonfinite, refuse_start
 from ._options import Options
-from ._point import Point, Stop, build_wall, is_against, is_finite, is_hidden, is_near, leads_on
+from ._point import Point, Stop, build_wall, is_against, is_finite, is_hidden, is_short, leads_on
 from ._problem import Problem
 from ._status import Status
 from ._stopping import STAIRS, noise
@@ -166,7 +166,8 @@ class Record:
             self._write_row(point)
             raise Stop(Status.UNBOUNDED)
         if moved:
-            self.cut, self.misled = self.lost, self.contradicted
+            still = self._tests and self.cut is not None and is_short(before, point)
+            self.cut, self.misled = self.lost or (self.cut if still else None), self.contradicted
             self.first_trial, self.lost, self._trials, self.contradicted = None, None, 0, False
         self.iterate = point
         norm = self._write_row(point)
@@ -302,13 +303,14 @@ class Record:
         if not self._tests:
             return None
         options = self._options
+        limited = Status.MAXITER if self.nit >= options.maxiter else None
         if norm <= options.gtol:
             return Status.GTOL
-        if before is not None and self._has_grad and is_flat(before.value, point.value, options.ftol):
-            cut = self.cut is not None or is_near(self.wall, before, point)
-            if not cut and (before.value > point.value or is_hidden(before, point)):
-                return Status.FTOL
-        return Status.MAXITER if self.nit >= options.maxiter else None
+        if before is None or not self._has_grad or self.cut is not None:
+            return limited
+        if is_flat(before.value, point.value, options.ftol):  # an equal value may be a trial's
+            return Status.FTOL if before.value > point.value or is_hidden(before, point) else limited
+        return limited
 
     def _tree(self, x: HostVector) -> Any:
         return self._structure.rebuild(x, self._riders)
