@@ -82,10 +82,9 @@ class Derivative:
 
         b, d_held, d_value = self._right_side(point, real)
         step = lax.custom_linear_solve(partial(self._multiply, point), b, solve, symmetric=True)
-        moved = self._follow(point, step, d_held, d_value, real)
-        dx, d_value, d_grad, d_aux = _complete(moved, (x, value, grad, aux))
-        d_grad = None if solution[2] is None else d_grad
-        return (dx, d_value, d_grad, d_aux, *jax.tree.map(_zero_tangent, solution[4:]))
+        dx, d_value, d_grad, d_aux = _complete(self._follow(point, step, d_held, d_value, real), (x, value, grad, aux))
+        moved = (dx, d_value, None if solution[2] is None else d_grad, d_aux)
+        return (*moved, *jax.tree.map(_zero_tangent, solution[4:]))
 
     def _evaluate(self, x: Any, extended: Any) -> tuple[Any, Any, Any]:
         data, hoisted = extended
@@ -125,7 +124,9 @@ class Derivative:
         with own_rules():
             x, _, extended, bounds = point
             d_extended, _ = _complete(real_tangents, (extended, bounds))
-            dx = jnp.where(_find_held(point), d_held, step)
+            held = _find_held(point)
+            dx = jnp.where(held, d_held, step)
+            d_value += jnp.sum(jnp.where(held & ~held, step, 0))  # 0: JAX 0.6 cannot transpose an unused linear solve
             _, (_, d_grad, d_aux) = jax.jvp(self._evaluate, (x, extended), (dx, d_extended))
             return _real_leaves((dx, d_value, d_grad, d_aux))
 
