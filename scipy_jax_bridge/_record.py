@@ -139,7 +139,8 @@ class Record:
             self._write_row(point)
             raise Stop(Status.UNBOUNDED)
         if moved:
-            self.cut, self.misled = self.lost, self.contradicted
+            self.cut = self.lost
+            self.misled = self.contradicted and before is not None and point.value >= before.value
             self.first_trial, self.lost, self._trials, self.contradicted = None, None, 0, False
         self.iterate = point
         norm = self._write_row(point)
