@@ -167,7 +167,8 @@ class Record:
             raise Stop(Status.UNBOUNDED)
         if moved:
             still = self._tests and self.cut is not None and is_short(before, point)
-            self.cut, self.misled = self.lost or (self.cut if still else None), self.contradicted
+            self.cut = self.lost or (self.cut if still else None)
+            self.misled = self.contradicted and before is not None and point.value >= before.value
             self.first_trial, self.lost, self._trials, self.contradicted = None, None, 0, False
         self.iterate = point
         norm = self._write_row(point)
