@@ -143,7 +143,7 @@ def test_line_search_is_that_of_minpack(number: int, constants: Any) -> None:
 
 def test_the_constants_are_those_of_lbfgsb() -> None:
     """The tests above take them as arguments."""
-    assert (ls.SUFFICIENT_DECREASE, ls.CURVATURE, ls.INTERVAL) == CONSTANTS[0]
+    assert CONSTANTS[0] == (ls.SUFFICIENT_DECREASE, ls.CURVATURE, ls.INTERVAL)
 
 
 def test_rounding_hides_the_decrease() -> None:
