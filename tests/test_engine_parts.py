@@ -141,6 +141,11 @@ def test_line_search_is_that_of_minpack(number: int, constants: Any) -> None:
                     assert float(after.step) == pytest.approx(step, rel=1e-7)
 
 
+def test_the_constants_are_those_of_lbfgsb() -> None:
+    """The tests above take them as arguments."""
+    assert CONSTANTS[0] == (ls.SUFFICIENT_DECREASE, ls.CURVATURE, ls.INTERVAL)
+
+
 def test_rounding_hides_the_decrease() -> None:
     """The approximate Wolfe conditions hold where (1.1) is lost in rounding, and not without a rounding."""
     search = begin(1.0, 1.0)._replace(step_max=10.0)
@@ -490,6 +495,28 @@ def test_cauchy_point_and_bounded_step(parts: Any, name: str) -> None:
         )
         moved += not np.allclose(target, expected)
     assert not S or moved > 20, "the subspace step hardly ever left the Cauchy point"
+
+
+def test_a_projected_step_that_leads_uphill_is_shortened_instead(parts: Any) -> None:
+    """[MN]: rare, so that the model and the boxes are those of a search for such steps."""
+    rng = np.random.default_rng(25)
+    scales = 10 ** rng.uniform(-2, 2, SIZE)
+    turned = np.linalg.qr(rng.normal(size=(SIZE, SIZE)))[0]
+    A = turned @ np.diag(scales) @ turned.T
+    memory, S, Y = remember(parts, "bounded", [(s, A @ s) for s in rng.normal(size=(4, SIZE))])
+    theta = scale_of(S, Y)
+    B = reference.hessian(SIZE, S, Y, theta)
+    rng, x, uphill = np.random.default_rng(25), np.zeros(SIZE), 0
+    for _ in range(30):
+        lower, upper, grad = -rng.exponential(1, SIZE), rng.exponential(1, SIZE), rng.normal(size=SIZE)
+        cauchy, free = reference.generalized_cauchy_point(x, grad, lower, upper, B, theta)
+        step = np.zeros(SIZE)
+        step[free] = -np.linalg.solve(B[np.ix_(free, free)], (grad + B @ (cauchy - x))[free])
+        uphill += np.clip(cauchy + step, lower, upper) @ grad > 1e-6
+        target = reference.target(x, grad, lower, upper, S, Y, theta)
+        assert target @ grad < 0
+        np.testing.assert_allclose(parts["step bounded"](memory, x, grad, Box(lower, upper)), target, atol=1e-7)
+    assert uphill >= 3
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, _memory.SHORT, _memory.SHORT + 1])
