@@ -11,7 +11,8 @@ import scipy_jax_bridge
 
 HOUSE = Path(scipy_jax_bridge.__file__).parent
 FLOORS = [
-    "_errors _fingerprint _identity _kernel _linear _methods _picture _rounding _show _status _stopping _threads _types models",
+    "_errors _fingerprint _identity _kernel _linear _methods _picture _rounding _show _status _stopping _threads "
+    "_types models",
     "_ending _linesearch _memory _options _panels _scope _target _trace _tree",
     "_arguments _beside _bounds _compact _decide _derivative _free _guard _nonfinite _plot _point _setting _transform",
     "_cache _cauchy _held _report _watch",
