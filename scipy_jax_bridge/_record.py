@@ -135,7 +135,11 @@ class Record:
         moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
         self.idle = not moved and self.first_trial is None
         before = self.iterate if moved else None
-        if before is not None and self.first_trial is not None and leads_on(before, self.first_trial, point, self.rounding):
+        if (
+            before is not None
+            and self.first_trial is not None
+            and leads_on(before, self.first_trial, point, self.rounding)
+        ):
             self._write_row(point)
             raise Stop(Status.UNBOUNDED)
         if moved:

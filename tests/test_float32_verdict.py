@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import float32 as study
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import float32 as study
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge import Status
 

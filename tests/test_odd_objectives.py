@@ -105,7 +105,7 @@ def test_a_leaf_that_is_never_read_is_named(backend: str) -> None:
 def test_a_start_that_is_no_minimum(fun: Any, said: str, size: int, backend: str) -> None:
     result = sjb.minimize(fun, np.zeros(size), backend=backend)
     assert (result.status, result.nit, result.nfev) == (Status.GTOL, 0, 1)
-    assert fun is saddle and size > 2 or said in result.message  # too many directions to see the one
+    assert (fun is saddle and size > 2) or said in result.message  # too many directions to see the one
 
 
 @backends
