@@ -118,7 +118,7 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
         _limit_status(decision.moves, limit),
     )
     eps, reduction = jnp.finfo(fact.slope.dtype).eps, search.value_start - fact.value
-    endless = is_endless(reduction, search.step, fact.slope_start, fact.slope, eps)
+    endless = is_endless(reduction, search.step, fact.slope_start, fact.slope, eps) & (before.scale == 1)
     status = jnp.where(decision.moves & endless, Status.UNBOUNDED, status)
     status = jnp.where(decision.moves & flat, Status.FTOL, status)
     status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)

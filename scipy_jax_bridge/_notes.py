@@ -71,7 +71,7 @@ def _describe_unmoved(problem: Problem, free: list[Any], grads: list[Any] | None
         return ""
     pairs = list(zip(problem.free, free, grads, strict=True))
     places = [place for place, (start, end, grad) in enumerate(pairs) if np.any(grad) and np.array_equal(start, end)]
-    if not places:
+    if not places or len(places) == len(pairs):
         return ""
     return (
         f"Where it started stands {_paths(problem, places)}, although the gradient there is not zero: its scale "

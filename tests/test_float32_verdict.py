@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import float32 as study
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge import Status
 

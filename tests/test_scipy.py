@@ -177,9 +177,11 @@ def test_a_step_that_leaves_the_objective_equal_is_ftol(backend: str, method: st
 
 
 @methods(lambda method: has_gradient(method) and method.derivatives != "gradient" and method.name != "trust-krylov")
-def test_a_rejected_step_is_no_ftol(method: Method) -> None:
-    """The iterate is told of again, with the same value."""
+def test_trials_that_change_nothing_are_a_reduction_of_zero(method: Method) -> None:
+    """All are rejected: FTOL, if there is one."""
     result = sjb.minimize(lofty, jnp.array([0.1, 0.2]), method=method.name, options={"gtol": 0.0})
+    assert result.status == Status.FTOL and result.trace.fun[-1] == result.trace.fun[-2]
+    result = sjb.minimize(lofty, jnp.array([0.1, 0.2]), method=method.name, options={"gtol": 0.0, "ftol": 0.0})
     assert result.status == Status.NOISE_FLOOR
 
 
