@@ -63,6 +63,8 @@ def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:
     s, y = lax.dynamic_slice_in_dim(rows, 2 * new.slot, 2)  # read back, so that no vector of the turn is kept for it
     sy_new, yy_new = multiply_rows(rows, y)
     ss_new, ys_new = multiply_rows(rows, s)
+    known = filled_slots(memory) | here  # the rows of pairs that were dropped are still there
+    sy_new, ss_new, ys_new = (jnp.where(known, each, 0) for each in (sy_new, ss_new, ys_new))
     sy = put(memory.sy, here, ys_new, jnp.where(here, new.curvature, sy_new))
     ss = put(memory.ss, here, ss_new, ss_new)
     return BoundedMemory(
@@ -76,7 +78,8 @@ def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:
 
 def times_w(memory: BoundedMemory, vector: Vector) -> Compact:
     """W'v."""
-    of_s, of_y = multiply_rows(memory.rows, vector)
+    filled = filled_slots(memory)
+    of_s, of_y = (jnp.where(filled, each, 0) for each in multiply_rows(memory.rows, vector))
     return jnp.concatenate([memory.theta * of_s, of_y])
 
 

@@ -178,7 +178,8 @@ def _as_count(value: Any) -> Any:
     if not isinstance(value, Tracer):
         return np.int32(value)
     if jnp.issubdtype(value.dtype, jnp.floating):  # 2**31 is more than an int32 holds; this is below it in float32 too
-        value = jnp.minimum(value.astype(jnp.promote_types(value.dtype, jnp.float32)), 2.0**31 - 128)
+        value = value.astype(jnp.float32 if value.dtype.itemsize < 4 else value.dtype)
+        value = jnp.minimum(value, jnp.asarray(2.0**31 - 128, value.dtype))
     elif value.dtype.itemsize > 4 or jnp.issubdtype(value.dtype, jnp.unsignedinteger):
         value = jnp.minimum(value, jnp.asarray(COUNT_MAX, value.dtype))
     return value.astype(jnp.int32)

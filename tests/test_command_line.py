@@ -143,6 +143,7 @@ def test_documented_loop_reports_the_point_where_it_ends():
 
 def test_without_matplotlib_it_says_how_to_get_the_picture_and_goes_on(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._picture", raising=False)
     assert main(["rosenbrock", "--repeats", "1"]) == 0
     assert "No picture: plots need Matplotlib; install the extra" in capsys.readouterr().out
     assert not (tmp_path / "comparison.png").exists()

@@ -553,6 +553,7 @@ def test_plot_writes_svg_and_survives_what_is_not_finite(comparison, tmp_path):
 
 def test_plot_without_matplotlib_names_the_extra(comparison, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._picture", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'scipy_jax_bridge\[plot\]'"):
         comparison.plot()
 

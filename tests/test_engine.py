@@ -266,19 +266,3 @@ def test_bounds_may_be_traced() -> None:
 
 
 START = np.zeros(2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bounded", [False, True], ids=["free", "bounded"])
-def test_memory_for_a_large_problem(bounded: bool) -> None:
-    """Vectors beyond the objective's own, in the compiled program: the memory of pairs, and twelve more."""
-    n, maxcor = 1_000_000, 10
-
-    def solve(x: Any, lower: Any, upper: Any) -> Any:
-        bounds = (lower, upper) if bounded else None
-        result = sjb.minimize(lambda x: jnp.sum((x - 1) ** 2), x, bounds=bounds, backend="optax")
-        return result.params, result.jac
-
-    vector = jax.ShapeDtypeStruct((n,), jnp.float64)
-    taken = jax.jit(solve).lower(vector, vector, vector).compile().memory_analysis()
-    assert (taken.temp_size_in_bytes + taken.output_size_in_bytes) / (8 * n) <= 2 * maxcor + 12

@@ -413,15 +413,7 @@ HISTORIES = {
 
 
 # After a restart the slots that were dropped are no longer empty: their old rows and products enter the model.
-bounded_histories = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="dropped pairs stay in the model with bounds"))
-        if name == "dropped before"
-        else name
-        for name in HISTORIES
-    ],
-)
+bounded_histories = pytest.mark.parametrize("name", HISTORIES)
 
 
 def history(parts: Any, kind: str, name: str) -> tuple[Any, list[Vector], list[Vector]]:
