@@ -108,7 +108,7 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     search = open_search(search, fact.slope_start, fact.step_max)
     tried, verdict = _try(search, fact, limit)
     # A step that was cut short proves nothing, nor does one that leads no lower where value and slopes disagree.
-    against = tried.contradicted & (fact.value >= search.value_start)
+    against = tried.contradicted & (fact.value >= search.value_start - _floor(search, limit))
     flat = _is_flat(search, fact, limit) & ~tried.cut & ~against
     decision = _decide(search, tried, verdict, before, fact, limit, flat)
     progress = _count(search, before, fact, limit, decision)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._cache import settle
 from ._problem import Problem
 from ._rounding import describe_coarsest, describe_digits, describe_gain
 from ._status import Status
@@ -69,8 +70,8 @@ def _describe_last(problem: Problem, trace: Trace) -> str:
 def _describe_unmoved(problem: Problem, free: list[Any], grads: list[Any] | None) -> str:
     if grads is None or problem.bounds is not None:
         return ""
-    pairs = list(zip(problem.free, free, grads, strict=True))
-    places = [place for place, (start, end, grad) in enumerate(pairs) if np.any(grad) and np.array_equal(start, end)]
+    pairs = [tuple(map(np.asarray, each)) for each in zip(problem.free, free, grads, strict=True)]
+    places = [place for place, (start, end, grad) in enumerate(pairs) if grad.any() and np.array_equal(start, end)]
     if not places or len(places) == len(pairs):
         return ""
     return (
@@ -97,6 +98,7 @@ def _describe_curvature(problem: Problem, free: list[Any]) -> str:
     try:
         program, _ = problem.compile("curvature", lambda: (jax.jit(products), inputs))
         found = np.asarray(program(*inputs), np.float64)
+        settle(problem.fun)  # what it changes while it is traced for this program is no change of it, either
     except (TypeError, ValueError, NotImplementedError):  # an objective without a forward rule
         return ""
     if not np.isfinite(found).all():

@@ -190,7 +190,7 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.MAXITER, ""
     if lost is not None:
         return Status.NONFINITE, record.tell_lost(lost)
-    if _is_noise(record) and options.ftol > 0 and point.grad is not None:
+    if record.first_trial is not None and _is_noise(record) and options.ftol > 0 and point.grad is not None:
         record.settle(point)
         return Status.FTOL, ""
     if _is_noise(record):

@@ -53,13 +53,13 @@ def clean(backend: str, box: str) -> tuple[sjb.Result, list[tuple[np.ndarray, fl
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_bad_evaluation(backend: str, box: str, kind: int) -> None:
-    """At each of the evaluations 1 to 60 (https://github.com/google-deepmind/optax/issues/1171)."""
+    """Among the evaluations 1 to 60 (https://github.com/google-deepmind/optax/issues/1171)."""
     whole, path = clean(backend, box)
     assert whole.success and whole.nfev == len(path) > 60
     with pytest.raises(ValueError, match="no way down from this start") as caught:
         run(backend, box, path[0][0], kind)
     assert caught.value.best_result is None  # type: ignore[attr-defined]
-    for number in range(1, 60):
+    for number in range(1 + kind, 60, 3):
         bad = path[number][0]
         result, evaluated = run(backend, box, bad, kind)
         at = np.asarray(result.params)

@@ -145,6 +145,7 @@ def test_one_run_without_a_finite_objective_still_has_a_page(tmp_path):
 
 def test_without_matplotlib_the_error_names_the_extra(comparison, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._picture", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"scipy_jax_bridge\[plot\]"):
         comparison.report(tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

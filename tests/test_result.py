@@ -122,6 +122,7 @@ CURES = {
     "NONFINITE": "bounds",
     "NOISE_FLOOR": "float64",
     "ERROR": "Mend the cause",
+    "UNBOUNDED": "bounds",
 }
 
 
