@@ -12,19 +12,17 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processe
 import jax
 import pytest
 
-from scipy_jax_bridge import _cache
-
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def _set_optimizations(on: bool) -> None:
     """Compile from now on with or without XLA's optimizations; forget what was compiled the other way."""
+    from scipy_jax_bridge import _cache  # not before jaxtyping's plugin, which checks the package as it is imported
+
     jax.config.update("jax_disable_most_optimizations", not on)
     jax.clear_caches()
     _cache._caches.clear()
-
-
-_set_optimizations(on=False)
 
 
 @pytest.fixture(autouse=True, scope="module")

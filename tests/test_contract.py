@@ -17,6 +17,8 @@ import scipy_jax_bridge as sjb
 from scipy_jax_bridge import Status, _chunks, _watch
 from scipy_jax_bridge._methods import METHODS
 
+pytestmark = pytest.mark.smoke
+
 CENTER = np.array([1.0, -0.5, 2.0])
 START = np.array([0.2, 0.1, 0.5])
 UPPER = np.array([0.5, np.inf, np.inf])
