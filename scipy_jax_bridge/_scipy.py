@@ -190,7 +190,8 @@ def _read_ending(record: Record, method: Method, options: Options, found: Any) -
         return Status.MAXITER, ""
     if lost is not None:
         return Status.NONFINITE, record.tell_lost(lost)
-    if record.first_trial is not None and _is_noise(record) and options.ftol > 0 and point.grad is not None:
+    tried = record.first_trial is not None or _hides_unit_step(record, point)  # else there is no reduction to judge
+    if tried and _is_noise(record) and options.ftol > 0 and point.grad is not None:
         record.settle(point)
         return Status.FTOL, ""
     if _is_noise(record):
@@ -215,6 +216,10 @@ def _end_at_best(
     return best, (Status.LINESEARCH, f"SciPy's {method.name} ended at a higher point, where fun is {point.value:.6g}.")
 
 
+def _hides_unit_step(record: Record, point: Point) -> bool:
+    return bool(record.projected_norm(point) <= NOISE * record.rounding * abs(point.value))
+
+
 def _is_noise(record: Record) -> bool:
     """Whether rounding hides from the objective what the last search began with."""
     iterate, trial = record.iterate, record.first_trial
@@ -223,7 +228,7 @@ def _is_noise(record: Record) -> bool:
     if record.contradicted:
         return False
     if trial is None:  # the method tried nothing: would a step of unit length, as a first one is, be lost?
-        return record.idle or bool(record.projected_norm(iterate) <= NOISE * record.rounding * abs(iterate.value))
+        return record.idle or _hides_unit_step(record, iterate)
     promised = abs(float(iterate.grad @ (trial.x - iterate.x)))
     return bool(promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value)))
 
