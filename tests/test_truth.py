@@ -338,7 +338,7 @@ def test_no_lie_and_nothing_lost() -> None:
     counts = run_all(SMALL, 1, solvers=QUICK)
     faults = {each: number for each, number in counts.items() if each[1] in ("lie", "lost", "raised")}
     assert not faults
-    assert sum(number for (_, what), number in counts.items() if what == "runs") > 200
+    assert sum(number for (_, what), number in counts.items() if what == "runs") > 150
     settled = [label for label, *_ in QUICK if label not in TRANSFORMS]  # fixed steps need more than these have
     easy, solved = (sum(counts[label, what] for label in settled) for what in ("easy", "solved"))
     assert solved >= 0.9 * easy > 0
