@@ -146,19 +146,19 @@ def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Ca
 def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
     # One row more than is handed back: a solve that ends within a search leaves an unfinished trial in it.
-    loop, box = loop_of(problem, method, options, ROWS_INSIDE + 1), _forbid_crossed(box_of(problem))
-    state = loop.start(problem.free, box)
+    loop, box = loop_of(problem, method, options, ROWS_INSIDE + 1), box_of(problem)
+    state = loop.start(_forbid_crossed(problem.free, box), box)
     state = loop.advance(state, problem.data, limits_of(problem, options), box, jnp.int32(COUNT_MAX))
     with own_rules():
         return _read_end(loop.report(state), state)
 
 
-def _forbid_crossed(box: Any) -> Any:
-    """Traced bounds cannot be refused: where they leave nothing they are NaN, and so is all that the solve finds."""
+def _forbid_crossed(free: list[Any], box: Any) -> list[Any]:
+    """Traced bounds cannot be refused: where they leave nothing the start is NaN, and so is all that is found."""
     if box is None:
-        return None
-    crossed = ~(box.lower <= box.upper)
-    return jax.tree.map(lambda side: jnp.where(crossed, jnp.nan, side), box)
+        return free
+    crossed = ~jnp.all(box.lower <= box.upper)
+    return [jnp.where(crossed, jnp.asarray(jnp.nan, leaf.dtype), leaf) for leaf in map(jnp.asarray, free)]
 
 
 def _read_end(report: Report, state: Any) -> Outcome:
