@@ -203,7 +203,7 @@ def draw(seconds: dict[str, dict[str, float]]) -> None:
     """A row a problem, a mark a solver, on a logarithmic axis; for light and for dark pages."""
     from matplotlib.figure import Figure
 
-    from scipy_jax_bridge._panels import DARK, LIGHT
+    from scipy_jax_bridge._render.panels import DARK, LIGHT
 
     for theme, ending in ((LIGHT, ""), (DARK, "_dark")):
         figure = Figure(figsize=(9.5, 1.6 + 0.42 * len(seconds)), layout="constrained", facecolor=theme.paper)

@@ -29,8 +29,8 @@ import numpy as np
 import optax
 
 import scipy_jax_bridge as sjb
-import scipy_jax_bridge._chunks as chunks
-import scipy_jax_bridge._optax as device
+import scipy_jax_bridge._optax.chunked as chunks
+import scipy_jax_bridge._optax.solve as device
 from timing import header, interleave
 
 CHILD = Path(__file__).with_name("stops_child.py")

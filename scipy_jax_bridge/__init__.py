@@ -3,16 +3,16 @@
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
 from typing import Any as _Any
 
-from ._bounds import Bounds as Bounds
-from ._compare import Comparison as Comparison, compare as compare
-from ._derivative import DerivativeWarning as DerivativeWarning
-from ._errors import HeldLeafWarning as HeldLeafWarning
-from ._guard import RecompilationWarning as RecompilationWarning
+from ._autodiff.derivative import DerivativeWarning as DerivativeWarning
+from ._compare.compare import Comparison as Comparison, compare as compare
+from ._core.errors import HeldLeafWarning as HeldLeafWarning
+from ._core.monitor import Progress as Progress
+from ._core.options import Options as Options
+from ._core.status import Status as Status
 from ._minimize import Minimizer as Minimizer, minimize as minimize
-from ._options import Options as Options
+from ._problem.bounds import Bounds as Bounds
+from ._problem.recompilation import RecompilationWarning as RecompilationWarning
 from ._result import Result as Result, Timing as Timing, Trace as Trace
-from ._status import Status as Status
-from ._watch import Progress as Progress
 
 
 def _publish(names: dict[str, _Any]) -> None:

@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from ._backends import choose_backend
-from ._bounds import Bounds, read_bounds
-from ._cache import settle
-from ._errors import warn
-from ._guard import count_call
-from ._implicit import LIMITS, Host, TracedCall, solve_in_trace
-from ._options import Options, read_options
-from ._problem import Problem, prepare
+from ._autodiff.implicit import LIMITS, Host, TracedCall, solve_in_trace
+from ._backend import choose_backend
+from ._core.context import has_float64, scope, widen
+from ._core.errors import warn
+from ._core.monitor import Progress, Watch
+from ._core.options import Options, read_options
+from ._core.status import Status
+from ._core.types import Objective, Params, is_traced
+from ._problem.bounds import Bounds, read_bounds
+from ._problem.cache import settle
+from ._problem.precision import describe_coarsest
+from ._problem.problem import Problem, prepare
+from ._problem.recompilation import count_call
 from ._result import Outcome, Result, finish
-from ._rounding import describe_coarsest
-from ._scope import has_float64, scope, widen
-from ._status import Status
-from ._types import Objective, Params, is_traced
-from ._watch import Progress, Watch
 
 
 class Minimizer:
@@ -194,7 +194,7 @@ class Minimizer:
             if not self._progress:
                 yield watch
                 return
-            from ._progress import show_progress
+            from ._core.progress import show_progress
 
             with show_progress(watch, self._options):
                 yield watch

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ._notes import describe_point
-from ._panels import Curve
-from ._plot import draw_one
-from ._problem import Problem
-from ._status import Status
-from ._trace import Timing as Timing, Trace as Trace, drop_padding, projected_norm
-from ._tree import join_short, leaf_paths
-from ._types import Params, Tracer, is_traced
+from ._core.status import Status
+from ._core.trace import Timing as Timing, Trace as Trace, drop_padding, projected_norm
+from ._core.types import Params, Tracer, is_traced
+from ._problem.notes import describe_point
+from ._problem.params import join_short, leaf_paths
+from ._problem.problem import Problem
+from ._render.figure import draw_one
+from ._render.panels import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,9 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 def _set_optimizations(on: bool) -> None:
     """Compile from now on with or without XLA's optimizations; forget what was compiled the other way."""
-    from scipy_jax_bridge import _cache  # not before jaxtyping's plugin, which checks the package as it is imported
+    from scipy_jax_bridge._problem import (
+        cache as _cache,  # not before jaxtyping's plugin, which checks the package as it is imported
+    )
 
     jax.config.update("jax_disable_most_optimizations", not on)
     jax.clear_caches()

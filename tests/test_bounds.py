@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
 from problems import BACKENDS
-from scipy_jax_bridge._bounds import flatten_bounds, read_bounds
-from scipy_jax_bridge._methods import METHODS
-from scipy_jax_bridge._tree import split_params
+from scipy_jax_bridge._problem.bounds import flatten_bounds, read_bounds
+from scipy_jax_bridge._problem.params import split_params
+from scipy_jax_bridge._scipy.methods import METHODS
 
 INF = np.inf
 

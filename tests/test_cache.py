@@ -18,7 +18,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from helpers_calls import Calls, count_compiles
 from problems import BACKENDS
-from scipy_jax_bridge import _cache, _problem
+from scipy_jax_bridge._problem import cache as _cache, problem as _problem
 
 PROGRAMS = {"scipy": 1, "optax": 1}
 

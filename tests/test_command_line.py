@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge import __main__ as command_line, compare
-from scipy_jax_bridge.__main__ import main
-from scipy_jax_bridge._stories import documented_loop
-from scipy_jax_bridge._target import EXAMPLE
+from scipy_jax_bridge import compare
+from scipy_jax_bridge._cli import main as command_line
+from scipy_jax_bridge._cli.commentary import documented_loop
+from scipy_jax_bridge._cli.main import main
+from scipy_jax_bridge._cli.target import EXAMPLE
 from scipy_jax_bridge.models import MODELS, Model, load
 
 
@@ -143,7 +144,7 @@ def test_documented_loop_reports_the_point_where_it_ends():
 
 def test_without_matplotlib_it_says_how_to_get_the_picture_and_goes_on(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._picture", raising=False)
+    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._render.picture", raising=False)
     assert main(["rosenbrock", "--repeats", "1"]) == 0
     assert "No picture: plots need Matplotlib; install the extra" in capsys.readouterr().out
     assert not (tmp_path / "comparison.png").exists()

@@ -13,8 +13,14 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
-from scipy_jax_bridge import _compare, _comparison, _panels, _shares, _show, _verdict
-from scipy_jax_bridge._compare import Comparison, compare
+from scipy_jax_bridge._compare import (
+    breakdown as _shares,
+    compare as _compare,
+    comparison as _comparison,
+    verdict as _verdict,
+)
+from scipy_jax_bridge._compare.compare import Comparison, compare
+from scipy_jax_bridge._render import panels as _panels, table as _show
 
 LEAST = "Break-even: the least time, compilation included, is that of "
 KEYS = {
@@ -553,7 +559,7 @@ def test_plot_writes_svg_and_survives_what_is_not_finite(comparison, tmp_path):
 
 def test_plot_without_matplotlib_names_the_extra(comparison, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._picture", raising=False)
+    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._render.picture", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'scipy_jax_bridge\[plot\]'"):
         comparison.plot()
 

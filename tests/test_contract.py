@@ -14,8 +14,10 @@ import optax
 import pytest
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge import Status, _chunks, _watch
-from scipy_jax_bridge._methods import METHODS
+from scipy_jax_bridge import Status
+from scipy_jax_bridge._core import monitor as _watch
+from scipy_jax_bridge._optax import chunked as _chunks
+from scipy_jax_bridge._scipy.methods import METHODS
 
 pytestmark = pytest.mark.smoke
 

@@ -16,8 +16,9 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from problems import rosenbrock
-from scipy_jax_bridge import Status, _cache
-from scipy_jax_bridge._trace import drop_padding
+from scipy_jax_bridge import Status
+from scipy_jax_bridge._core.trace import drop_padding
+from scipy_jax_bridge._problem import cache as _cache
 
 START = np.tile([-1.2, 1.0], 3)
 METHODS = {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
-import scipy_jax_bridge._chunks as chunks
+import scipy_jax_bridge._optax.chunked as chunks
 from problems import hs5, rosenbrock, shifted_quadratic
 from scipy_jax_bridge import Status
 

@@ -15,11 +15,19 @@ import pytest
 from numpy.typing import NDArray
 
 import reference_lbfgsb as reference
-from scipy_jax_bridge import Status, _bounded, _cauchy, _compact, _free, _linesearch as ls, _memory
-from scipy_jax_bridge._decide import STAIRS, Decision, Facts, Limits, Progress, accept_start, weigh_trial
-from scipy_jax_bridge._engine import Box
-from scipy_jax_bridge._linesearch import Search, Trial, start_search
-from scipy_jax_bridge._status import RUNNING
+from scipy_jax_bridge import Status
+from scipy_jax_bridge._core.status import RUNNING
+from scipy_jax_bridge._optax.lbfgsb import (
+    bounded as _bounded,
+    cauchy as _cauchy,
+    compact as _compact,
+    linesearch as ls,
+    memory as _memory,
+    unbounded as _free,
+)
+from scipy_jax_bridge._optax.lbfgsb.control import STAIRS, Decision, Facts, Limits, Progress, accept_start, weigh_trial
+from scipy_jax_bridge._optax.lbfgsb.linesearch import Search, Trial, start_search
+from scipy_jax_bridge._optax.lbfgsb.loop import Box
 
 Vector = NDArray[np.float64]
 Line = Callable[[float], tuple[float, float]]  # t -> phi(t), phi'(t)

@@ -17,7 +17,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
-from scipy_jax_bridge._identity import structure_of
+from scipy_jax_bridge._problem.fingerprint import structure_of
 
 backends = pytest.mark.parametrize("backend", ["scipy", "optax"])
 CENTER = np.ones(2)

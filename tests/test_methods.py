@@ -11,7 +11,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._methods import METHODS
+from scipy_jax_bridge._scipy.methods import METHODS
 
 BOUNDED = [method.name for method in METHODS.values() if method.bounds]
 SECOND = ["Newton-CG", "trust-ncg", "trust-krylov", "trust-constr", "dogleg", "trust-exact"]

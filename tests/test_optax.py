@@ -12,13 +12,13 @@ import optax.contrib
 import pytest
 
 import scipy_jax_bridge as sjb
-import scipy_jax_bridge._chunks as chunks
-import scipy_jax_bridge._loop as loop
-import scipy_jax_bridge._optax as optax_room
+import scipy_jax_bridge._optax.chunked as chunks
+import scipy_jax_bridge._optax.device_solver as loop
+import scipy_jax_bridge._optax.solve as optax_room
 from problems import rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._problem import prepare
-from scipy_jax_bridge._watch import Watch
+from scipy_jax_bridge._core.monitor import Watch
+from scipy_jax_bridge._problem.problem import prepare
 
 CENTER = np.array([1.0, -0.5])
 START = np.array([-1.2, 1.0])

@@ -18,8 +18,8 @@ import scipy.optimize
 import scipy_jax_bridge as sjb
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._methods import METHODS
-from scipy_jax_bridge._options import read_options
+from scipy_jax_bridge._core.options import read_options
+from scipy_jax_bridge._scipy.methods import METHODS
 
 START = np.linspace(-1.0, 1.0, 8)
 # maxls and maxcor change the path; for maxcor the device loop has to be compiled anew

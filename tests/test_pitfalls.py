@@ -17,8 +17,8 @@ import scipy.optimize
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
-from scipy_jax_bridge import _compare
-from scipy_jax_bridge._stories import documented_loop
+from scipy_jax_bridge._cli.commentary import documented_loop
+from scipy_jax_bridge._compare import compare as _compare
 from scipy_jax_bridge.models import rosenbrock
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge import _panels, _setting
+from scipy_jax_bridge._compare import provenance as _setting
+from scipy_jax_bridge._render import panels as _panels
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = (
@@ -145,7 +146,7 @@ def test_one_run_without_a_finite_objective_still_has_a_page(tmp_path):
 
 def test_without_matplotlib_the_error_names_the_extra(comparison, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._picture", raising=False)
+    monkeypatch.delitem(sys.modules, "scipy_jax_bridge._render.picture", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"scipy_jax_bridge\[plot\]"):
         comparison.report(tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

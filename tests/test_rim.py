@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge import _rounding
-from scipy_jax_bridge.__main__ import main
+from scipy_jax_bridge._cli.main import main
+from scipy_jax_bridge._problem import precision as _rounding
 
 
 @jax.tree_util.register_pytree_node_class

@@ -13,7 +13,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._rounding import find_coarsest
+from scipy_jax_bridge._problem.precision import find_coarsest
 
 DATA = jnp.linspace(0.0, 1.0, 3, dtype=jnp.float32)
 START = np.linspace(-1.0, 1.0, 6)

@@ -15,8 +15,8 @@ import scipy.optimize
 import scipy_jax_bridge as sjb
 from problems import PROBLEMS, Problem, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._methods import METHODS, Method
-from scipy_jax_bridge._record import Record
+from scipy_jax_bridge._scipy.methods import METHODS, Method
+from scipy_jax_bridge._scipy.record import Record
 
 CENTER = jnp.array([1.0, -0.5, 2.0])
 START = jnp.array([0.2, 0.1, 0.5])

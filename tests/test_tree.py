@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
 from problems import BACKENDS
-from scipy_jax_bridge._tree import leaf_paths, split_args, split_params, spread_prefix
+from scipy_jax_bridge._problem.params import leaf_paths, split_args, split_params, spread_prefix
 
 
 def activation(x: Any) -> Any:

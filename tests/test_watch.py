@@ -22,9 +22,9 @@ import scipy_jax_bridge as sjb
 from helpers_calls import Calls
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._methods import METHODS
-from scipy_jax_bridge._record import Record
-from scipy_jax_bridge._watch import Watch
+from scipy_jax_bridge._core.monitor import Watch
+from scipy_jax_bridge._scipy.methods import METHODS
+from scipy_jax_bridge._scipy.record import Record
 
 START = np.linspace(-1.0, 1.0, 8)
 

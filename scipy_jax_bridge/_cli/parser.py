@@ -1,0 +1,162 @@
+"""The words that the command line takes, each checked as it is read, with the nearest name where one is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import optax
+
+from .._core.errors import unknown_name
+from .._core.options import RULES, Options
+from .._scipy.methods import METHODS
+from ..models import MODELS
+from .target import EXAMPLE
+
+BACKENDS = ("scipy", "optax")
+PICTURE = "comparison.png"
+FORMATS = (".png", ".svg", ".pdf", ".jpg")
+PAGES = (".html", ".htm")
+LIMITS = {"gtol": float, "ftol": float, "maxiter": int, "maxfun": int, "maxls": int, "maxcor": int, "timeout": float}
+
+
+def make_parser(command: bool) -> argparse.ArgumentParser:
+    """The parser.
+
+    Arguments:
+        command: of `compare TARGET`, which needs a target and writes only what is asked for.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m scipy_jax_bridge{' compare' if command else ''}",
+        description="Minimizes a built-in model, or an objective in a file of your own, with SciPy and with Optax, and "
+        "shows both side by side: what they found, how long they compiled, how long they solved, and where the "
+        "seconds went.",
+        epilog=f"models:\n{list_models()}\n\nexamples:\n  python -m scipy_jax_bridge\n"
+        "  python -m scipy_jax_bridge compare co2 --repeats 3 --plot co2.svg\n"
+        "  python -m scipy_jax_bridge compare fit.py:objective --report fit.html\n"
+        "  python -m scipy_jax_bridge compare rosenbrock --methods L-BFGS-B,BFGS,adam=0.05 --maxiter 2000 --json\n\n"
+        f"a file of your own:\n\n{EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    default = None if command else "digits"
+    says = "" if command else "; default: digits"
+    add("model", metavar="TARGET", nargs="?", default=default, help=f"a model, or path/to/file.py:objective{says}")
+    add(
+        "--backends",
+        metavar="A,B",
+        type=_several_of("backend", BACKENDS),
+        help=f"which to run, with commas between; default: {','.join(BACKENDS)}",
+    )
+    add(
+        "--methods",
+        metavar="A,B",
+        type=_methods,
+        help="methods to run: SciPy's by name, Optax's by name and learning rate, such as BFGS,trust-ncg,adam=0.01; "
+        "the backends' own methods run beside them only where --backends says so",
+    )
+    add("--repeats", metavar="N", default=5, type=_count, help="solves with each; default: 5")
+    for name, kind in LIMITS.items():
+        default = next(each.default for each in fields(Options) if each.name == name)
+        add(f"--{name}", metavar="N" if kind is int else "X", type=_limit(name, kind), help=f"default: {default}")
+    add("--json", action="store_true", help="print the rows of the table as JSON, and nothing else")
+    picture = parser.add_mutually_exclusive_group()
+    default = None if command else PICTURE
+    picture.add_argument(
+        "--plot",
+        metavar="FILE",
+        default=default,
+        type=_file("picture", FORMATS),
+        help=f"write a picture, {', '.join(FORMATS)}; default: {default or 'none'}",
+    )
+    picture.add_argument("--no-plot", action="store_true", help="write no picture")
+    add("--dark", action="store_true", help="draw the picture light on dark")
+    add("--report", metavar="FILE", type=_file("page", PAGES), help="write one HTML page with everything in it")
+    add("--float32", action="store_true", help="solve in single precision; co2 does not work in it")
+    add("--list", action="store_true", help="list the models and end")
+    return parser
+
+
+def list_models() -> str:
+    """A line for each built-in model."""
+    titles = {name: (inspect.getdoc(build) or name).splitlines()[0] for name, build in MODELS.items()}
+    return "\n".join(f"  {name:<12}{title}" for name, title in titles.items())
+
+
+def _one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
+    """A type for argparse whose error suggests the nearest name."""
+
+    def check(word: str) -> str:
+        if word not in names:
+            raise argparse.ArgumentTypeError(unknown_name(kind, word, names))
+        return word
+
+    return check
+
+
+def _several_of(kind: str, names: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    check = _one_of(kind, names)
+    return lambda words: tuple(dict.fromkeys(check(word.strip()) for word in words.split(",")))
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number that is at least 1.")
+    return int(word)
+
+
+def _methods(words: str) -> dict[str, dict[str, Any]]:
+    """Runs by the word that asks for each: a method of SciPy, or a transformation of Optax and its learning rate."""
+    runs = {}
+    for word in filter(None, (word.strip() for word in words.split(","))):
+        name, equals, rate = word.partition("=")
+        if not equals:
+            _one_of("method of SciPy", [method.name for method in METHODS.values()])(_spell(name))
+            runs[word] = {"backend": "scipy", "method": name}
+            continue
+        make = getattr(optax, name, None)
+        try:
+            method = make(float(rate)) if make is not None else None
+        except (TypeError, ValueError):
+            method = None
+        if not isinstance(method, optax.GradientTransformation):
+            raise argparse.ArgumentTypeError(f"{word!r} is no transformation of Optax; write for example adam=0.01.")
+        runs[word] = {"backend": "optax", "method": method}
+    return runs
+
+
+def _spell(name: str) -> str:
+    """A method's name as SciPy spells it, whatever the case."""
+    return METHODS[name.lower()].name if name.lower() in METHODS else name
+
+
+def _limit(name: str, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type for argparse by the rule of the option."""
+    meaning, holds = RULES[name]
+
+    def check(word: str) -> Any:
+        try:
+            value = kind(word)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{word!r} is not {meaning.removeprefix('None or ')}.")
+        return value
+
+    return check
+
+
+def _file(kind: str, endings: Collection[str]) -> Callable[[str], Path]:
+    def check(word: str) -> Path:
+        path = Path(word)
+        if path.suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"{word!r} must end in one of {', '.join(endings)}, to be a {kind}.")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}.")
+        return path
+
+    return check

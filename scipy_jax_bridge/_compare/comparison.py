@@ -1,0 +1,225 @@
+"""What several runs of one problem found, and what each cost, for people to read."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from .._render import figure as _plot, page as _report, table as _show
+from .._render.panels import Curve
+from .._result import Result, curve_of
+from . import verdict as _verdict
+from .provenance import Setting
+from .verdict import Gap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Shares(NamedTuple):
+    """Parts of a solve, which sum to 1; NaN where they could not be told.
+
+    Attributes:
+        objective: in the objective and its gradient, on the device.
+        transfers: on the way to the device and back, dispatch included.
+        solver: in all the rest: the method itself, its line search, the record.
+    """
+
+    objective: float
+    transfers: float
+    solver: float
+
+
+UNKNOWN = Shares(float("nan"), float("nan"), float("nan"))
+SHARES = ("objective_share", "transfer_share", "solver_share")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """What `compare` found; `print` it, or `plot` it.
+
+    Attributes:
+        results: the result of each run by name; of its repeated solves, the one of median time.
+        compile_s: seconds that each run spent compiling, before its first solve.
+        solve_s: seconds of each of its solves.
+        between: for each run that did not end where the best did, objectives on the straight way there.
+        shares: the parts of its median solve that went into the objective, into transfers and into the solver.
+        start: where the solves began, the tree of params.
+        setting: the problem, the exact settings of each run, versions and hardware, in words.
+    """
+
+    results: Mapping[str, Result]
+    compile_s: Mapping[str, float]
+    solve_s: Mapping[str, tuple[float, ...]]
+    between: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    shares: Mapping[str, Shares] = field(default_factory=dict)
+    start: PyTree = None
+    setting: Setting = field(default_factory=Setting)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain fields, so that a pickle names no private module."""
+        shares = {name: tuple(parts) for name, parts in self.shares.items()}
+        return vars(self) | {"shares": shares, "setting": vars(self.setting)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        setting = state["setting"]
+        setting = Setting(**setting) if isinstance(setting, dict) else setting  # a pickle that is older has it whole
+        shares = {name: Shares(*parts) for name, parts in state["shares"].items()}
+        vars(self).update(state, shares=shares, setting=setting)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A plain dict for each run, of Python's own strings and numbers, ready for a data frame.
+
+        Returns:
+            Dicts of run, backend, method, fun, grad_norm, nit, nfev, compile_s, solve_s (the
+            median), solve_s_min, solve_s_max, objective_share, transfer_share, solver_share (parts of the
+            solve, NaN where they were not measured) and status (its name).
+        """
+        return [
+            {
+                "run": name,
+                "backend": result.backend,
+                "method": str(result.method),
+                "fun": float(result.fun),
+                "grad_norm": result.grad_norm,
+                "nit": int(result.nit),
+                "nfev": int(result.nfev),
+                "compile_s": self.compile_s[name],
+                "solve_s": statistics.median(self.solve_s[name]),
+                "solve_s_min": min(self.solve_s[name]),
+                "solve_s_max": max(self.solve_s[name]),
+                **dict(zip(SHARES, self.shares.get(name, UNKNOWN), strict=True)),
+                "status": result.status.name,
+            }
+            for name, result in self.results.items()
+        ]
+
+    @property
+    def best(self) -> str:
+        """The name of the run with the least objective; of equal ones the first."""
+        return _verdict.find_best(self.results)
+
+    def gaps(self) -> dict[str, Gap]:
+        """How far from the best run each of the others ended."""
+        best = self.results[self.best]
+        others = {name: result for name, result in self.results.items() if name != self.best}
+        return {name: _verdict.measure_gap(result, best, self.between.get(name, ())) for name, result in others.items()}
+
+    def break_even(self) -> list[tuple[int, str]]:
+        """Which run takes the least time, compilation included, from which number of solves on.
+
+        Returns:
+            Pairs (number of solves, name) in increasing order, the first number being 1. Only runs that reached
+            the best objective take part. `[(1, "scipy"), (48, "optax")]`: "scipy" takes less time up to 47 solves.
+        """
+        return _verdict.find_switches(self._costs())
+
+    def recommend(self, solves: int = 1) -> str:
+        """The run to take for so many solves of problems of this shape: of those that reached the best objective,
+        the one of least time, compilation included.
+
+        Arguments:
+            solves: how many. Default 1.
+
+        Returns:
+            Its name.
+
+        Errors:
+            ValueError: `solves` is less than 1.
+        """
+        if solves < 1:
+            raise ValueError(f"solves must be at least 1, not {solves!r}.")
+        return [name for start, name in self.break_even() if start <= solves][-1]
+
+    def notes(self) -> list[str]:
+        """The sentences below the table: did the runs end at one minimum, were they alike in precision and stopping
+        rule, which takes less time, which to take."""
+        if len(self.results) < 2:
+            return []
+        agreement = _verdict.describe_agreement(self.results, self.gaps())
+        if not math.isfinite(float(self.results[self.best].fun)):
+            return agreement
+        switches, able = self.break_even(), list(self._costs())
+        advice = _verdict.recommend(switches, {name: self.solve_s[name] for name in able})
+        unlike = _verdict.describe_unlike(self._rules())
+        return [*agreement, *unlike, _verdict.describe_switches(switches, len(able)), advice]
+
+    def plot(self, path: str | Path | None = None, *, title: str | None = None, dark: bool = False) -> Figure:
+        """Draws the runs: objective against seconds and evaluations, compilation beside a solve, costs of many
+        solves, and how far each leaf moved from the start.
+
+        Arguments:
+            path: where to write the picture; its ending says the format, such as ".png" or ".svg".
+            title: a line above the picture.
+            dark: light on dark, for a dark page. Default False.
+
+        Returns:
+            The Matplotlib figure. A notebook shows it.
+
+        Errors:
+            ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
+        """
+        return _plot.draw(self._curves(), self.drifts(), path, title, dark=dark)
+
+    def report(self, path: str | Path, *, title: str | None = None) -> Path:
+        """Writes one HTML page that needs nothing beside it: verdict, tables, plots, settings, versions, hardware.
+
+        Arguments:
+            path: where to write it, such as "comparison.html".
+            title: the heading. Default: the name of the objective.
+
+        Returns:
+            The path.
+
+        Errors:
+            ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
+        """
+        words = _report.Words(
+            title=title or self.setting.problem.get("objective", "A comparison"),
+            notes=self.notes(),
+            gaps={name: (gap.fun, gap.params, gap.leaf) for name, gap in self.gaps().items()},
+            solve_s=self.solve_s,
+            problem=self.setting.problem,
+            runs=self.setting.runs,
+            machine=self.setting.machine,
+        )
+        return _report.write_page(path, words, self.rows(), self._curves(), self.drifts())
+
+    def drifts(self) -> dict[str, dict[str, float]]:
+        """For each run and each floating-point leaf by path, the largest change of a parameter from the start."""
+        if self.start is None:
+            return {}
+        return {name: _verdict.measure_drift(self.start, result.params) for name, result in self.results.items()}
+
+    def __str__(self) -> str:
+        return _show.write_table(self.rows(), self.notes())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return _show.write_html(self.rows(), self.notes())
+
+    def _curves(self) -> list[Curve]:
+        return [
+            curve_of(result, row["run"], row["compile_s"], row["solve_s"])
+            for row, result in zip(self.rows(), self.results.values(), strict=True)
+        ]
+
+    def _rules(self) -> dict[str, dict[str, str]]:
+        """What has to be alike for times to compare: the precision and the stopping rule of each run."""
+        precision = {name: str(np.asarray(result.fun).dtype) for name, result in self.results.items()}
+        runs = self.setting.runs.items()
+        return {"precision": precision, **{key: {name: run[key] for name, run in runs} for key in ("gtol", "ftol")}}
+
+    def _costs(self) -> dict[str, tuple[float, float]]:
+        """Seconds of compilation and of a solve, of the runs that reached the best objective."""
+        gaps = self.gaps()
+        able = [row for row in self.rows() if row["run"] not in gaps or gaps[row["run"]].low]
+        return {row["run"]: (row["compile_s"], row["solve_s"]) for row in able}

@@ -1,0 +1,121 @@
+"""What a comparison was made with, in words: the problem, the settings of each run, the versions, the machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._core.options import Options
+
+PACKAGES = ("scipy_jax_bridge", "jax", "jaxlib", "scipy", "numpy", "optax")
+SHORT = 6  # numbers of an array that are written out
+LINES = 12  # leaves of a tree that are named
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Names and values, ready to be read.
+
+    Attributes:
+        problem: the objective, its start and its data.
+        runs: the exact settings of each run by name, defaults included.
+        machine: versions and hardware.
+    """
+
+    problem: Mapping[str, str] = field(default_factory=dict)
+    runs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+
+def describe_problem(fun: Any, params: PyTree, args: Any) -> dict[str, str]:
+    """The objective by its name, the start and the data by their shapes."""
+    module, name = getattr(fun, "__module__", ""), getattr(fun, "__qualname__", type(fun).__qualname__)
+    return {
+        "objective": f"{module}.{name}" if module else name,
+        "start": describe_tree(params, "params"),
+        "data": describe_tree(args, "args") if jax.tree.leaves(args) else "none",
+    }
+
+
+def describe_run(entry: Mapping[str, Any], method: str, options: Options) -> dict[str, str]:
+    """The settings of one run.
+
+    Arguments:
+        entry: the keyword arguments of its `Minimizer`.
+        method: what its results call the method.
+        options: its options, defaults included.
+    """
+    bounds, fixed = entry.get("bounds"), entry.get("fixed")
+    sides = (getattr(bounds, side, None) if hasattr(bounds, side) else bounds[place] if bounds else None
+             for place, side in enumerate(("lower", "upper")))  # fmt: skip
+    lower, upper = sides
+    return {
+        "backend": str(entry.get("backend", "scipy")),
+        "method": method,
+        **{each.name: str(getattr(options, each.name)) for each in fields(Options) if each.name != "native"},
+        **{name: str(value) for name, value in options.native.items()},
+        "lower bounds": "none" if lower is None else describe_tree(lower, "lower"),
+        "upper bounds": "none" if upper is None else describe_tree(upper, "upper"),
+        "fixed": "none" if fixed is None else describe_tree(fixed, "fixed"),
+        "precision": str(entry.get("precision") or "that of the leaves"),
+        "has_aux": str(bool(entry.get("has_aux"))),
+    }
+
+
+def describe_machine() -> dict[str, str]:
+    """Versions, processor, devices and JAX's settings, now."""
+    devices = jax.devices()
+    threads = {name: os.environ[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ}
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "threads": ", ".join(f"{name}={value}" for name, value in threads.items()) or "no limit set",
+        "JAX": f"jax_enable_x64 {getattr(jax.config, 'jax_enable_x64')}, default backend {jax.default_backend()}",  # noqa: B009
+    }
+
+
+def describe_tree(tree: PyTree, name: str) -> str:
+    """One line a leaf: its path, and its value or its type and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    lines = [f"{name}{jax.tree_util.keystr(path)}: {_describe_leaf(leaf)}" for path, leaf in leaves[:LINES]]
+    more = len(leaves) - LINES
+    return "\n".join([*lines, *([f"and {more} more leaves"] if more > 0 else [])])
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        return repr(leaf)[:60]
+    if np.size(leaf) <= SHORT and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # as a random key is
+        return f"{leaf.dtype} {np.array2string(np.asarray(leaf), precision=6, separator=', ')}".replace("\n", "")
+    return f"{leaf.dtype}{list(np.shape(leaf))}"
+
+
+@functools.cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,52 @@
+"""How errors suggest the nearest name, and where warnings point."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jaxtyping
+
+PACKAGE_ROOT = Path(__file__).parents[1]
+BETWEEN = (Path(jax.__file__).parent, Path(jaxtyping.__file__).parent)  # JAX, and what tests wrap functions in
+
+
+class HeldLeafWarning(UserWarning):
+    """An integer in params is not optimized; with its path and the cure."""
+
+
+def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
+    """A sentence such as: unknown option 'gtoll' for method 'CG'; did you mean 'gtol'? Known: ..."""
+    known = {_letters(each): each for each in sorted(names)}
+    close = difflib.get_close_matches(_letters(name), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {known[close[0]]!r}?" if close else "."
+    place = f" for {owner}" if owner else ""
+    return f"unknown {kind} {name!r}{place}{hint} Known: {', '.join(known.values()) or 'none'}."
+
+
+def shorten(value: object) -> str:
+    """The value in an error; of a number with more digits than anyone reads, their count."""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    return repr(value)
+
+
+def _letters(name: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package and JAX that led here, through whatever lies between."""
+    frame, files = inspect.currentframe(), []
+    while frame is not None:
+        files.append(Path(frame.f_code.co_filename))
+        frame = frame.f_back
+    outside = max(level for level, file in enumerate(files) if PACKAGE_ROOT in file.parents) + 1
+    while outside < len(files) - 1 and any(home in files[outside].parents for home in BETWEEN):
+        outside += 1
+    warnings.warn(message, category, stacklevel=outside + 1)

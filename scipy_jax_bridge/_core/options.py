@@ -1,0 +1,161 @@
+"""One vocabulary of options with one meaning on both backends."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import shorten, unknown_name
+from .types import Tracer
+
+MOST_PAIRS = 1000  # the step costs their number squared
+
+# name -> (what it must be, the test); the test never sees a tracer
+RULES = {
+    "gtol": ("a number that is at least 0", lambda value: _is_real(value) and value >= 0),
+    "ftol": ("a number that is at least 0 (0 disables the test)", lambda value: _is_real(value) and value >= 0),
+    "maxiter": ("a whole number that is at least 0", lambda value: _is_whole(value) and value >= 0),
+    "maxfun": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
+    "maxls": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
+    "maxcor": (
+        f"a whole number from 1 to {MOST_PAIRS}; 10 to 50 pairs are usual",
+        lambda value: _is_whole(value) and 1 <= value <= MOST_PAIRS,
+    ),
+    "timeout": ("None or a positive number of seconds", lambda value: value is None or (_is_real(value) and value > 0)),
+}
+COUNT_MAX = 2**31 - 1  # iterations and evaluations are counted in int32
+WHOLE = ("maxiter", "maxfun", "maxls", "maxcor")
+KNOWN = ("maxcor", "timeout")  # not traced: one is a shape of the program, the other is for the clock of the host
+
+
+class Native(Mapping[str, Any]):
+    """Options of a method by name, immutable. A MappingProxyType can be neither pickled nor copied nor hashed."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._entries.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """When a solve ends; the defaults are those of SciPy's L-BFGS-B.
+
+    Arguments:
+        gtol: stop when max abs of the projected gradient is at most this. Default 1e-5.
+        ftol: stop when (f_k - f_{k+1}) / max(abs f_k, abs f_{k+1}, 1) is at most this; 0 disables.
+            Default 2.220446049250313e-09, which is 1e7 times the rounding of float64.
+        maxiter: iterations; 2147483647, where the counters end, stands for all that is larger. Default 15000.
+        maxfun: objective evaluations, with the same end, never exceeded; only a line search inside an Optax
+            transformation is finished first. Default 15000.
+        maxls: line-search evaluations in one iteration. Default 20.
+        maxcor: L-BFGS memory, pairs. Default 10.
+        timeout: wall-clock seconds of solving, compilation not counted. Default None: no limit.
+        native: options of a SciPy method under SciPy's own names, handed on as they are. In a plain
+            mapping they stand beside the others: `options={"gtol": 1e-8, "initial_tr_radius": 0.5}`.
+
+    Errors:
+        TypeError: a traced value where only a known one will do, or `native` is no mapping.
+        ValueError: a value that makes no sense, with what it must be.
+
+    Example:
+        >>> import scipy_jax_bridge as sjb
+        >>> sjb.Options(gtol=1e-8).maxiter
+        15000
+    """
+
+    gtol: Any = 1e-5  # a number, or a traced one
+    ftol: Any = 2.220446049250313e-09
+    maxiter: Any = 15000
+    maxfun: Any = 15000
+    maxls: Any = 20
+    maxcor: Any = 10
+    timeout: Any = None
+    native: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, (meaning, holds) in RULES.items():
+            value = getattr(self, name)
+            if isinstance(value, Tracer):
+                _check_traceable(name)
+                continue
+            if not holds(value):
+                raise ValueError(f"option {name!r} must be {meaning}, not {shorten(value)}.")
+            if name in WHOLE:  # 7.0 and NumPy's integers too: SciPy and shapes take Python's own
+                object.__setattr__(self, name, min(int(value), COUNT_MAX))
+        object.__setattr__(self, "native", Native(_as_mapping(self.native)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain fields, so that a pickle names no private module."""
+        return vars(self) | {"native": dict(self.native)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, native=Native(state["native"]))
+
+
+def read_options(options: Options | Mapping[str, Any] | None, native_names: frozenset[str], method: str) -> Options:
+    """The options of a call, checked; names that only the method knows become its native options."""
+    owner = f"method {method!r}"
+    if options is None:
+        options = Options()
+    elif not isinstance(options, Options):
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options must be an Options or a mapping of its fields, not {type(options).__name__}.")
+        common = {each.name for each in fields(Options)}
+        for name in options:
+            if name not in common and name not in native_names:
+                raise ValueError(unknown_name("option", name, common | native_names, owner))
+        own = {name: value for name, value in options.items() if name not in common}
+        given = {name: value for name, value in options.items() if name in common}
+        if own:
+            given["native"] = {**_as_mapping(given.get("native", {})), **own}
+        options = Options(**given)
+    for name in options.native:
+        if name not in native_names:
+            raise ValueError(unknown_name("native option", name, native_names, owner))
+    return options
+
+
+def _check_traceable(name: str) -> None:
+    if name in KNOWN:
+        raise TypeError(
+            f"option {name!r} must be known when the program is compiled, and it is traced by JAX. Make it a plain "
+            "number: close over it, or list it in static_argnames of jax.jit."
+        )
+
+
+def _is_real(value: object) -> bool:
+    if isinstance(value, bool) or getattr(value, "ndim", 0) != 0:
+        return False
+    try:
+        return (isinstance(value, numbers.Real) or hasattr(value, "dtype")) and not math.isnan(float(value))  # type: ignore[arg-type]
+    except OverflowError:  # 10**400
+        return False
+
+
+def _is_whole(value: object) -> bool:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return True
+    return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
+
+
+def _as_mapping(native: Any) -> Mapping[str, Any]:
+    if not isinstance(native, Mapping):
+        raise TypeError(f"option 'native' must be a mapping of a method's own options, not {native!r}.")
+    return native

@@ -1,0 +1,252 @@
+"""The Moré-Thuente line search as a state machine: one evaluation a step, no inner loop.
+
+Source: J. J. Moré and D. J. Thuente, "Line search algorithms with guaranteed sufficient decrease",
+ACM Transactions on Mathematical Software 20 (1994), 286-307, with the constants that L-BFGS-B 3.0 uses.
+phi(t) is the objective along the direction, t the step. Every function is pure, so the whole search
+is a few numbers in the carry of the solver's loop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..._core.stopping import contradicts, noise
+from .lanes import Flag
+
+SUFFICIENT_DECREASE = 1e-3  # mu in (1.1)
+CURVATURE = 0.9  # eta in (1.2)
+INTERVAL = 0.1  # the bracket is small enough when it is this fraction of its upper end
+LARGEST_STEP = 1e10
+EXTRAPOLATE = (1.1, 4.0)  # the trial interval beyond the best step, section 4
+SHRINK = 0.66  # the bracket must shrink by this factor in two trials, section 4
+RETREAT = 0.1  # after a trial that is not finite: this far from the best step towards it
+
+Scalar = Float[Array, "..."]  # one, or one in each lane
+
+
+class Trial(NamedTuple):
+    """A point on the line: the step t, phi(t) and phi'(t)."""
+
+    step: Scalar
+    value: Scalar
+    slope: Scalar
+
+
+class Search(NamedTuple):
+    """Where a search stands. `best` has the least value so far, `other` is the far end of the bracket."""
+
+    step: Scalar
+    value_start: Scalar
+    step_best: Scalar
+    value_best: Scalar
+    slope_best: Scalar
+    step_other: Scalar
+    value_other: Scalar
+    slope_other: Scalar
+    step_max: Scalar
+    width: Scalar
+    width_before: Scalar
+    evaluations: Scalar
+    bracketed: Flag
+    second_stage: Flag
+    contradicted: Flag  # value and slopes of some trial disagree
+    lost: Flag  # some trial was not finite
+    cut: Flag  # the search drew back from some trial, not finite or too steep to count with
+
+
+class Verdict(NamedTuple):
+    """What a trial means for the search: `accepted` ends it, and so does `stuck` (nothing better is near)."""
+
+    accepted: Flag
+    stuck: Flag
+    contradicted: Flag  # value and slopes disagree: unless something lower is found, the gradient is wrong
+
+
+def start_search(value: Scalar, step: Scalar) -> Search:
+    """A search from phi(0) = `value`, whose first trial is `step`; `open_search` adds what is not known yet."""
+    zero, no = jnp.zeros_like(value), jnp.zeros_like(value, bool)
+    return Search(
+        step=step,
+        value_start=value,
+        step_best=zero,
+        value_best=value,
+        slope_best=zero,
+        step_other=zero,
+        value_other=value,
+        slope_other=zero,
+        step_max=zero,
+        width=zero,
+        width_before=zero,
+        evaluations=zero,
+        bracketed=no,
+        second_stage=no,
+        contradicted=no,
+        lost=no,
+        cut=no,
+    )
+
+
+def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search:
+    """The search at its first trial, with phi'(0) and the longest step that may be tried."""
+    opens = search.evaluations == 0
+    return search._replace(
+        slope_best=jnp.where(opens, slope_start, search.slope_best),
+        slope_other=jnp.where(opens, slope_start, search.slope_other),
+        step_max=jnp.where(opens, step_max, search.step_max),
+        width=jnp.where(opens, step_max, search.width),
+        width_before=jnp.where(opens, 2 * step_max, search.width_before),
+    )
+
+
+def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, by_slopes: Flag) -> Verdict:
+    """The strong Wolfe conditions (1.1) and (1.2) at the trial, and the ways a search can be stuck.
+
+    Where rounding hides the decrease that (1.1) asks for, (1.2) alone decides, if `by_slopes`: the approximate Wolfe
+    conditions of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
+    """
+    (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
+    floor = noise(jnp.abs(search.value_start), rounding)
+    enough = _is_enough(value, search.value_start, step * steep)
+    hidden = by_slopes & (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
+    accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
+    low, high = _interval(search)
+    outside = (step <= low) | (step >= high)
+    narrow = high - low <= INTERVAL * high
+    at_most = (step == search.step_max) & enough & (slope <= steep)
+    at_least = (step == 0) & (~enough | (slope >= steep))
+    stuck = (search.bracketed & (outside | narrow)) | at_most | at_least
+    size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(value)), 1)
+    against = contradicts(value - search.value_start, step * slope_start, step * slope, noise(size, rounding))
+    return Verdict(accepted, stuck, against)
+
+
+def _is_enough(value: Scalar, value_start: Scalar, change: Scalar) -> Flag:
+    """(1.1): in float64 as L-BFGS-B adds it up; in a coarser type, whose sum is rounded, with the same answer."""
+    if value.dtype == jnp.float64:
+        return value <= value_start + change
+    return value - value_start <= change
+
+
+def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
+    """Section 4: shrink the bracket with the trial just evaluated, and choose the next step."""
+    tilt = SUFFICIENT_DECREASE * slope_start
+    enough = _is_enough(trial.value, search.value_start, trial.step * tilt)
+    second_stage = search.second_stage | (enough & (trial.slope >= 0))
+    # In the first stage psi(t) = phi(t) - phi(0) - mu phi'(0) t predicts the step, as long as its
+    # value is still above zero; adding the constant phi(0) to it changes nothing.
+    tilt = jnp.where(~second_stage & (trial.value <= search.value_best) & ~enough, tilt, 0)
+    best = _tilted(Trial(search.step_best, search.value_best, search.slope_best), -tilt)
+    other = _tilted(Trial(search.step_other, search.value_other, search.slope_other), -tilt)
+    trial = _tilted(trial, -tilt)
+    rises = trial.value > best.value  # case 1 of section 4
+    turns = trial.slope * jnp.sign(best.slope) < 0  # case 2
+    step = _trial_step(search, best, other, trial, rises, turns)
+    other = _tilted(_select(rises, trial, _select(turns, best, other)), tilt)
+    best = _tilted(_select(rises, best, trial), tilt)
+    return _safeguard(
+        search._replace(
+            step=step,
+            step_best=best.step,
+            value_best=best.value,
+            slope_best=best.slope,
+            step_other=other.step,
+            value_other=other.value,
+            slope_other=other.slope,
+            bracketed=search.bracketed | rises | turns,
+            second_stage=second_stage,
+        )
+    )
+
+
+def retreat(search: Search) -> Search:
+    """The trial was not finite: nothing beyond it is worth a look, try much closer to the best step."""
+    step = search.step_best + RETREAT * (search.step - search.step_best)
+    return search._replace(
+        step=step,
+        step_max=jnp.where(search.step > search.step_best, search.step, search.step_max),
+    )
+
+
+def _interval(search: Search) -> tuple[Scalar, Scalar]:
+    """Where the step after the trial may lie: in the bracket; beyond the trial as long as there is none."""
+    ahead = search.step - search.step_best
+    low = jnp.where(search.evaluations == 0, 0, search.step + EXTRAPOLATE[0] * ahead)
+    lower, upper = (take(search.step_best, search.step_other) for take in (jnp.minimum, jnp.maximum))
+    high = search.step + EXTRAPOLATE[1] * ahead
+    return jnp.where(search.bracketed, lower, low), jnp.where(search.bracketed, upper, high)
+
+
+def _tilted(trial: Trial, slope: Scalar) -> Trial:
+    """The trial of phi(t) + slope * t."""
+    return Trial(trial.step, trial.value + trial.step * slope, trial.slope + slope)
+
+
+def _select(condition: Flag, new: Trial, old: Trial) -> Trial:
+    return Trial(*(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
+
+
+def _safeguard(search: Search) -> Search:
+    """Bisect a bracket that shrinks too slowly, renew the trial interval, stay within the limits."""
+    spread = jnp.abs(search.step_other - search.step_best)
+    bisect = search.bracketed & (spread >= SHRINK * search.width_before)
+    middle = search.step_best + 0.5 * (search.step_other - search.step_best)
+    step = jnp.where(bisect, middle, search.step)
+    step = jnp.clip(step, 0, search.step_max)
+    low, high = _interval(search)
+    hopeless = search.bracketed & ((step <= low) | (step >= high) | (high - low <= INTERVAL * high))
+    return search._replace(
+        step=jnp.where(hopeless, search.step_best, step),
+        width_before=jnp.where(search.bracketed, search.width, search.width_before),
+        width=jnp.where(search.bracketed, spread, search.width),
+    )
+
+
+def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: Flag, turns: Flag) -> Scalar:
+    """The trial step of section 4; in all four cases from a cubic through the trial and an end of the bracket.
+
+    Case 1, the value rises: the cubic step, or halfway to the quadratic one if that is closer to the best step.
+    Case 2, the slope turns: of cubic and secant step, the one farther from the trial.
+    Case 3, the slope is smaller: as case 2 or the contrary, the cubic step only where it leads on beyond the trial.
+    Case 4, it is not: the cubic step, through the far end, or as far as allowed.
+    """
+    steeper = ~rises & ~turns & (jnp.abs(trial.slope) >= jnp.abs(best.slope))
+    flatter = ~rises & ~turns & ~steeper
+    grows = trial.step > best.step
+    end = _select(steeper, other, best)
+    # Steps are counted from `near` towards `far`: from the best step in case 1, else from the trial.
+    near, far = _select(rises, best, trial), _select(rises, trial, end)
+    cubic, leads_on = _cubic_step(near, far, end, trial)
+    low, high = _interval(search)
+    limit = jnp.where(grows, high, low)
+    cubic = jnp.where(flatter & ~leads_on, limit, cubic)
+    drop = (best.value - trial.value) / (trial.step - best.step)
+    bend = jnp.where(rises, 2 * (drop + best.slope), trial.slope - best.slope)
+    secant = near.step + near.slope / bend * (far.step - near.step)
+    shorter = jnp.abs(cubic - near.step) < jnp.abs(secant - near.step)
+    longer = jnp.abs(cubic - near.step) > jnp.abs(secant - near.step)
+    closer, farther = jnp.where(shorter, cubic, secant), jnp.where(longer, cubic, secant)
+    edge = trial.step + SHRINK * (other.step - trial.step)
+    inside = jnp.where(grows, jnp.minimum(edge, closer), jnp.maximum(edge, closer))
+    beyond = jnp.maximum(low, jnp.minimum(high, farther))
+    step = jnp.where(search.bracketed, jnp.where(steeper, cubic, inside), jnp.where(steeper, limit, beyond))
+    step = jnp.where(turns, farther, step)
+    return jnp.where(rises, jnp.where(shorter, cubic, cubic + (secant - cubic) / 2), step)
+
+
+def _cubic_step(near: Trial, far: Trial, end: Trial, trial: Trial) -> tuple[Scalar, Flag]:
+    """The minimum of the cubic through `near` and `far`, `end` and `trial` in this order; whether it is before `near`.
+
+    gamma is 0 where the cubic has no minimum. Nothing is divided twice: what a kernel divides for two uses, the
+    compiler would compute in a kernel of its own.
+    """
+    theta = 3 * (end.value - trial.value) / (trial.step - end.step) + end.slope + trial.slope
+    scale = jnp.maximum(jnp.abs(theta), jnp.maximum(jnp.abs(end.slope), jnp.abs(trial.slope)))
+    square = (theta / scale) ** 2 - (end.slope / scale) * (trial.slope / scale)
+    gamma = scale * jnp.sqrt(jnp.maximum(square, 0))
+    gap = far.step - near.step
+    gamma = jnp.where(gap < 0, -gamma, gamma)
+    above, below = (gamma - near.slope) + theta, ((gamma - near.slope) + gamma) + far.slope
+    return near.step + above / below * gap, (gamma != 0) & (above != 0) & ((above < 0) != (below < 0))

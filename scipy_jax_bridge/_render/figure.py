@@ -1,0 +1,150 @@
+"""Pictures of solves: panels in one figure, or each alone for a page that stacks them. It knows nothing of solvers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .panels import DARK, LIGHT, Curve, Drifts, Panel, Theme, make_panels, paint_bars, paint_curves, paint_norms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROWS = (("seconds", "evaluations"), ("call",), ("costs", "drift"))
+
+
+def draw(
+    curves: Sequence[Curve],
+    drifts: Drifts,
+    path: str | Path | None = None,
+    title: str | None = None,
+    *,
+    dark: bool = False,
+) -> Figure:
+    """All panels in one figure.
+
+    Arguments:
+        curves: the runs.
+        drifts: for each run the drift of each leaf; may be empty.
+        path: where to write the picture, or None.
+        title: a line above it.
+        dark: light on dark.
+
+    Returns:
+        A figure that does not need pyplot, so nothing of the caller's plots changes.
+
+    Errors:
+        ModuleNotFoundError: Matplotlib is not installed.
+    """
+    panels = {panel.name: panel for panel in make_panels(curves, drifts)}
+    rows = [[name for name in row if name in panels] for row in ROWS]
+    theme = DARK if dark else LIGHT
+    figure, places = _lay_out([(row, max(panels[name].height for name in row)) for row in rows if row])
+    for name, axes in places.items():
+        panels[name].paint(axes, theme)
+        _dress(axes, theme)
+    places["evaluations"].sharey(places["seconds"])
+    places["evaluations"].set_ylabel("")
+    places["evaluations"].tick_params(labelleft=False)
+    if len(curves) > 1:
+        _add_legend(places["seconds"], theme)
+    return _finish(figure, theme, path, title)
+
+
+def draw_one(curve: Curve, path: str | Path | None = None, title: str | None = None, *, dark: bool = False) -> Figure:
+    """One solve: objective against seconds, gradient against evaluations, compilation beside the solve.
+
+    Without seconds the objective is drawn against evaluations, and no compilation.
+    """
+    theme = DARK if dark else LIGHT
+    timed = bool(np.isfinite([*curve.seconds, curve.compile_s, curve.solve_s]).all())
+    against = "seconds" if timed else "evaluations"
+    figure, places = _lay_out([((against, "norms"), 3.3), *([(("call",), 1.3)] if timed else [])])
+    paint_curves(places[against], [curve], against)
+    paint_norms(places["norms"], curve)
+    if timed:
+        paint_bars(places["call"], [curve], theme)
+    for axes in places.values():
+        _dress(axes, theme)
+    return _finish(figure, theme, path, title)
+
+
+def render(panel: Panel, width: float, *, legend: bool) -> str:
+    """The panel as SVG for a page whose style sheet colors it: --paper, --ink, --line, --run0, --run1 and so on."""
+    figure = _new_figure((width, panel.height))
+    import matplotlib
+
+    axes = figure.add_subplot()
+    panel.paint(axes, LIGHT)
+    _dress(axes, LIGHT)
+    if legend and panel.legend:
+        _add_legend(axes, LIGHT)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.name, "font.size": 11}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    names = {LIGHT.paper: "paper", LIGHT.ink: "ink", LIGHT.line: "line"}
+    for color, name in {**names, **{color: f"run{index}" for index, color in enumerate(LIGHT.runs)}}.items():
+        text = text.replace(color, f"var(--{name})")
+    return text
+
+
+def _new_figure(size: tuple[float, float]) -> Figure:
+    try:
+        from .picture import Picture
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "plots need Matplotlib; install the extra: pip install 'scipy_jax_bridge[plot]'", name=error.name
+        ) from error
+
+    return Picture(figsize=size, layout="constrained")
+
+
+def _lay_out(rows: Sequence[tuple[Sequence[str], float]]) -> tuple[Figure, dict[str, Axes]]:
+    """A figure of rows of panels, each row with its height and margins of its own, and the axes by name."""
+    figure = _new_figure((9.5, sum(height for _, height in rows) + 0.5))
+    parts = figure.subfigures(len(rows), 1, height_ratios=[height for _, height in rows], squeeze=False)[:, 0]
+    places = {}
+    for part, (names, _) in zip(parts, rows, strict=True):
+        part.set_facecolor("none")
+        places.update(zip(names, part.subplots(1, len(names), squeeze=False)[0], strict=True))
+    return figure, places
+
+
+def _finish(figure: Figure, theme: Theme, path: str | Path | None, title: str | None) -> Figure:
+    figure.set_facecolor(theme.paper)
+    if title:
+        figure.suptitle(title[:1].upper() + title[1:], fontsize="medium", color=theme.ink)
+    if path is not None:
+        figure.savefig(path, dpi=160)
+    return figure
+
+
+def _dress(axes: Axes, theme: Theme) -> None:
+    """The theme's colors, where the panel has not set its own."""
+    axes.set_facecolor("none")
+    axes.grid(color=theme.line, linewidth=0.7)
+    if axes.patches:  # bars, with words beside them
+        axes.grid(visible=False)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(theme.ink)
+    axes.tick_params(which="both", colors=theme.ink)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(theme.ink)
+    for index, line in enumerate(line for line in axes.get_lines() if not str(line.get_label()).startswith("_")):
+        color = theme.runs[index % len(theme.runs)]
+        line.set(color=color, markeredgecolor=color)
+        if line.get_markerfacecolor() != "none":
+            line.set_markerfacecolor(color)
+
+
+def _add_legend(axes: Axes, theme: Theme) -> None:
+    axes.legend(frameon=False, labelcolor=theme.ink, handlelength=3.2)

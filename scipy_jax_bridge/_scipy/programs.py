@@ -1,0 +1,97 @@
+"""What SciPy's methods evaluate, compiled: the objective alone, with its gradient, and second derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._core.options import Options
+from .._core.types import FlatVector
+from .._problem.problem import Data, Problem
+from .methods import METHODS
+
+
+def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict[str, Any], float, int]:
+    """The programs that the method needs: name -> program; the seconds spent now, and how many were compiled."""
+    needs = METHODS[method].derivatives
+    x = jax.ShapeDtypeStruct((problem.plan.params.size,), problem.plan.dtype)
+    wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {"packed": (_packed, (x,))}
+    if needs == "none":
+        wanted = {"bare": (_bare, (x,))}
+    elif needs == "product":
+        wanted["product"] = (_product, (x, x))
+    elif needs == "hessian":
+        wanted["hessian"] = (_hessian, (x,))
+    programs, seconds = {}, []
+    for name, (make, inputs) in wanted.items():
+        programs[name], spent = problem.compile(
+            ("scipy", name), lambda make=make, inputs=inputs: (jax.jit(make(problem)), (*inputs, problem.data))
+        )
+        seconds.append(spent)
+    return programs, sum(seconds), sum(spent > 0 for spent in seconds)
+
+
+def _packed(problem: Problem) -> Callable[..., Any]:
+    # Value and gradient and no more: another output would change their last bits, and with them SciPy's path.
+    def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], Any]:
+        value, grad, aux = problem.value_and_grad(x, data)
+        return jnp.concatenate([value[None], grad]), aux
+
+    return packed
+
+
+def _bare(problem: Problem) -> Callable[..., Any]:
+    def bare(x: FlatVector, data: Data) -> tuple[Float[Array, " 1"], Any]:
+        value, aux = problem.value(x, data)
+        return value[None], aux
+
+    return bare
+
+
+def _product(problem: Problem) -> Callable[..., Any]:
+    def product(x: FlatVector, v: FlatVector, data: Data) -> tuple[FlatVector, None]:
+        return _multiplier(problem, x, data)(v), None
+
+    return product
+
+
+def _hessian(problem: Problem) -> Callable[..., Any]:
+    def hessian(x: FlatVector, data: Data) -> tuple[Float[Array, "n n"], None]:
+        multiply = _multiplier(problem, x, data)
+        return jax.vmap(multiply)(jnp.eye(x.size, dtype=x.dtype)).T, None
+
+    return hessian
+
+
+def _multiplier(problem: Problem, x: FlatVector, data: Data) -> Callable[[FlatVector], FlatVector]:
+    """v -> H v: forward over reverse, or in reverse twice where a rule of jax.custom_vjp allows nothing else."""
+
+    def gradient(x: FlatVector) -> FlatVector:
+        return problem.value_and_grad(x, data)[1]
+
+    def forward(v: FlatVector) -> FlatVector:
+        return jax.jvp(gradient, (x,), (v,))[1]
+
+    try:
+        jax.eval_shape(jax.vmap(forward), x[None])  # without vmap JAX complains only when it compiles
+        return forward
+    except (TypeError, ValueError, NotImplementedError) as error:
+        first = error
+    try:
+        _, pull = jax.vjp(gradient, x)
+        jax.eval_shape(pull, x)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise TypeError(
+            "this method uses second derivatives, and JAX cannot differentiate the gradient of fun again, neither "
+            f"forward ({_first_line(first)}) nor in reverse ({_first_line(error)}). Take a method that uses the "
+            "gradient alone, such as L-BFGS-B or BFGS, or mend the rule of jax.custom_vjp."
+        ) from error
+    return lambda v: pull(v)[0]  # H is symmetric
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
