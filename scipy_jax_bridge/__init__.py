@@ -10,6 +10,7 @@ from ._core.monitor import Progress as Progress
 from ._core.options import Options as Options
 from ._core.status import Status as Status
 from ._minimize import Minimizer as Minimizer, minimize as minimize
+from ._pickles import accept_old_names as _accept_old_names
 from ._problem.bounds import Bounds as Bounds
 from ._problem.recompilation import RecompilationWarning as RecompilationWarning
 from ._result import Result as Result, Timing as Timing, Trace as Trace
@@ -23,6 +24,7 @@ def _publish(names: dict[str, _Any]) -> None:
 
 
 _publish(dict(globals()))
+_accept_old_names()
 
 try:
     __version__ = _version("scipy_jax_bridge")

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
 from ._autodiff.implicit import LIMITS, Host, TracedCall, solve_in_trace
-from ._backend import choose_backend
+from ._backend import Backend, Compiled
 from ._core.context import has_float64, scope, widen
-from ._core.errors import warn
+from ._core.errors import unknown_name, warn
 from ._core.monitor import Progress, Watch
 from ._core.options import Options, read_options
 from ._core.status import Status
@@ -24,6 +25,14 @@ from ._problem.precision import describe_coarsest
 from ._problem.problem import Problem, prepare
 from ._problem.recompilation import count_call
 from ._result import Outcome, Result, finish
+
+BACKENDS = {"scipy": "._scipy", "optax": "._optax"}  # name -> the folder whose `choose` makes it, loaded when asked for
+
+
+def _choose(backend: str, method: Any) -> Backend:
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(unknown_name("backend", backend, BACKENDS))
+    return import_module(BACKENDS[backend], __package__).choose(method)
 
 
 class Minimizer:
@@ -71,10 +80,10 @@ class Minimizer:
         if precision not in (None, "float64"):
             raise ValueError(f"precision must be None or 'float64', not {precision!r}.")
         self._fun, self._fixed, self._has_aux, self._precision = fun, fixed, has_aux, precision
-        self._backend = choose_backend(backend, method)
+        self._backend = _choose(backend, method)
         self._bounds = read_bounds(bounds)
         self._backend.check_bounds(self._bounds)
-        self._options = read_options(options, self._backend.native, self._backend.method_name)
+        self._options = read_options(options, self._backend.option_names, self._backend.method_name)
         self._callback, self._progress = callback, progress
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,7 +107,7 @@ class Minimizer:
         params = _point_of(params)
         with scope(self._precision, params), Watch():
             problem = self._prepare_eagerly(params, args, solves=False)
-            seconds = self._backend.compile(problem, self._options)[1] + problem.trace_s
+            seconds = self._backend.compile(problem, self._options).seconds + problem.trace_s
             if seconds:
                 settle(self._fun)
             return seconds
@@ -204,7 +213,7 @@ class Inside(NamedTuple):
     """What a solve would run."""
 
     problem: Problem
-    programs: dict[str, Any]
+    compiled: Compiled
     options: Options
     scope: Callable[[], AbstractContextManager[None]]  # the precision and the device that hold inside
 
@@ -213,8 +222,8 @@ def look_inside(solve: Minimizer, params: Params, args: Any) -> Inside:
     """What the solver would run for these arguments, compiled; for measurements."""
     with scope(solve._precision, params):
         problem = solve._prepare(params, args)
-        programs = solve._backend.compile(problem, solve._options)[0]
-    return Inside(problem, programs, solve._options, partial(scope, solve._precision, params))
+        compiled = solve._backend.compile(problem, solve._options)
+    return Inside(problem, compiled, solve._options, partial(scope, solve._precision, params))
 
 
 def minimize(

@@ -13,7 +13,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._core.status import Status
-from ._core.trace import Timing as Timing, Trace as Trace, drop_padding, projected_norm
+from ._core.stopping import projected_norm
+from ._core.trace import (
+    Timing as Timing,
+    Trace as Trace,
+    drop_padding,
+)
 from ._core.types import Params, Tracer, is_traced
 from ._problem.notes import describe_point
 from ._problem.params import join_short, leaf_paths

@@ -13,6 +13,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
+from scipy_jax_bridge._backend import Compiled
 from scipy_jax_bridge._compare import (
     breakdown as _shares,
     compare as _compare,
@@ -273,7 +274,8 @@ def test_shares_of_a_solve(comparison, on_host, evaluation_s, way_s, expected):
     """Ten evaluations in a second, and what was measured of them."""
     evaluation = object.__new__(_shares.Evaluation)  # measured already
     evaluation._samples = [evaluation_s]
-    probe = _shares.Probe(nullcontext, evaluation, print if on_host else None, 0.0, counted=True)
+    compiled = Compiled((), 0.0, 0, evaluate=print if on_host else None, reports_per_s=10.0, report_shape=(2, 3))
+    probe = _shares.Probe(nullcontext, evaluation, compiled, 0.0)
     result = replace(comparison.results["scipy"], nfev=10)
     assert probe.shares(1.0, result) is _comparison.UNKNOWN  # before anything is measured
     probe._ways = [way_s]

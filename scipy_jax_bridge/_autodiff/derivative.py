@@ -25,9 +25,9 @@ from jax.custom_batching import custom_vmap
 
 from .._core.errors import warn
 from .._core.options import Options
+from .._core.promotion import own_rules
 from .._core.status import Status
-from .._core.trace import projected_norm
-from .._optax.lbfgsb.lanes import own_rules
+from .._core.stopping import projected_norm
 from .linear import solve_symmetric
 
 REFUSED = 1e-2  # relative residual of the linear system above which the derivative is NaN

@@ -23,7 +23,6 @@ from .._core.trace import unknown
 from .._core.types import Tracer, is_traced
 from .._problem.bounds import FlatBounds
 from .._problem.cache import Programs
-from .._problem.fingerprint import structure_of
 from .._problem.problem import Problem
 from .._result import Outcome, Timing, Trace
 from .derivative import Derivative, warn_of_early_end
@@ -175,13 +174,13 @@ class _Solver:
             return _columns(backend.trace(own, replace(options, **limits)))
 
         if not inputs[1][1]:
-            name = ("trace", structure_of(backend.method), inputs[2] is None, options.maxcor)
+            name = ("trace", backend.program_key, inputs[2] is None, options.maxcor)
             solve = self.problem.plan.programs.keep(name, lambda: jax.jit(solve))
         return solve(inputs, {name: inputs[3].get(name, float(getattr(options, name))) for name in LIMITS})
 
 
 def _check_traceable(backend: Backend, wanted: tuple[str, ...]) -> None:
-    if not backend.traceable:
+    if backend.trace_with is None:
         raise TracedCall(
             "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."

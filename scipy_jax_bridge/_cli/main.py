@@ -18,10 +18,11 @@ import numpy as np
 
 from .._compare.compare import Comparison, compare
 from .._core.options import Options, read_options
+from .._minimize import BACKENDS
 from .._render.table import write_table
 from ..models import MODELS, Model
 from .commentary import more_rows, tell
-from .parser import BACKENDS, LIMITS, list_models, make_parser
+from .parser import LIMITS, list_models, make_parser
 from .target import TargetError, explain, load_target
 
 COMMAND = "compare"

@@ -13,11 +13,11 @@ import optax
 
 from .._core.errors import unknown_name
 from .._core.options import RULES, Options
+from .._minimize import BACKENDS
 from .._scipy.methods import METHODS
 from ..models import MODELS
 from .target import EXAMPLE
 
-BACKENDS = ("scipy", "optax")
 PICTURE = "comparison.png"
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 PAGES = (".html", ".htm")

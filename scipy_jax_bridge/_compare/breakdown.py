@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._backend import Compiled
 from .._minimize import Inside
-from .._optax.chunked import CHUNK_S
-from .._optax.device_solver import ROWS
 from .._problem.problem import Problem
 from .._result import Result
 from .comparison import UNKNOWN, Shares
@@ -32,8 +31,6 @@ PART = 0.02
 LEAST = 2e-3  # seconds that measuring may take in any case
 LONG = 5e-3  # seconds of evaluations beside which one dispatch, at most 0.2 ms, does not count
 MOST = 50  # samples after one solve; more tell no more
-REPORTS_PER_SECOND = 1 / CHUNK_S  # how often a loop on the device returns to the host
-REPORT_SHAPE = (ROWS, 3)  # what it then brings: the rows of its trace
 
 
 class Evaluation:
@@ -42,13 +39,13 @@ class Evaluation:
     Arguments:
         problem: what is evaluated.
         program: the program that SciPy calls, if a run has one; long evaluations are timed with it.
-        bare: whether the value alone is evaluated, without the gradient.
+        has_grad: whether the gradient is evaluated with the value.
     """
 
-    def __init__(self, problem: Problem, program: Any, *, bare: bool) -> None:
+    def __init__(self, problem: Problem, program: Any, has_grad: bool) -> None:
         self.problem, self.x = problem, _start(problem)
         self._on_device = jax.device_put(self.x)
-        self._program, self._bare = program, bare
+        self._program, self._has_grad = program, has_grad
         self._repeat: Callable[..., Any] | None = None
         self._count = 1  # evaluations in one run of it
         self.compile_s = 0.0
@@ -84,7 +81,7 @@ class Evaluation:
         """The program of many evaluations, and how many take `LONG` seconds."""
         began = time.perf_counter()
         inputs = self.x, self.x.dtype.type(0), self.problem.data, np.int32(1)
-        self._repeat = jax.jit(_repeat(self.problem, self._bare)).lower(*inputs).compile()
+        self._repeat = jax.jit(_repeat(self.problem, self._has_grad)).lower(*inputs).compile()
         self._time_repeats(1)
         seconds = self._time_repeats(1)
         while seconds < LONG and self._count < 1_000_000:
@@ -107,16 +104,13 @@ class Probe:
     Arguments:
         scope: of the run: its precision and device.
         evaluation: what the run evaluates.
-        program: what SciPy calls; None for a loop on the device.
+        compiled: what the run runs.
         expected_s: seconds in which the objective alone may be expected to compile.
-        counted: whether nfev counts all that is evaluated.
     """
 
-    def __init__(
-        self, scope: Callable[[], Any], evaluation: Evaluation, program: Any, expected_s: float, *, counted: bool
-    ) -> None:
+    def __init__(self, scope: Callable[[], Any], evaluation: Evaluation, compiled: Compiled, expected_s: float) -> None:
         self._scope = scope
-        self._evaluation, self._program, self._counted = evaluation, program, counted
+        self._evaluation, self._compiled, self._program = evaluation, compiled, compiled.evaluate
         self.expected_s = expected_s
         self._ways: list[float] = []  # seconds of a way to the device and back
         self._costs: list[float] = []  # seconds of a sample
@@ -130,7 +124,7 @@ class Probe:
             compile_s: seconds that may be spent on compiling the objective alone, where that is needed.
         """
         expected = self.expected_s if not self._evaluation.ready else 0.0
-        if not self._counted or expected > compile_s:
+        if not self._compiled.only_evaluates or expected > compile_s:
             return
         self._left += PART * solve_s + LEAST
         for _ in range(MOST):
@@ -146,10 +140,10 @@ class Probe:
 
     def shares(self, solve_s: float, result: Result) -> Shares:
         """Of a solve of so many seconds."""
-        if not (self._counted and self._ways and solve_s > 0):
+        if not (self._compiled.only_evaluates and self._ways and solve_s > 0):
             return UNKNOWN
         nfev, way = int(result.nfev), statistics.median(self._ways)
-        ways = nfev if self._program is not None else 1 + REPORTS_PER_SECOND * solve_s
+        ways = nfev if self._program is not None else 1 + self._compiled.reports_per_s * solve_s
         objective, transfers = nfev * self._evaluation.seconds / solve_s, ways * way / solve_s
         excess = max(objective + transfers, 1.0)  # by noise alone
         objective, transfers = objective / excess, transfers / excess
@@ -159,7 +153,7 @@ class Probe:
         """A few times the way to the device and back; the first is a cold one, and medians do not see it."""
         x, data = self._evaluation.x, self._evaluation.problem.data
         if self._program is None:
-            self._ways += [_time_copy(REPORT_SHAPE, x.dtype) for _ in range(3)]
+            self._ways += [_time_copy(self._compiled.report_shape, x.dtype) for _ in range(3)]
         elif self._evaluation.long:  # the difference would be noise
             here = [_seconds(lambda: jax.block_until_ready(jax.device_put(x))) for _ in range(3)]
             self._ways += [there + _time_copy(x.shape, x.dtype) for there in here]
@@ -177,27 +171,26 @@ def make_probes(insides: Mapping[str, Inside], compile_s: Mapping[str, float]) -
         compile_s: the seconds that took.
     """
     known, known_s, probes = dict[Any, Evaluation](), dict[Any, float](), dict[str, Probe]()
-    on_host = {name: each.programs.get("packed") or each.programs.get("bare") for name, each in insides.items()}
-    for name, program in sorted(on_host.items(), key=lambda item: item[1] is None):
-        problem, programs, _, scope = insides[name]
-        bare = "bare" in programs
-        key = bare, problem.has_aux, problem.plan.dtype, problem.plan.params
+    for name in sorted(insides, key=lambda name: insides[name].compiled.evaluate is None):  # those on the host first
+        problem, compiled, _, scope = insides[name]
+        key = compiled.has_grad, problem.has_aux, problem.plan.dtype, problem.plan.params
         with scope():
-            evaluation = known.get(key) or known.setdefault(key, Evaluation(problem, program, bare=bare))
+            evaluation = known.get(key) or known.setdefault(
+                key, Evaluation(problem, compiled.evaluate, compiled.has_grad)
+            )
         known_s.setdefault(key, compile_s[name])  # of the objective by itself, if a run on the host has compiled it
-        counted = program is None or len(programs) == 1
-        probes[name] = Probe(scope, evaluation, program, known_s[key], counted=counted)
+        probes[name] = Probe(scope, evaluation, compiled, known_s[key])
     return {name: probes[name] for name in insides}
 
 
-def _repeat(problem: Problem, bare: bool) -> Callable[..., Any]:
+def _repeat(problem: Problem, has_grad: bool) -> Callable[..., Any]:
     """Evaluations one after another in one program; each needs the one before, so that none is left out."""
 
     def repeat(x: Any, zero: Any, data: Any, count: Any) -> Any:
         def step(_: Any, carry: Any) -> Any:
             x, total = carry
             value, grad = problem.value(x, data)[0], 1.0
-            if not bare:
+            if has_grad:
                 value, grad, _ = problem.value_and_grad(x, data)
             change = jnp.where(jnp.isfinite(grad), grad, 0) + jnp.where(jnp.isfinite(value), value, 0)
             return x + zero * change, total + value

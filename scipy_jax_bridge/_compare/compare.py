@@ -19,11 +19,10 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from .._backend import BACKENDS
 from .._core.errors import unknown_name
 from .._core.monitor import Watch
 from .._core.options import Options
-from .._minimize import Minimizer, look_inside
+from .._minimize import BACKENDS, Minimizer, look_inside
 from .._problem.nonfinite import NonfiniteStart
 from .._result import Result
 from .breakdown import PART, make_probes
@@ -194,7 +193,7 @@ def _check_runs(
     if runs is None:
         if "backend" in as_minimize:
             raise TypeError("compare runs several backends: pass backends, such as backends=('optax',), or runs.")
-        backends = BACKENDS if backends is None else [backends] if isinstance(backends, str) else backends
+        backends = tuple(BACKENDS) if backends is None else [backends] if isinstance(backends, str) else backends
         runs = {name: {"backend": name} for name in backends}
     if not runs:
         raise ValueError('there is nothing to compare; name a backend at least, such as backends=("scipy", "optax").')

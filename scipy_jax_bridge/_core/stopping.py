@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from .status import Status
+from .types import HostVector
+
+SUFFICIENT_DECREASE = 1e-3  # mu in (1.1) of Moré and Thuente, in the line searches of both backends
+CURVATURE = 0.9  # eta in (1.2)
+BACKOFF = 0.1  # after a trial that is not finite: this far from the best step towards it
 ROUNDING = 10.0  # two values closer than this times eps times their size cannot be told apart
 CLEAR = 100.0  # times that: so much is no noise, even of an objective noisier than its type
 LONGEST = 0.99e10  # steps; the search's own limit, but for rounding
@@ -44,3 +52,30 @@ def is_endless(reduction: Any, step: Any, begin: Any, end: Any, eps: Any) -> Any
 def is_small(reduction: Any, ftol: Any, size: Any) -> Any:
     """Whether ftol holds; 0 disables it. `size` is the larger of both values and 1."""
     return (ftol > 0) & (reduction <= ftol * size)
+
+
+def is_flat(before: Any, after: Any, ftol: Any) -> Any:
+    """FTOL: the objective falls by at most ftol, relative to max(abs(before), abs(after), 1); 0 disables the test.
+
+    A rise is no convergence: not every method descends.
+    """
+    fell = before - after
+    small = is_small(fell, ftol, abs(before)) | is_small(fell, ftol, abs(after)) | is_small(fell, ftol, 1.0)
+    return (fell >= 0) & small
+
+
+def is_false(status: Any, finite: Any, gtol_holds: Any = True) -> Any:
+    """Whether the status claims a success that the point does not bear out.
+
+    Arguments:
+        status: what the solve says.
+        finite: whether the value, and for methods that use it the gradient, is finite at the point.
+        gtol_holds: whether the projected gradient there is at most gtol.
+    """
+    gtol, ftol = status == Status.GTOL, status == Status.FTOL
+    return ((gtol | ftol) & (finite == False)) | (gtol & (gtol_holds == False))  # noqa: E712
+
+
+def projected_norm(x: HostVector, grad: HostVector, lower: HostVector, upper: HostVector) -> float:
+    """Max abs of the gradient projected onto the bounds: how far from x a step of length 1 downhill can go."""
+    return float(np.abs(np.where(grad < 0, np.maximum(x - upper, grad), np.minimum(x - lower, grad))).max())

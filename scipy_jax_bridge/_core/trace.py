@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .types import HostVector
-
 
 class Trace(NamedTuple):
     """The record of a solve: one row an iteration, row 0 the start.
@@ -46,8 +44,3 @@ def drop_padding(trace: Trace) -> Trace:
     written = columns[2] > 0
     fun, grad_norm, nfev, seconds = (column[written] for column in columns)
     return Trace(fun, grad_norm, nfev, np.where(seconds >= 0, seconds, np.nan))
-
-
-def projected_norm(x: HostVector, grad: HostVector, lower: HostVector, upper: HostVector) -> float:
-    """Max abs of the gradient projected onto the bounds: how far from x a step of length 1 downhill can go."""
-    return float(np.abs(np.where(grad < 0, np.maximum(x - upper, grad), np.minimum(x - lower, grad))).max())

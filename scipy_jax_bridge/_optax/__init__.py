@@ -1,0 +1,39 @@
+"""The Optax backend: one compiled loop on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from .._backend import Backend
+from .._problem.fingerprint import structure_of
+from .solve import compile_optax, solve_optax, trace_optax
+
+
+def choose(method: Any) -> Backend:
+    """The backend with this Optax transformation; None is L-BFGS-B, all on the device.
+
+    Raises:
+        TypeError: the method is not a transformation.
+    """
+    if isinstance(method, str):
+        raise TypeError(
+            f"backend='optax' takes an optax.GradientTransformation or None, not the name {method!r}. "
+            "SciPy's methods need backend='scipy'; for Optax pass for example method=optax.adam(1e-2)."
+        )
+    if method is not None and not isinstance(method, optax.GradientTransformation):
+        cure = "Call it first, as in optax.adam(1e-2)." if callable(method) else "Take for example optax.adam(1e-2)."
+        raise TypeError(f"method must be an optax.GradientTransformation or None, not {type(method).__name__}. {cure}")
+    return Backend(
+        name="optax",
+        method=method,
+        method_name="L-BFGS-B" if method is None else "GradientTransformation",
+        option_names=frozenset(),
+        bounded=method is None,
+        bounds_hint="Leave out method= for the all-device L-BFGS-B, or take backend='scipy'.",
+        solve_with=solve_optax,
+        compile_with=compile_optax,
+        trace_with=trace_optax,
+        program_key=structure_of(method),
+    )

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.ending import is_false
 from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
+from .._core.stopping import is_false
 from .._core.types import Tracer
 from .._problem.bounds import FlatBounds
 from .._problem.problem import Data, Problem
 from .lbfgsb import loop as engine
-from .lbfgsb.lanes import COUNT_MODULUS
+from .loop_tools import COUNT_MODULUS
 from .transformation import Translation, advance_transform, start_transform
 
 ROWS = 4096  # iterations of which the device keeps the trace; the host collects them chunk by chunk

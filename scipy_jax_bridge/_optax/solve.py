@@ -7,21 +7,23 @@ callback; the next chunk goes on where the last one stopped, bit for bit. Inside
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._backend import Compiled
 from .._core.monitor import Watch
 from .._core.options import COUNT_MAX, Options
+from .._core.promotion import own_rules
 from .._core.status import Status
 from .._core.trace import unknown
 from .._problem.fingerprint import structure_of
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.problem import Data, Problem
 from .._result import Carry, Outcome, Result, Timing, Trace
-from .chunked import Chunks
+from .chunked import CHUNK_S, Chunks
 from .device_solver import (
     ROWS,
     ROWS_INSIDE,
@@ -35,14 +37,20 @@ from .device_solver import (
     limits_of,
     loop_of,
 )
-from .lbfgsb.lanes import own_rules
 from .resume import make_carry, resume
 
 STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)  # may go on
 
 
-def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict[str, Any], float, int]:
-    """The programs of the loop: name -> program; the seconds spent now, and how many were compiled."""
+class LoopPrograms(NamedTuple):
+    """The loop, compiled."""
+
+    start: Any  # leaves of the start, box -> state before the first evaluation
+    advance: Any  # state, data, limits, box, until -> state, report
+
+
+def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
+    """Compile the loop."""
     name = (structure_of(method), problem.bounds is not None, options.maxcor)
     loop = loop_of(problem, method, options, ROWS)
 
@@ -62,7 +70,13 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> tuple[dict
     if begin is None:
         begin, begin_s = problem.compile(("start", *name), start)
     run, run_s = problem.compile(("advance", *name), advance)
-    return {"start": begin, "advance": run}, begin_s + run_s, (begin_s > 0) + (run_s > 0)
+    return Compiled(
+        programs=LoopPrograms(begin, run),
+        seconds=begin_s + run_s,
+        compiles=(begin_s > 0) + (run_s > 0),
+        reports_per_s=1 / CHUNK_S,
+        report_shape=(ROWS, 3),
+    )
 
 
 def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, earlier: Result | None) -> Outcome:
@@ -78,19 +92,20 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     Errors:
         ValueError: the objective or its gradient is not finite at the start.
     """
-    programs, compile_s, compiles = compile_optax(problem, method, options)
+    compiled = compile_optax(problem, method, options)
+    programs: LoopPrograms = compiled.programs
     limits, box = limits_of(problem, options), box_of(problem)
     loop = loop_of(problem, method, options, ROWS)
 
     def advance(state: Any, until: int) -> tuple[Any, Report]:
-        return programs["advance"](state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
+        return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
     watch.begin()
     paces, method_key = problem.plan.paces, structure_of(method)
     chunks = Chunks(problem, watch, advance, paces.get(method_key))
 
     def start(free: list[Any]) -> Any:
-        return programs["start"](_on_host(free), box)
+        return programs.start(_on_host(free), box)
 
     fresh = start(problem.free)
     state, note = fresh, ""
@@ -105,7 +120,7 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
             nfev=chunks.nfev,
             status=int(status),
             trace=chunks.trace(),
-            timing=Timing(compile_s, watch.seconds, compiles),
+            timing=Timing(compiled.seconds, watch.seconds, compiled.compiles),
             detail=detail,
             note=note,
             carry=carry,

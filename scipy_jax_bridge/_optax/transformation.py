@@ -15,11 +15,14 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._core.ending import is_flat
+from .._core.promotion import own_rules, under_the_rules_of_now
 from .._core.status import RUNNING, Status
+from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
-from .lbfgsb.lanes import COUNT_MODULUS, Flag, own_rules, under_the_rules_of_now, write_rows
-from .lbfgsb.linesearch import CURVATURE, RETREAT
+from .lbfgsb.lanes import (
+    Flag,
+)
+from .loop_tools import COUNT_MODULUS, write_rows
 
 IDLE_MOVES = 100  # in a row that lead nowhere; schedules begin at zero, and some transformations save up their steps
 SEARCHES = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
@@ -154,7 +157,7 @@ def _judge(
     status = jnp.where(flat, Status.FTOL, status)
     status = jnp.where(stays, Status.LINESEARCH, status)
     status = jnp.where(grad_norm <= limits.gtol, Status.GTOL, status)
-    closer = state.x + RETREAT * (state.trial - state.x)
+    closer = state.x + BACKOFF * (state.trial - state.x)
     lost = ~finite & (first | (state.retreats >= limits.maxls) | jnp.all(closer == state.x))
     limited = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
     status = jnp.where(finite, status, jnp.where(lost, Status.NONFINITE, limited)).astype(jnp.int32)

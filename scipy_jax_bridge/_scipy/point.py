@@ -9,12 +9,11 @@ import numpy as np
 from scipy.linalg.blas import dasum  # type: ignore[attr-defined]
 
 from .._core.status import Status
-from .._core.stopping import contradicts, is_endless, noise
+from .._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, contradicts, is_endless, noise
 from .._core.types import HostVector
-from .._optax.lbfgsb.linesearch import CURVATURE, RETREAT, SUFFICIENT_DECREASE
 
 # Height and slope, over the decrease promised, of the parabola that turns where the device loop retreats to.
-WALL = (0.5 / RETREAT - 1, 1 / RETREAT - 1)
+WALL = (0.5 / BACKOFF - 1, 1 / BACKOFF - 1)
 
 
 class Stop(Exception):

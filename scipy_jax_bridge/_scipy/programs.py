@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._backend import Compiled
 from .._core.options import Options
 from .._core.types import FlatVector
 from .._problem.problem import Data, Problem
 from .methods import METHODS
 
 
-def compile_scipy(problem: Problem, method: str, options: Options) -> tuple[dict[str, Any], float, int]:
-    """The programs that the method needs: name -> program; the seconds spent now, and how many were compiled."""
+class ScipyPrograms(NamedTuple):
+    """What SciPy calls; None if the method has no use for it."""
+
+    evaluate: Any  # x, data -> [value, gradient...] or [value], aux
+    product: Any = None  # x, v, data -> H v
+    hessian: Any = None  # x, data -> H
+
+
+def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
+    """Compile what the method calls."""
     needs = METHODS[method].derivatives
     x = jax.ShapeDtypeStruct((problem.plan.params.size,), problem.plan.dtype)
-    wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {"packed": (_packed, (x,))}
-    if needs == "none":
-        wanted = {"bare": (_bare, (x,))}
-    elif needs == "product":
+    wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {
+        "evaluate": (_bare if needs == "none" else _packed, (x,))
+    }
+    if needs == "product":
         wanted["product"] = (_product, (x, x))
     elif needs == "hessian":
         wanted["hessian"] = (_hessian, (x,))
     programs, seconds = {}, []
     for name, (make, inputs) in wanted.items():
         programs[name], spent = problem.compile(
-            ("scipy", name), lambda make=make, inputs=inputs: (jax.jit(make(problem)), (*inputs, problem.data))
+            ("scipy", make.__name__), lambda make=make, inputs=inputs: (jax.jit(make(problem)), (*inputs, problem.data))
         )
         seconds.append(spent)
-    return programs, sum(seconds), sum(spent > 0 for spent in seconds)
+    return Compiled(
+        programs=ScipyPrograms(**programs),
+        seconds=sum(seconds),
+        compiles=sum(spent > 0 for spent in seconds),
+        evaluate=programs["evaluate"],
+        has_grad=needs != "none",
+        only_evaluates=len(programs) == 1,
+    )
 
 
 def _packed(problem: Problem) -> Callable[..., Any]:

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
-from .._core.ending import is_flat
 from .._core.monitor import Progress, Watch
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import STAIRS, noise
-from .._core.trace import Trace, projected_norm
+from .._core.stopping import STAIRS, is_flat, noise, projected_norm
+from .._core.trace import (
+    Trace,
+)
 from .._core.types import HostVector
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.problem import Problem

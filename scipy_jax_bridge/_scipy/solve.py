@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from .._core.ending import is_false, is_flat
 from .._core.monitor import Watch
 from .._core.options import Options
 from .._core.status import Status
+from .._core.stopping import is_false, is_flat
 from .._problem.problem import Problem
 from .._result import FRESH_MEMORY, Outcome, Result, Timing
 from . import record as _record
@@ -24,7 +24,7 @@ from .blas import SingleThreaded
 from .fixed import FreeVector, Held, find_held
 from .methods import METHODS, Method
 from .point import Point, Stop
-from .programs import compile_scipy
+from .programs import ScipyPrograms, compile_scipy
 from .record import Record
 
 NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
@@ -47,13 +47,13 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
     Errors:
         ValueError: the objective or its gradient is not finite at the start.
     """
-    programs, compile_s, compiles = compile_scipy(problem, method, options)
+    compiled = compile_scipy(problem, method, options)
+    programs = compiled.programs
     facts = METHODS[method]
     held = None if facts.own_stops else find_held(problem.bounds)  # L-BFGS-B copes, and its path is SciPy's
-    evaluate = programs.get("packed") or programs["bare"]
     record = Record(
         problem,
-        evaluate,
+        programs.evaluate,
         has_grad=facts.derivatives != "none",
         tests=not facts.own_stops,
         held=held,
@@ -71,7 +71,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
             nfev=record.nfev,
             status=int(status),
             trace=record.trace(),
-            timing=Timing(compile_s, solve_s, compiles),
+            timing=Timing(compiled.seconds, solve_s, compiled.compiles),
             detail=detail,
             note="" if earlier is None else FRESH_MEMORY,
         )
@@ -82,7 +82,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
 
 
 def _drive(
-    record: Record, problem: Problem, method: Method, programs: dict[str, Any], options: Options, held: Held | None
+    record: Record, problem: Problem, method: Method, programs: ScipyPrograms, options: Options, held: Held | None
 ) -> tuple[Status, str]:
     """Hand over to SciPy; why it ended, and what it said."""
     x0, bounds = _place(problem, held)
@@ -145,17 +145,17 @@ def _first_simplex(x0: FreeVector, bounds: Any) -> dict[str, np.ndarray]:
     return {"initial_simplex": x0 + np.vstack([np.zeros_like(x0), np.diag(steps)])}
 
 
-def _callables(record: Record, method: Method, programs: dict[str, Any], solver: SingleThreaded) -> dict[str, Any]:
+def _callables(record: Record, method: Method, programs: ScipyPrograms, solver: SingleThreaded) -> dict[str, Any]:
     """What SciPy calls: fun, jac, hessp or hess, and the callback."""
     if method.derivatives == "none":
         return {"fun": solver.outside(record.value), "callback": record.iteration}
     if method.grad_asks:
         return {"fun": solver.outside(record.value_alone), "jac": solver.outside(record.gradient)}
     calls = {"fun": solver.outside(record.value_and_grad), "jac": True, "callback": record.iteration}
-    if "product" in programs:
-        calls["hessp"] = solver.outside(functools.partial(record.product, programs["product"]))
-    if "hessian" in programs:
-        calls["hess"] = solver.outside(functools.partial(record.hessian, programs["hessian"]))
+    if programs.product is not None:
+        calls["hessp"] = solver.outside(functools.partial(record.product, programs.product))
+    if programs.hessian is not None:
+        calls["hess"] = solver.outside(functools.partial(record.hessian, programs.hessian))
     return calls
 
 

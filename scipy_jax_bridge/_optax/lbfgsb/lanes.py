@@ -8,8 +8,7 @@ A batch of solves fills its kernels anyway, so under `vmap` each number is its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -21,11 +20,12 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool
 
+from ..._core.promotion import own_rules
+
 Flag = Bool[Array, "..."]  # one, or one in each lane
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
 Rule = Callable[..., tuple[Record, ...]]
 VECTOR = 8
-COUNT_MODULUS = 2**24  # the trace holds counts modulo this: what float32 holds exactly
 
 
 @jax.tree_util.register_dataclass
@@ -181,69 +181,3 @@ def _lanes(kind: type) -> int:
 def _width(kinds: tuple[type, ...]) -> int:
     """As many lanes as these kinds take, rounded up to what a vector unit takes at once."""
     return -(-sum(map(_lanes, kinds)) // VECTOR) * VECTOR
-
-
-@contextmanager
-def own_rules() -> Iterator[None]:
-    """Inside, JAX promotes types and ranks as this package needs it, whatever the user forbids in their own code."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
-def under_the_rules_of_now(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, to be called inside `own_rules` under those that hold now: the user's."""
-    types, ranks = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion  # type: ignore[attr-defined]
-
-    def call(*arguments: Any) -> Any:
-        with jax.numpy_dtype_promotion(types), jax.numpy_rank_promotion(ranks):
-            return function(*arguments)
-
-    return call
-
-
-@custom_vmap
-def any_goes_on(flag: Array) -> Array:
-    """Whether a loop goes on: in a batch as long as any of its solves does.
-
-    The one answer for all spares the batch what a loop with an answer for each would do after every turn: choose
-    between old and new for every array of the carry. So the turn itself must leave alone what has ended (`runs`).
-    """
-    return flag
-
-
-@any_goes_on.def_vmap
-def _any_of_many_goes_on(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return any_goes_on(jnp.any(flag, axis=0)), False
-
-
-@custom_vmap
-def runs(flag: Array) -> Array:
-    """In the turn of a loop that goes on by `any_goes_on(flag)`: whether this solve does. Always, if it is alone."""
-    return flag | True
-
-
-@runs.def_vmap
-def _runs_of_many(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return flag, True
-
-
-@custom_vmap
-def write_rows(rows: Array, place: Array, new: Array, keep: Array) -> Array:
-    """`rows` with those from `place` on replaced by `new` if `keep`; in a loop, in place.
-
-    Only those are read and written. A batch writes all rows instead: faster than a scatter.
-    """
-    old = jax.lax.dynamic_slice_in_dim(rows, place, new.shape[0])
-    return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(keep, new, old), place, 0)
-
-
-@write_rows.def_vmap
-def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
-    rows, place, new, keep = (
-        operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
-        for operand, is_batched in zip(operands, batched, strict=True)
-    )
-    for position in range(new.shape[1]):
-        here = (jnp.arange(rows.shape[1], dtype=place.dtype)[None, :] == place[:, None] + position) & keep[:, None]
-        rows = jnp.where(here[:, :, None], new[:, position, None, :], rows)
-    return rows, True

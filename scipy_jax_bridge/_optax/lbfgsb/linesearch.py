@@ -13,16 +13,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._core.stopping import contradicts, noise
+from ..._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, contradicts, noise
 from .lanes import Flag
 
-SUFFICIENT_DECREASE = 1e-3  # mu in (1.1)
-CURVATURE = 0.9  # eta in (1.2)
 INTERVAL = 0.1  # the bracket is small enough when it is this fraction of its upper end
 LARGEST_STEP = 1e10
 EXTRAPOLATE = (1.1, 4.0)  # the trial interval beyond the best step, section 4
 SHRINK = 0.66  # the bracket must shrink by this factor in two trials, section 4
-RETREAT = 0.1  # after a trial that is not finite: this far from the best step towards it
 
 Scalar = Float[Array, "..."]  # one, or one in each lane
 
@@ -163,7 +160,7 @@ def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
 
 def retreat(search: Search) -> Search:
     """The trial was not finite: nothing beyond it is worth a look, try much closer to the best step."""
-    step = search.step_best + RETREAT * (search.step - search.step_best)
+    step = search.step_best + BACKOFF * (search.step - search.step_best)
     return search._replace(
         step=step,
         step_max=jnp.where(search.step > search.step_best, search.step, search.step_max),

@@ -20,19 +20,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ..._core.promotion import own_rules, under_the_rules_of_now
 from ..._core.status import RUNNING
+from ..loop_tools import COUNT_MODULUS, any_goes_on, runs, write_rows
 from . import bounded as _bounded, unbounded as _free
 from .control import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
 from .lanes import (
-    COUNT_MODULUS,
     Packed,
-    any_goes_on,
     choose,
-    own_rules,
     pack_constants,
-    runs,
-    under_the_rules_of_now,
-    write_rows,
 )
 from .linesearch import LARGEST_STEP, Search
 from .memory import Flag, NewPair, Scalar, Vector, sum_products

@@ -19,7 +19,10 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int
 
-from .lanes import Flag, write_rows
+from ..loop_tools import write_rows
+from .lanes import (
+    Flag,
+)
 
 SHORT = 1024  # vectors up to this length are summed term after term
 
