@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ._core.monitor import Watch
+from ._core.monitor import SolveMonitor
 from ._core.options import Options
 from ._problem.bounds import Bounds
 from ._problem.problem import Problem
@@ -60,14 +60,16 @@ class Backend:
     option_names: frozenset[str]
     bounded: bool
     bounds_hint: str
-    solve_with: Callable[[Problem, Any, Options, Watch, Result | None], Outcome]
+    solve_with: Callable[[Problem, Any, Options, SolveMonitor, Result | None], Outcome]
     compile_with: Callable[[Problem, Any, Options], Compiled]
     trace_with: Callable[[Problem, Any, Options], Outcome] | None
     program_key: Hashable
 
-    def solve(self, problem: Problem, options: Options, watch: Watch, earlier: Result | None = None) -> Outcome:
+    def solve(
+        self, problem: Problem, options: Options, monitor: SolveMonitor, earlier: Result | None = None
+    ) -> Outcome:
         """Minimize, or go on from an earlier result."""
-        return self.solve_with(problem, self.method, options, watch, earlier)
+        return self.solve_with(problem, self.method, options, monitor, earlier)
 
     def compile(self, problem: Problem, options: Options) -> Compiled:
         """Compile what a solve runs, or find it compiled."""

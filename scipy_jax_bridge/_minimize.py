@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from ._autodiff.implicit import LIMITS, Host, TracedCall, solve_in_trace
+from ._autodiff.implicit import LIMITS, HostServices, TracedCall, solve_in_trace
 from ._backend import Backend, Compiled
-from ._core.context import has_float64, scope, widen
+from ._core.context import has_float64, scope, to_float64
 from ._core.errors import unknown_name, warn
-from ._core.monitor import Progress, Watch
+from ._core.monitor import Progress, SolveMonitor
 from ._core.options import Options, read_options
 from ._core.status import Status
 from ._core.types import Objective, Params, is_traced
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.cache import settle
-from ._problem.precision import describe_coarsest
+from ._problem.precision import describe_narrowest
 from ._problem.problem import Problem, prepare
 from ._problem.recompilation import count_call
 from ._result import Outcome, Result, finish
@@ -105,7 +105,7 @@ class Minimizer:
             TypeError, ValueError: as `minimize`.
         """
         params = _point_of(params)
-        with scope(self._precision, params), Watch():
+        with scope(self._precision, params), SolveMonitor():
             problem = self._prepare_eagerly(params, args, solves=False)
             seconds = self._backend.compile(problem, self._options).seconds + problem.trace_s
             if seconds:
@@ -128,32 +128,32 @@ class Minimizer:
         params = _point_of(params)
         if self._is_traced(params, args):
             return self._solve_in_trace(params, args)
-        with scope(self._precision, params), self._watch() as watch:
+        with scope(self._precision, params), self._monitor() as monitor:
             problem = None
             try:
                 problem = self._prepare_eagerly(params, args, solves=True)
-                if not problem.plan.traced:
-                    outcome = self._backend.solve(problem, self._options, watch, earlier)
+                if not problem.spec.traced:
+                    outcome = self._backend.solve(problem, self._options, monitor, earlier)
                     if problem.is_new or outcome.timing.compiles:
                         settle(self._fun)
                     return self._finish(outcome, problem)
             except BaseException as error:
-                self._attach(error, problem, watch)
+                self._attach(error, problem, monitor)
                 raise
         return self._solve_in_trace(params, args)  # traced values hide in the objective itself
 
     def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
-            params, args = widen((params, args))
+            params, args = to_float64((params, args))
         return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
 
     def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
         solver = (self._backend.name, self._backend.method_name)
         count_call(self._fun, problem.key, (params, args), solver, compiles=problem.is_new, solves=solves)
-        if problem.is_new and self._precision is not None and problem.plan.coarsest is not None:
-            coarsest = describe_coarsest(problem.plan.coarsest)
-            warn(f"precision={self._precision!r} was asked for. {coarsest}", UserWarning)
+        if problem.is_new and self._precision is not None and problem.spec.narrowest is not None:
+            narrowest = describe_narrowest(problem.spec.narrowest)
+            warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
         return problem
 
     def _is_traced(self, params: Params, args: Any) -> bool:
@@ -167,13 +167,13 @@ class Minimizer:
                 "jax.config.update('jax_enable_x64', True) when the program starts, or call minimize outside."
             )
         given = {"callback": self._callback, "progress": self._progress, "timeout": self._options.timeout}
-        host = Host(self._watch, self._attach, tuple(name for name, value in given.items() if value))
+        host = HostServices(self._monitor, self._attach, tuple(name for name, value in given.items() if value))
         try:
             problem = self._prepare(params, args)
             return self._finish(solve_in_trace(self._backend, problem, self._options, host), problem)
         except BaseException as error:
             if not hasattr(error, "best_result"):
-                self._attach(error, None, Watch())
+                self._attach(error, None, SolveMonitor())
             raise
 
     def _finish(self, outcome: Outcome, problem: Problem) -> Result:
@@ -182,12 +182,12 @@ class Minimizer:
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
         return finish(outcome, problem, self._backend.name, self._backend.method_name)
 
-    def _attach(self, error: BaseException, problem: Problem | None, watch: Watch) -> None:
+    def _attach(self, error: BaseException, problem: Problem | None, monitor: SolveMonitor) -> None:
         """Let the exception carry the best result so far; None if nothing was found yet.
 
         An exception that takes no attributes comes through as it is.
         """
-        outcome = None if watch.found is None or problem is None else watch.found()
+        outcome = None if monitor.best_so_far is None or problem is None else monitor.best_so_far()
         with suppress(Exception):
             error.best_result = None  # type: ignore[attr-defined]
             if outcome is None or problem is None:
@@ -198,18 +198,18 @@ class Minimizer:
             error.add_note("The best result so far is this exception's attribute best_result.")
 
     @contextmanager
-    def _watch(self) -> Iterator[Watch]:
-        with Watch(self._options.timeout, self._callback) as watch:
+    def _monitor(self) -> Iterator[SolveMonitor]:
+        with SolveMonitor(self._options.timeout, self._callback) as monitor:
             if not self._progress:
-                yield watch
+                yield monitor
                 return
             from ._core.progress import show_progress
 
-            with show_progress(watch, self._options):
-                yield watch
+            with show_progress(monitor, self._options):
+                yield monitor
 
 
-class Inside(NamedTuple):
+class CompiledSolve(NamedTuple):
     """What a solve would run."""
 
     problem: Problem
@@ -218,12 +218,12 @@ class Inside(NamedTuple):
     scope: Callable[[], AbstractContextManager[None]]  # the precision and the device that hold inside
 
 
-def look_inside(solve: Minimizer, params: Params, args: Any) -> Inside:
+def compile_solve(solve: Minimizer, params: Params, args: Any) -> CompiledSolve:
     """What the solver would run for these arguments, compiled; for measurements."""
     with scope(solve._precision, params):
         problem = solve._prepare(params, args)
         compiled = solve._backend.compile(problem, solve._options)
-    return Inside(problem, compiled, solve._options, partial(scope, solve._precision, params))
+    return CompiledSolve(problem, compiled, solve._options, partial(scope, solve._precision, params))
 
 
 def minimize(

@@ -35,7 +35,7 @@ FRESH_MEMORY = (
 
 
 @dataclass(frozen=True, eq=False)
-class Carry:
+class ResumeState:
     """All that the device loop needs to go on as if it had never stopped, and what it belongs to.
 
     The defaults are those of a pickle that is older than the field.
@@ -79,7 +79,7 @@ class Outcome:
     timing: Timing
     detail: str = ""
     note: str = ""
-    carry: Carry | None = None
+    carry: ResumeState | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ class Result:
     note: str = ""
     bounded: bool = False
     free: tuple[bool, ...] = ()
-    carry: Carry | None = field(default=None, repr=False)
+    carry: ResumeState | None = field(default=None, repr=False)
     norm: float | None = field(default=None, repr=False)
 
     @property
@@ -229,7 +229,9 @@ class Result:
     def __setstate__(self, state: dict[str, Any]) -> None:
         carry = state.get("carry")
         if isinstance(carry, dict):  # a pickle that is older holds the carry itself
-            carry = Carry(**{name: value for name, value in carry.items() if name in Carry.__dataclass_fields__})
+            carry = ResumeState(
+                **{name: value for name, value in carry.items() if name in ResumeState.__dataclass_fields__}
+            )
         vars(self).update(state, carry=carry)
 
     def _status_of_one(self) -> Status:
@@ -266,15 +268,15 @@ def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Cur
 
 def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
     """The public result: the only place where flat vectors become trees again."""
-    structure, plan = problem.plan.params, problem.plan
+    structure, spec = problem.spec.params, problem.spec
     free = outcome.x if isinstance(outcome.x, list) else structure.unravel(outcome.x)
     grads = outcome.grad if isinstance(outcome.grad, list | None) else structure.unravel(outcome.grad)
     value = outcome.value
-    value = value if value.dtype == plan.value_dtype else value.astype(plan.value_dtype)
+    value = value if value.dtype == spec.value_dtype else value.astype(spec.value_dtype)
     result = Result(
-        params=structure.merge(free, problem.riders),
+        params=structure.combine(free, problem.static_leaves),
         fun=value,
-        jac=None if grads is None else structure.masked(grads),
+        jac=None if grads is None else structure.params_or_none(grads),
         aux=outcome.aux,
         nit=outcome.nit,
         nfev=outcome.nfev,

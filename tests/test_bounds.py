@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings, strategies as st
 import scipy_jax_bridge as sjb
 from problems import BACKENDS
 from scipy_jax_bridge._problem.bounds import flatten_bounds, read_bounds
-from scipy_jax_bridge._problem.params import split_params
+from scipy_jax_bridge._problem.params import partition_params
 from scipy_jax_bridge._scipy.methods import METHODS
 
 INF = np.inf
@@ -34,7 +34,7 @@ def start() -> dict[str, Any]:
 def flat(bounds: Any, params: Any) -> Any:
     read = read_bounds(bounds)
     assert read is not None
-    return flatten_bounds(read, params, split_params(params, None)[0])
+    return flatten_bounds(read, params, partition_params(params, None)[0])
 
 
 COLUMN, ROW = np.array([[1.0], [2.0]]), np.array([1.0, 2.0, 3.0])

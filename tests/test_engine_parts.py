@@ -25,7 +25,15 @@ from scipy_jax_bridge._optax.lbfgsb import (
     memory as _memory,
     unbounded as _free,
 )
-from scipy_jax_bridge._optax.lbfgsb.control import STAIRS, Decision, Facts, Limits, Progress, accept_start, weigh_trial
+from scipy_jax_bridge._optax.lbfgsb.control import (
+    STAIRS,
+    Decision,
+    Facts,
+    Progress,
+    Tolerances,
+    accept_start,
+    weigh_trial,
+)
 from scipy_jax_bridge._optax.lbfgsb.linesearch import Search, Trial, start_search
 from scipy_jax_bridge._optax.lbfgsb.loop import Box
 
@@ -175,7 +183,7 @@ def test_a_gradient_that_contradicts_the_values() -> None:
 # The decisions. Every number is a plain float, and each rule is compiled once.
 
 # What is left of maxiter and maxfun before the trial.
-LIMITS = Limits(gtol=1e-5, ftol=1e-9, maxiter=96, maxfun=91, maxls=20, maxcor=3, rounding=EPS)
+LIMITS = Tolerances(gtol=1e-5, ftol=1e-9, maxiter=96, maxfun=91, maxls=20, maxcor=3, rounding=EPS)
 BEFORE = Progress(
     status=float(RUNNING),
     grad_norm=1.0,

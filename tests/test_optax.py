@@ -17,7 +17,7 @@ import scipy_jax_bridge._optax.device_solver as loop
 import scipy_jax_bridge._optax.solve as optax_room
 from problems import rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._core.monitor import Watch
+from scipy_jax_bridge._core.monitor import SolveMonitor
 from scipy_jax_bridge._problem.problem import prepare
 
 CENTER = np.array([1.0, -0.5])
@@ -155,7 +155,7 @@ LONG = np.tile(START, 4)
 def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SOLVERS[name](LONG)
     for size in (1, 7, chunks.ROWS - 2):
-        monkeypatch.setattr(chunks.Chunks, "size", lambda self, size=size: size)
+        monkeypatch.setattr(chunks.ChunkedRun, "size", lambda self, size=size: size)
         result = SOLVERS[name](LONG)
         np.testing.assert_array_equal(result.params, whole.params)
         assert (result.nit, result.nfev, result.status) == (whole.nit, whole.nfev, whole.status)
@@ -178,7 +178,7 @@ def test_rows_are_a_ring(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
 def test_callback_is_told_the_iterate_with_its_own_value(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the best point seen, which may be a trial of an unfinished search; and also when params is read later."""
-    monkeypatch.setattr(chunks.Chunks, "size", lambda self: 1)
+    monkeypatch.setattr(chunks.ChunkedRun, "size", lambda self: 1)
     seen: list[sjb.Progress] = []
     sjb.minimize(rosenbrock, LONG, backend="optax", method=method, options={"maxiter": 60}, callback=seen.append)
     assert len(seen) > 60
@@ -348,8 +348,8 @@ def test_single_precision() -> None:
 
 def test_the_first_chunk_is_short_whatever_the_pace_of_an_earlier_solve() -> None:
     """Its data may have been cheaper: clock and keyboard are to be looked at soon."""
-    inputs = prepare(bowl, START, ()), Watch(), lambda state, until: (state, None)
-    fresh, known = chunks.Chunks(*inputs, None), chunks.Chunks(*inputs, 2000.0)
+    inputs = prepare(bowl, START, ()), SolveMonitor(), lambda state, until: (state, None)
+    fresh, known = chunks.ChunkedRun(*inputs, None), chunks.ChunkedRun(*inputs, 2000.0)
     assert fresh.size() == chunks.FIRST_CHUNK and known.size() == 2000 * chunks.FIRST_S
     known.speed = 2000.0
     assert known.size() == 2000 * chunks.CHUNK_S

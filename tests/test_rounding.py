@@ -13,7 +13,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._problem.precision import find_coarsest
+from scipy_jax_bridge._problem.precision import find_narrowest_dtype
 
 DATA = jnp.linspace(0.0, 1.0, 3, dtype=jnp.float32)
 START = np.linspace(-1.0, 1.0, 6)
@@ -109,7 +109,7 @@ COARSE: dict[str, tuple[Callable[[jax.Array], Any], Any]] = {
 @pytest.mark.parametrize("name", COARSE)
 def test_the_coarsest_type_on_the_way(name: str) -> None:
     fun, dtype = COARSE[name]
-    found = find_coarsest(jax.make_jaxpr(fun)(jnp.ones(3)), 1)
+    found = find_narrowest_dtype(jax.make_jaxpr(fun)(jnp.ones(3)), 1)
     assert found is not None and found.dtype == dtype
 
 
@@ -117,7 +117,7 @@ def test_auxiliary_output_may_be_coarse() -> None:
     def fun(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.sum(x**2), x.astype(jnp.float16)
 
-    found = find_coarsest(jax.make_jaxpr(fun)(jnp.ones(3)), 1)
+    found = find_narrowest_dtype(jax.make_jaxpr(fun)(jnp.ones(3)), 1)
     assert found is not None and found.dtype == jnp.float64
 
 

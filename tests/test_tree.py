@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
 from problems import BACKENDS
-from scipy_jax_bridge._problem.params import leaf_paths, split_args, split_params, spread_prefix
+from scipy_jax_bridge._problem.params import leaf_paths, partition_args, partition_params, spread_prefix
 
 
 def activation(x: Any) -> Any:
@@ -40,7 +40,7 @@ def fixed_id(value: Any) -> str:
 
 
 def kinds(tree: Any, held: Any = None) -> list[str]:
-    return [leaf.kind for leaf in split_params(tree, held)[0].leaves]
+    return [leaf.kind for leaf in partition_params(tree, held)[0].leaves]
 
 
 @pytest.mark.parametrize(
@@ -74,31 +74,31 @@ def test_none_is_no_leaf() -> None:
 
 
 def test_held_leaves_become_data() -> None:
-    structure, free, data = split_params({"a": np.ones(2), "b": 2.0, "n": 1}, [True, False, False])
+    structure, free, data = partition_params({"a": np.ones(2), "b": 2.0, "n": 1}, [True, False, False])
     assert [leaf.kind for leaf in structure.leaves] == ["data", "free", "static"]
     assert structure.size == 1 and len(free) == 1 and len(data) == 1
 
 
 def test_numbers_among_args_are_inputs() -> None:
-    structure, data = split_args((1, 2.5, True, "tag", np.ones(2), activation))
+    structure, data = partition_args((1, 2.5, True, "tag", np.ones(2), activation))
     assert [leaf.kind for leaf in structure.leaves] == ["data", "data", "static", "static", "data", "static"]
     assert len(data) == 3
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, True), (1, 2), ("a", "b"), (activation, print)])
 def test_structures_differ_in_static_values(one: Any, other: Any) -> None:
-    assert split_params({"s": one, "x": 1.0}, None)[0] != split_params({"s": other, "x": 1.0}, None)[0]
+    assert partition_params({"s": one, "x": 1.0}, None)[0] != partition_params({"s": other, "x": 1.0}, None)[0]
 
 
 @pytest.mark.parametrize("static", [3, "a", activation, {1, 2}], ids=fixed_id)
 def test_equal_structures_are_one_key(static: Any) -> None:
-    first, second = (split_params({"s": static, "x": value}, None)[0] for value in (np.ones(2), np.zeros(2)))
+    first, second = (partition_params({"s": static, "x": value}, None)[0] for value in (np.ones(2), np.zeros(2)))
     assert first == second and hash(first) == hash(second)
 
 
 @pytest.mark.parametrize("other", [np.ones(3), np.ones((2, 1)), np.ones(2, np.float32), np.ones(2, int)], ids=repr)
 def test_structures_differ_in_shape_and_type(other: Any) -> None:
-    assert split_params({"x": np.ones(2)}, None)[0] != split_params({"x": other}, None)[0]
+    assert partition_params({"x": np.ones(2)}, None)[0] != partition_params({"x": other}, None)[0]
 
 
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
@@ -121,10 +121,10 @@ trees = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(tree=trees)
 def test_there_and_back_is_the_same_tree(tree: Any) -> None:
-    structure, free, data = split_params(tree, None)
+    structure, free, data = partition_params(tree, None)
     x = np.concatenate([np.zeros(0), *(np.ravel(leaf).astype(np.float64) for leaf in free)])
     assert structure.size == x.size
-    again = structure.merge(structure.unravel(x), data)
+    again = structure.combine(structure.unravel(x), data)
     assert jax.tree.structure(again) == jax.tree.structure(tree)
     for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(again), strict=True):
         if isinstance(before, np.ndarray):
@@ -160,7 +160,7 @@ def test_a_tree_is_a_prefix_of_itself(tree: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ravel_on_the_device_agrees_with_unravel(dtype: Any) -> None:
     tree = {"b": np.arange(6.0).reshape(2, 3), "a": np.float32(7), "e": np.ones((0, 2)), "c": [np.ones(2, np.float16)]}
-    structure, free, _ = split_params(tree, None)
+    structure, free, _ = partition_params(tree, None)
     x = structure.ravel([jnp.asarray(leaf) for leaf in free], dtype)
     assert x.dtype == dtype and x.shape == (structure.size,) == (9,)
     for before, after in zip(free, structure.unravel(x), strict=True):
@@ -168,9 +168,9 @@ def test_ravel_on_the_device_agrees_with_unravel(dtype: Any) -> None:
         np.testing.assert_array_equal(after, before)
 
 
-def test_masked_has_none_for_what_was_not_optimized() -> None:
-    structure, free, _ = split_params({"a": 1.0, "n": np.arange(2), "s": "x", "f": np.ones(2)}, [False] * 3 + [False])
-    assert set(jax.tree.leaves(structure.masked(["A", "F"]))) == {"A", "F"} and len(free) == 2
+def test_params_or_none_has_none_for_what_was_not_optimized() -> None:
+    structure, free, _ = partition_params({"a": 1.0, "n": np.arange(2), "s": "x", "f": np.ones(2)}, [False] * 4)
+    assert set(jax.tree.leaves(structure.params_or_none(["A", "F"]))) == {"A", "F"} and len(free) == 2
 
 
 # through the front door
@@ -211,7 +211,7 @@ def test_every_tree_comes_back_as_it_was(name: str, backend: str) -> None:
     assert jax.tree.structure(result.params) == jax.tree.structure(start)
     assert type(result.params) is type(start) or name in ("array", "number", "numpy-scalar")
     np.testing.assert_allclose(np.asarray(read(result.params), np.float64), 3, atol=1e-2)
-    structure = split_params(start, None)[0]
+    structure = partition_params(start, None)[0]
     for leaf, before, after in zip(
         structure.leaves, jax.tree.leaves(start), jax.tree.leaves(result.params), strict=True
     ):
@@ -326,16 +326,16 @@ def test_a_value_over_an_empty_part(empty: Any) -> None:
 
 
 def test_python_numbers_stay_on_the_host_until_they_are_needed() -> None:
-    structure, free, _ = split_params({"a": 1.5, "b": np.float32(2)}, None)
+    structure, free, _ = partition_params({"a": 1.5, "b": np.float32(2)}, None)
     assert type(free[0]) is float and structure.leaves[0].dtype == jnp.asarray(1.5).dtype
-    held = split_params({"a": 1.5}, [True])
+    held = partition_params({"a": 1.5}, [True])
     assert isinstance(held[2][0], jax.Array) and held[0].leaves[0].tag == (True, None)
 
 
 @pytest.mark.usefixtures("x32")
 def test_python_numbers_in_single_precision_are_rounded_as_by_jax() -> None:
     for value in (0.1, 1e300, -1e-50, float("nan")):
-        structure, free, _ = split_params(value, None)
+        structure, free, _ = partition_params(value, None)
         assert structure.leaves[0].dtype == np.float32
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(free[0], np.asarray(jnp.asarray(value), np.float64))

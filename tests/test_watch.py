@@ -22,7 +22,7 @@ import scipy_jax_bridge as sjb
 from helpers_calls import Calls
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._core.monitor import Watch
+from scipy_jax_bridge._core.monitor import SolveMonitor
 from scipy_jax_bridge._scipy.methods import METHODS
 from scipy_jax_bridge._scipy.record import Record
 
@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt_with_the_best_point(backend: st
 
 
 def test_work_of_unknown_length_runs_beside() -> None:
-    with Watch() as watch:
+    with SolveMonitor() as watch:
         threads = [watch.compute(threading.current_thread, expected_s) for expected_s in (None, 1.0, 1e-3)]
     assert [each is threading.main_thread() for each in threads] == [False, False, True]
 
@@ -162,13 +162,13 @@ def test_work_of_unknown_length_runs_beside() -> None:
 def test_the_first_evaluation_runs_beside(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody knows yet how long it takes. That a program is fast is known from call to call."""
     expected: list[float | None] = []
-    compute = Watch.compute
+    compute = SolveMonitor.compute
 
-    def noted(self: Watch, work: Any, expected_s: float | None) -> Any:
+    def noted(self: SolveMonitor, work: Any, expected_s: float | None) -> Any:
         expected.append(expected_s)
         return compute(self, work, expected_s)
 
-    monkeypatch.setattr(Watch, "compute", noted)
+    monkeypatch.setattr(SolveMonitor, "compute", noted)
     solve = sjb.Minimizer(lambda x: rosenbrock(x), backend=backend)
     solve(START)
     assert expected[0] is None and all(each is not None for each in expected[1:])
@@ -187,7 +187,7 @@ def test_second_derivatives_begin_nothing_after_a_stop(
 ) -> None:
     """A Newton step takes many products, which looked at no clock and no keyboard."""
     asked: list[str] = []
-    stop = Watch.stop
+    stop = SolveMonitor.stop
     own = {"product": Record.product, "hessian": Record.hessian}
 
     def second(self: Record, *inputs: Any, name: str) -> Any:
@@ -196,7 +196,7 @@ def test_second_derivatives_begin_nothing_after_a_stop(
 
     for name in own:
         monkeypatch.setattr(Record, name, functools.partialmethod(second, name=name))
-    monkeypatch.setattr(Watch, "stop", lambda self: status if len(asked) >= 2 else stop(self))
+    monkeypatch.setattr(SolveMonitor, "stop", lambda self: status if len(asked) >= 2 else stop(self))
     result = sjb.minimize(lambda x: jnp.sum(x**4 + x**2) + x[0] * x[1], START, method=method)
     assert result.status == status and len(asked) == 2
     assert float(result.fun) == float(np.min(result.trace.fun))

@@ -25,7 +25,7 @@ from jax.custom_batching import custom_vmap
 
 from .._core.errors import warn
 from .._core.options import Options
-from .._core.promotion import own_rules
+from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.stopping import projected_norm
 from .linear import solve_symmetric
@@ -96,7 +96,7 @@ class Derivative:
 
     def _find_right_side(self, point: Point, real_tangents: list[Any]) -> tuple[Any, Any, Any]:
         """Of the linear system; and the changes of the components that bounds hold, and of the value."""
-        with own_rules():
+        with standard_promotion():
             x, _, extended, bounds = point
             d_extended, d_bounds = _complete(real_tangents, (extended, bounds))
             held, d_held = _find_held(point), _move_held(point, d_bounds)
@@ -109,19 +109,19 @@ class Derivative:
         return lambda v: jnp.where(held, 0, product(jnp.where(held, 0, v)))
 
     def _times_hessian(self, point: Point, v: Any) -> Any:
-        with own_rules():
+        with standard_promotion():
             return self._multiplier(point)(v)
 
     def _solve(self, point: Point, b: Any) -> tuple[Any, Any]:
         """H_FF^+ b, NaN where that cannot be trusted, and the relative residual."""
-        with own_rules():
+        with standard_promotion():
             b = jnp.where(_find_held(point), 0, b)
             y, residual = solve_symmetric(self._multiplier(point), b, self._rounding)
             return jnp.where(residual <= REFUSED, y, jnp.nan), residual
 
     def _move(self, point: Point, step: Any, d_held: Any, d_value: Any, real_tangents: list[Any]) -> list[Any]:
         """The changes of params, of the value as given, of gradient and aux."""
-        with own_rules():
+        with standard_promotion():
             x, _, extended, bounds = point
             d_extended, _ = _complete(real_tangents, (extended, bounds))
             held = _find_held(point)

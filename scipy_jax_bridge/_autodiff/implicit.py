@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from .._backend import Backend
-from .._core.monitor import Watch
+from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.trace import unknown
 from .._core.types import Tracer, is_traced
@@ -37,15 +37,15 @@ class TracedCall(RuntimeError):
     """What runs on the host was asked for inside jit or vmap."""
 
 
-class Host(NamedTuple):
+class HostServices(NamedTuple):
     """What the caller wants of the host while it solves."""
 
-    watch: Callable[[], AbstractContextManager[Watch]]
-    attach: Callable[[BaseException, Problem, Watch], None]  # the best result so far to an exception
+    monitor: Callable[[], AbstractContextManager[SolveMonitor]]
+    attach: Callable[[BaseException, Problem, SolveMonitor], None]  # the best result so far to an exception
     wanted: tuple[str, ...]  # the arguments that need it
 
 
-def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: Host) -> Outcome:
+def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: HostServices) -> Outcome:
     """Solve where something is traced: a derivative is being taken, a batch made, or a program compiled.
 
     Arguments:
@@ -56,11 +56,11 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
         TracedCall: the values themselves are traced, and the backend runs eagerly, or somebody waits for a report.
     """
     objective, hoisted = _hoist(problem)
-    rounding = problem.plan.rounding
+    rounding = problem.spec.rounding
     if hoisted:
         derivative = Derivative(objective, rounding)
     else:  # it knows nothing of this call, and serves the next one too
-        derivative = problem.plan.programs.keep("derivative", lambda: Derivative(objective, rounding))
+        derivative = problem.spec.programs.keep("derivative", lambda: Derivative(objective, rounding))
     inputs, solver = _separate(backend, problem, options, host, objective, hoisted)
 
     @jax.custom_jvp
@@ -87,14 +87,19 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
 
 
 def _separate(
-    backend: Backend, problem: Problem, options: Options, host: Host, objective: Callable[..., Any], hoisted: list[Any]
+    backend: Backend,
+    problem: Problem,
+    options: Options,
+    host: HostServices,
+    objective: Callable[..., Any],
+    hoisted: list[Any],
 ) -> tuple[Inputs, _Solver]:
     """What may be traced, and a solver that holds nothing of it."""
     bounds = None if problem.bounds is None else (problem.bounds.lower, problem.bounds.upper)
     limits = {name: limit for name in LIMITS if isinstance(limit := getattr(options, name), Tracer)}
     inputs = jax.tree.map(jnp.asarray, (problem.free, (problem.data, hoisted), bounds, limits))
     fun = objective if hoisted else problem.fun
-    detached = replace(problem, fun=fun, riders=[], free=[], data=([], []), bounds=None)
+    detached = replace(problem, fun=fun, static_leaves=[], free=[], data=([], []), bounds=None)
     options = replace(options, **dict.fromkeys(limits, 1))  # in place of what is traced
     return inputs, _Solver(backend, detached, objective, options, host.wanted, [host])
 
@@ -104,7 +109,7 @@ def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
 
     It is made of the program that the user's function traces to, and does not refer to the function.
     """
-    x = jnp.zeros(problem.plan.params.size, problem.plan.dtype)
+    x = jnp.zeros(problem.spec.params.size, problem.spec.dtype)
     program, output = jax.make_jaxpr(problem.value, return_shape=True)(x, problem.data)
     places = [place for place, const in enumerate(program.consts) if isinstance(const, Tracer)]
     known = [None if place in places else const for place, const in enumerate(program.consts)]
@@ -129,7 +134,7 @@ class _Solver:
     objective: Callable[..., Any]
     options: Options
     wanted: tuple[str, ...]
-    hosts: list[Host]  # the caller's, until the call is over: it refers to what may be traced
+    hosts: list[HostServices]  # the caller's, until the call is over: it refers to what may be traced
     eager: list[Outcome] = field(default_factory=list)  # what a solve by known values told, until it is fetched
 
     def run(self, inputs: Inputs) -> tuple[Any, ...]:
@@ -138,7 +143,7 @@ class _Solver:
             _check_traceable(self.backend, self.wanted)
             return self._trace(inputs)
         outcome = self._solve(inputs)
-        ravel, dtype = self.problem.plan.params.ravel, self.problem.plan.dtype
+        ravel, dtype = self.problem.spec.params.ravel, self.problem.spec.dtype
         grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
         outcome = replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)
         self.eager[:] = [outcome]
@@ -149,17 +154,17 @@ class _Solver:
         free, (data, hoisted), bounds, limits = inputs
         problem = self.problem
         if hoisted:  # its programs serve this call alone
-            problem = replace(problem, plan=replace(problem.plan, programs=Programs()))
+            problem = replace(problem, spec=replace(problem.spec, programs=Programs()))
             problem = _convert(problem, self.objective, hoisted)
         box = None if bounds is None else FlatBounds(*map(np.asarray, bounds))
-        problem = replace(problem, free=free, riders=data[0], data=data, bounds=box)
+        problem = replace(problem, free=free, static_leaves=data[0], data=data, bounds=box)
         options = replace(self.options, **{name: limit.item() for name, limit in limits.items()})
         host = self.hosts[0]
-        with host.watch() as watch:
+        with host.monitor() as monitor:
             try:
-                return self.backend.solve(problem, options, watch)
+                return self.backend.solve(problem, options, monitor)
             except BaseException as error:
-                host.attach(error, problem, watch)
+                host.attach(error, problem, monitor)
                 raise
 
     def _trace(self, inputs: Inputs) -> tuple[Any, ...]:
@@ -175,7 +180,7 @@ class _Solver:
 
         if not inputs[1][1]:
             name = ("trace", backend.program_key, inputs[2] is None, options.maxcor)
-            solve = self.problem.plan.programs.keep(name, lambda: jax.jit(solve))
+            solve = self.problem.spec.programs.keep(name, lambda: jax.jit(solve))
         return solve(inputs, {name: inputs[3].get(name, float(getattr(options, name))) for name in LIMITS})
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from .._backend import Compiled
-from .._minimize import Inside
+from .._minimize import CompiledSolve
 from .._problem.problem import Problem
 from .._result import Result
 from .comparison import UNKNOWN, Shares
@@ -163,7 +163,7 @@ class Probe:
             self._ways += [max(seconds - self._evaluation.seconds, 0.0) for seconds in whole]
 
 
-def make_probes(insides: Mapping[str, Inside], compile_s: Mapping[str, float]) -> dict[str, Probe]:
+def make_probes(insides: Mapping[str, CompiledSolve], compile_s: Mapping[str, float]) -> dict[str, Probe]:
     """A probe for each run; runs that evaluate the same share its timing.
 
     Arguments:
@@ -173,7 +173,7 @@ def make_probes(insides: Mapping[str, Inside], compile_s: Mapping[str, float]) -
     known, known_s, probes = dict[Any, Evaluation](), dict[Any, float](), dict[str, Probe]()
     for name in sorted(insides, key=lambda name: insides[name].compiled.evaluate is None):  # those on the host first
         problem, compiled, _, scope = insides[name]
-        key = compiled.has_grad, problem.has_aux, problem.plan.dtype, problem.plan.params
+        key = compiled.has_grad, problem.has_aux, problem.spec.dtype, problem.spec.params
         with scope():
             evaluation = known.get(key) or known.setdefault(
                 key, Evaluation(problem, compiled.evaluate, compiled.has_grad)
@@ -201,10 +201,10 @@ def _repeat(problem: Problem, has_grad: bool) -> Callable[..., Any]:
 
 
 def _start(problem: Problem) -> np.ndarray:
-    x = problem.plan.params.ravel_on_host(problem.free, np.float64)
+    x = problem.spec.params.ravel_on_host(problem.free, np.float64)
     if problem.bounds is not None:
         x = np.clip(x, problem.bounds.lower, problem.bounds.upper)
-    return x.astype(problem.plan.dtype)
+    return x.astype(problem.spec.dtype)
 
 
 def _time_copy(shape: tuple[int, ...], dtype: Any) -> float:

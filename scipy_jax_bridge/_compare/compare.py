@@ -20,9 +20,9 @@ import jax
 from jaxtyping import PyTree
 
 from .._core.errors import unknown_name
-from .._core.monitor import Watch
+from .._core.monitor import SolveMonitor
 from .._core.options import Options
-from .._minimize import BACKENDS, Minimizer, look_inside
+from .._minimize import BACKENDS, Minimizer, compile_solve
 from .._problem.nonfinite import NonfiniteStart
 from .._result import Result
 from .breakdown import PART, make_probes
@@ -91,7 +91,9 @@ def compare(
     params = params.params if isinstance(params, Result) else params
     turns: dict[str, _Turns] = {}
     try:
-        with Watch():  # it never begins: Ctrl-C ends the comparison, and no solve that was cut short is a row of it
+        with (
+            SolveMonitor()
+        ):  # it never begins: Ctrl-C ends the comparison, and no solve that was cut short is a row of it
             return _compare(fun, params, args, entries, turns, repeats, shares)
     except KeyboardInterrupt as error:
         error.results = {name: _take_median(each.solves) for name, each in turns.items() if each.solves}  # type: ignore[attr-defined]
@@ -115,7 +117,7 @@ def _compare(
     compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
     for name, entry in entries.items():
         _warm_up(name, _limited(functions[name], entry, 1), params, args)
-    insides = {name: look_inside(solver, params, args) for name, solver in solvers.items()}
+    insides = {name: compile_solve(solver, params, args) for name, solver in solvers.items()}
     probes = {} if shares is False else make_probes(insides, compile_s)
     for name, solver in solvers.items():
         turns[name] = _Turns(solver, repeats, entries[name].get("callback") is None)

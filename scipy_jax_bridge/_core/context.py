@@ -37,7 +37,7 @@ def scope(precision: str | None, params: Params = None) -> Iterator[None]:
         yield
 
 
-def carry_scope() -> Callable[[], AbstractContextManager[None]]:
+def carry_context() -> Callable[[], AbstractContextManager[None]]:
     """A context for another thread, which makes it compute in the precision and on the device of this one."""
     double, device = has_float64(), getattr(jax.config, "jax_default_device")  # noqa: B009
 
@@ -69,12 +69,12 @@ def _device_of(params: Params) -> Any:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def widen(tree: Any) -> Any:
+def to_float64(tree: Any) -> Any:
     """The tree with its floating-point arrays in float64."""
 
-    def widen(leaf: Any) -> Any:
+    def to_float64(leaf: Any) -> Any:
         if isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jax.numpy.issubdtype(leaf.dtype, np.floating):
             return leaf.astype(np.float64)
         return leaf
 
-    return jax.tree.map(widen, tree)
+    return jax.tree.map(to_float64, tree)

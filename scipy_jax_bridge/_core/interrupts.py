@@ -13,10 +13,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from .context import carry_scope
+from .context import carry_context
 
 
-def run_beside(work: Callable[[], Any]) -> Future[Any]:
+def run_in_thread(work: Callable[[], Any]) -> Future[Any]:
     """Run `work` in a helper thread and return its future; the main thread can receive signals while it waits.
 
     Python handles signals in the main thread alone, and not before compiled code returns there. Called from any other
@@ -33,7 +33,7 @@ def run_beside(work: Callable[[], Any]) -> Future[Any]:
     if threading.current_thread() is not threading.main_thread():
         run()
         return future
-    scope, context = carry_scope(), contextvars.copy_context()
+    scope, context = carry_context(), contextvars.copy_context()
 
     def run_in_scope() -> None:
         with scope():
@@ -67,7 +67,7 @@ def _wait_for_helpers() -> None:
 
 
 @contextmanager
-def untorn() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Defer Ctrl-C to the end of the block: the first lowering imports modules that register themselves, once."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .context import is_debugging
-from .interrupts import run_beside
+from .interrupts import run_in_thread
 from .status import Status
 from .types import Params
 
@@ -76,11 +76,11 @@ class _Keyboard:
         return error
 
 
-_innermost: ContextVar[Watch | None] = ContextVar("innermost", default=None)
+_innermost: ContextVar[SolveMonitor | None] = ContextVar("innermost", default=None)
 
 
 @dataclass
-class Watch:
+class SolveMonitor:
     """One solve's clock, keyboard and callback; a context that lasts until the result is made.
 
     Inside, Ctrl-C ends a solve that has begun, together with the solves around it, from whose callback or objective
@@ -90,21 +90,21 @@ class Watch:
     Arguments:
         timeout: seconds; None for no limit.
         callback: called with a Progress; StopIteration stops the solve.
-        found: what the solve would hand back now, set by who solves; for an exception to carry along.
+        best_so_far: what the solve would hand back now, set by who solves; for an exception to carry along.
     """
 
     timeout: float | None = None
     callback: Callable[[Progress], Any] | None = None
-    found: Callable[[], Any] | None = None
+    best_so_far: Callable[[], Any] | None = None
     began: float | None = None
     _keyboard: _Keyboard = field(default_factory=_Keyboard)
-    _outer: Watch | None = None
+    _outer: SolveMonitor | None = None
     _active: bool = False
     _handler: Any = None  # what this Watch installs
     _before: Any = None  # what was there
     _timer: threading.Timer | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> SolveMonitor:
         outer = _innermost.get()
         if outer is not None and outer._active:
             self._outer, self._keyboard = outer, outer._keyboard
@@ -112,7 +112,7 @@ class Watch:
         self._active = True
         if _in_main_thread():
             handler = signal.getsignal(signal.SIGINT)
-            if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), Watch):
+            if handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), SolveMonitor):
                 self._before, self._handler = handler, self._on_interrupt  # else the caller handles the keyboard
                 signal.signal(signal.SIGINT, self._handler)
         return self
@@ -144,7 +144,7 @@ class Watch:
         """Until the time limit; infinite without one."""
         return float("inf") if self.timeout is None else self.timeout - self.seconds
 
-    def stop(self) -> Status | None:
+    def stop_status(self) -> Status | None:
         """Why the solve has to end now, if it has to."""
         if self._keyboard.struck:
             return Status.INTERRUPTED
@@ -169,7 +169,7 @@ class Watch:
         through at once.
         """
         if (expected_s is None or expected_s >= SLOW_S) and _in_main_thread() and not is_debugging():
-            return run_beside(work).result()
+            return run_in_thread(work).result()
         try:
             return work()
         except Exception as error:  # JAX makes its own error of what is raised in the objective's host callbacks

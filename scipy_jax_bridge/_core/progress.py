@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .monitor import Progress, Watch
+from .monitor import Progress, SolveMonitor
 from .options import Options
 
 
 @contextmanager
-def show_progress(watch: Watch, options: Options) -> Iterator[None]:
+def show_progress(monitor: SolveMonitor, options: Options) -> Iterator[None]:
     """Show how the solve goes, after whatever else the callback does.
 
     Errors:
@@ -23,7 +23,7 @@ def show_progress(watch: Watch, options: Options) -> Iterator[None]:
         raise ImportError(
             "progress=True needs tqdm: pip install 'scipy_jax_bridge[progress]', or leave progress out."
         ) from error
-    callback = watch.callback
+    callback = monitor.callback
     with tqdm(unit=" iterations") as bar:
 
         def show(progress: Progress) -> Any:
@@ -35,5 +35,5 @@ def show_progress(watch: Watch, options: Options) -> Iterator[None]:
             bar.set_postfix(facts)
             return None if callback is None else callback(progress)
 
-        watch.callback = show
+        monitor.callback = show
         yield

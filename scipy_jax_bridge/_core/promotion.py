@@ -10,14 +10,14 @@ import jax
 
 
 @contextmanager
-def own_rules() -> Iterator[None]:
+def standard_promotion() -> Iterator[None]:
     """Inside, JAX promotes types and ranks as this package needs it, whatever the user forbids in their own code."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
-def under_the_rules_of_now(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, to be called inside `own_rules` under those that hold now: the user's."""
+def with_user_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, to be called inside `standard_promotion` under those that hold now: the user's."""
     types, ranks = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion  # type: ignore[attr-defined]
 
     def call(*arguments: Any) -> Any:

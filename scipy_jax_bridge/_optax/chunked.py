@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._core.monitor import Progress, Watch
+from .._core.monitor import Progress, SolveMonitor
 from .._core.status import RUNNING, Status
 from .._problem.problem import Problem
 from .._result import Result, Trace
-from .device_solver import ROWS, Found, Numbers, Report, count_on, find_points
+from .device_solver import ROWS, Found, LoopScalars, Report, count_on, find_points
 
 CHUNK_S = 0.1  # seconds between two looks at the clock and the keyboard
 FIRST_CHUNK = 1  # evaluation, while nothing is known of their speed
@@ -25,7 +25,7 @@ class Seen(NamedTuple):
     grad: np.ndarray
 
 
-class Chunks:
+class ChunkedRun:
     """How far the next chunk goes, and what the last one brought.
 
     Arguments:
@@ -38,9 +38,13 @@ class Chunks:
     found: Found  # what to hand back if the solve ends here
 
     def __init__(
-        self, problem: Problem, watch: Watch, advance: Callable[[Any, int], tuple[Any, Report]], pace: float | None
+        self,
+        problem: Problem,
+        monitor: SolveMonitor,
+        advance: Callable[[Any, int], tuple[Any, Report]],
+        pace: float | None,
     ) -> None:
-        self._problem, self._watch, self._advance = problem, watch, advance
+        self._problem, self._monitor, self._advance = problem, monitor, advance
         self._rows: list[np.ndarray] = []
         self._seconds: list[np.ndarray] = []
         self._last = self._earlier_s = 0.0
@@ -58,7 +62,7 @@ class Chunks:
 
     def look_at(self, start: Callable[[list[Any]], Any], x: np.ndarray) -> Seen:
         """Value and gradient at a point, by the loop itself, that does not count."""
-        state, report = self._compute(start(self._problem.plan.params.unravel(x)), 1, None)
+        state, report = self._compute(start(self._problem.spec.params.unravel(x)), 1, None)
         return Seen(float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad))
 
     def run(self, state: Any) -> tuple[Any, Status | None]:
@@ -68,7 +72,7 @@ class Chunks:
         expected_s = None if speed is None else evaluations / speed
         state, report = self._compute(state, self.nfev + evaluations, expected_s)
         values = np.asarray(report.values, dtype=np.float64)
-        numbers = Numbers(*np.asarray(report.counts).tolist(), *values.tolist())
+        numbers = LoopScalars(*np.asarray(report.counts).tolist(), *values.tolist())
         converged, last, best = find_points(state, report, numbers)
         self.best = best if np.isfinite(best.value) else None
         self.found = last if converged else best
@@ -81,19 +85,19 @@ class Chunks:
             state_then, report = self._advance(state, until)
             return state_then, report._replace(values=report.values.block_until_ready())
 
-        return self._watch.compute(advance, expected_s)
+        return self._monitor.compute(advance, expected_s)
 
     def size(self) -> int:
         """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""
         if self.speed is None and self._pace is None:
             return FIRST_CHUNK
-        left = max(self._watch.seconds_left, 0.0)
+        left = max(self._monitor.seconds_left, 0.0)
         expected = self.speed * min(CHUNK_S, left) if self.speed else (self._pace or 0.0) * min(FIRST_S, left)
         return int(np.clip(expected, FIRST_CHUNK, ROWS - 2))
 
-    def _collect(self, numbers: Numbers, ring: Any, last: Found) -> Status | None:
+    def _collect(self, numbers: LoopScalars, ring: Any, last: Found) -> Status | None:
         """Take over the trace, tell the callback, look at the clock and the keyboard."""
-        nfev, now = numbers.nfev, self._watch.seconds
+        nfev, now = numbers.nfev, self._monitor.seconds
         known, self.nit = self.nit, numbers.nit
         rows = _take_rows(np.asarray(ring), known + 1, self.nit + 1)
         rows[:, 2] = count_on(rows[:, 2], nfev)
@@ -103,10 +107,10 @@ class Chunks:
         if nfev > self.nfev:
             self.speed = (nfev - self.nfev) / max(now - self._last, 1e-9)
         self._last, self.nfev = now, nfev
-        told = self._tell(numbers, last) if self._watch.callback is not None else None
+        told = self._tell(numbers, last) if self._monitor.callback is not None else None
         if numbers.status != RUNNING:
             return Status(numbers.status)
-        stop = self._watch.stop()
+        stop = self._monitor.stop_status()
         return told if stop is None else stop
 
     def trace(self) -> Trace:
@@ -114,14 +118,14 @@ class Chunks:
         rows, seconds = np.concatenate(self._rows), np.concatenate(self._seconds)
         return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
 
-    def _tell(self, numbers: Numbers, last: Found) -> Status | None:
+    def _tell(self, numbers: LoopScalars, last: Found) -> Status | None:
         x = np.array(last.x)  # the next chunk takes the carry over
 
         def tree() -> Any:
-            return self._problem.plan.params.rebuild(x, self._problem.riders)
+            return self._problem.spec.params.to_params(x, self._problem.static_leaves)
 
         norm = numbers.grad_norm
-        return self._watch.report(Progress(self.nit, self.nfev, numbers.value, norm, self._last, tree))
+        return self._monitor.report(Progress(self.nit, self.nfev, numbers.value, norm, self._last, tree))
 
 
 def _take_rows(ring: np.ndarray, first: int, end: int) -> np.ndarray:

@@ -32,7 +32,7 @@ class Report(NamedTuple):
     best: tuple[Any, Any, Any]  # the best point, its gradient and auxiliary output
 
 
-class Numbers(NamedTuple):
+class LoopScalars(NamedTuple):
     """The numbers of a report."""
 
     nit: Any
@@ -52,21 +52,21 @@ class Found(NamedTuple):
     aux: Any
 
 
-class Loop(NamedTuple):
+class DeviceSolver(NamedTuple):
     """A solver on the device: the carry before the first evaluation, the loop, its report, and tools of the host."""
 
     start: Callable[[list[Any], Any], Any]
     start_on_host: Callable[[list[Any], Any], Any] | None  # the same with nothing compiled; None if it cannot be had
     advance: Callable[..., Any]
     report: Callable[[Any], Report]
-    reopen: Callable[[Any, float], Any]  # on the host: the carry with another status
+    with_status: Callable[[Any, float], Any]  # on the host: the carry with another status
     find_value: Callable[[Any], float]  # on the host: the objective at the carry's x
     find_lost: Callable[[Any], Any]  # on the host, after NONFINITE: the last point that was not finite
 
 
-def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
+def make_device_solver(problem: Problem, method: Any, options: Options, rows: int) -> DeviceSolver:
     """The engine, or the loop of a transformation, for this problem, with so many rows of trace."""
-    structure, dtype = problem.plan.params, problem.plan.dtype
+    structure, dtype = problem.spec.params, problem.spec.dtype
 
     def evaluate_with(data: Data) -> Callable[[Any], Any]:
         return lambda x: problem.value_and_grad(x, data)
@@ -78,38 +78,39 @@ def loop_of(problem: Problem, method: Any, options: Options, rows: int) -> Loop:
         return structure.ravel_on_host(free, dtype)
 
     def start_with(ravel: Callable[[list[Any]], Any]) -> Callable[[list[Any], Any], Any]:
-        return lambda free, box: engine.start_state(ravel(free), problem.plan.aux, options.maxcor, rows, box)
+        return lambda free, box: engine.start_state(ravel(free), problem.spec.aux, options.maxcor, rows, box)
 
     if method is None:
-        return Loop(
+        return DeviceSolver(
             start=start_with(ravel),
             start_on_host=start_with(ravel_on_host),
             advance=lambda state, data, limits, box, until: engine.advance(
                 evaluate_with(data), state, limits, box, until
             ),
             report=_report_engine,
-            reopen=engine.reopen,
+            with_status=engine.with_status,
             find_value=lambda state: state.numbers.number("value_start"),
             find_lost=engine.find_lost,
         )
     translation = Translation(
-        to_tree=lambda x: structure.masked(structure.unravel(x)), to_vector=lambda tree: ravel(jax.tree.leaves(tree))
+        to_tree=lambda x: structure.params_or_none(structure.unravel(x)),
+        to_vector=lambda tree: ravel(jax.tree.leaves(tree)),
     )
-    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.plan.aux)
-    return Loop(
+    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.spec.aux)
+    return DeviceSolver(
         start=lambda free, box: start_transform(method, translation, ravel(free), aux, rows),
         start_on_host=None,
         advance=lambda state, data, limits, box, until: advance_transform(
             method, translation, evaluate_with(data), state, limits, until
         ),
         report=_report_transform,
-        reopen=lambda state, status: state._replace(status=np.int32(status)),
+        with_status=lambda state, status: state._replace(status=np.int32(status)),
         find_value=lambda state: float(state.value),
         find_lost=lambda state: state.trial,
     )
 
 
-def find_points(state: Any, report: Report, numbers: Numbers) -> tuple[Any, Found, Found]:
+def find_points(state: Any, report: Report, numbers: LoopScalars) -> tuple[Any, Found, Found]:
     """Whether the solve converged; its last iterate, to hand back if it did; the best point, if not."""
     converged = (numbers.status == Status.GTOL) | (numbers.status == Status.FTOL)
     x, grad, aux = report.best
@@ -143,7 +144,7 @@ def _report_transform(state: Any) -> Report:
 
 
 def _report(state: Any, **numbers: Any) -> Report:
-    told = Numbers(**numbers)
+    told = LoopScalars(**numbers)
     finite = jnp.isfinite(told.value) & jnp.isfinite(told.grad_norm)
     told = told._replace(status=jnp.where(is_false(told.status, finite), Status.NONFINITE, told.status))
     counts, values = told[:3], told[3:]
@@ -160,17 +161,17 @@ def count_on(rows: Any, nfev: Any) -> Any:
     return nfev - (nfev - rows) % COUNT_MODULUS
 
 
-def limits_of(problem: Problem, options: Options) -> engine.Limits:
+def tolerances_of(problem: Problem, options: Options) -> engine.Tolerances:
     """The tolerances as inputs of the program, in the type of its arithmetic."""
-    dtype = np.dtype(problem.plan.dtype)
-    return engine.Limits(
+    dtype = np.dtype(problem.spec.dtype)
+    return engine.Tolerances(
         gtol=_as(options.gtol, dtype),
         ftol=_as(options.ftol, dtype),
         maxiter=_as_count(options.maxiter),
         maxfun=_as_count(options.maxfun),
         maxls=_as(options.maxls, dtype),
         maxcor=_as(options.maxcor, dtype),
-        rounding=_as(problem.plan.rounding, dtype),
+        rounding=_as(problem.spec.rounding, dtype),
     )
 
 
@@ -194,4 +195,4 @@ def box_of(problem: Problem) -> engine.Box | None:
     bounds: FlatBounds | None = problem.bounds
     if bounds is None:
         return None
-    return engine.Box(bounds.lower.astype(problem.plan.dtype), bounds.upper.astype(problem.plan.dtype))
+    return engine.Box(bounds.lower.astype(problem.spec.dtype), bounds.upper.astype(problem.spec.dtype))

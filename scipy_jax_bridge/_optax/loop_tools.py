@@ -13,7 +13,7 @@ COUNT_MODULUS = 2**24  # the trace holds counts modulo this: what float32 holds 
 
 
 @custom_vmap
-def any_goes_on(flag: Array) -> Array:
+def any_active(flag: Array) -> Array:
     """Whether a loop goes on: in a batch as long as any of its solves does.
 
     The one answer for all spares the batch what a loop with an answer for each would do after every turn: choose
@@ -22,14 +22,14 @@ def any_goes_on(flag: Array) -> Array:
     return flag
 
 
-@any_goes_on.def_vmap
+@any_active.def_vmap
 def _any_of_many_goes_on(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return any_goes_on(jnp.any(flag, axis=0)), False
+    return any_active(jnp.any(flag, axis=0)), False
 
 
 @custom_vmap
 def runs(flag: Array) -> Array:
-    """In the turn of a loop that goes on by `any_goes_on(flag)`: whether this solve does. Always, if it is alone."""
+    """In the turn of a loop that goes on by `any_active(flag)`: whether this solve does. Always, if it is alone."""
     return flag | True
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from .._core.options import Options
 from .._core.status import RUNNING, Status
 from .._problem.problem import Problem
-from .._result import FRESH_MEMORY, Carry, Result
-from .chunked import Chunks, Seen
-from .device_solver import Loop
+from .._result import FRESH_MEMORY, Result, ResumeState
+from .chunked import ChunkedRun, Seen
+from .device_solver import DeviceSolver
 from .digest import fingerprint
 
 FORMAT = 1  # of the carry; add one when its leaves change their meaning
@@ -31,15 +31,15 @@ OBJECTIVE = "The objective or its data differ from those of the result."
 HYPERPARAMS = "The hyperparameters of the method differ from those of the result. Its state was kept."
 
 
-def make_carry(state: Any, problem: Problem, method: Any, options: Options) -> Carry:
+def make_carry(state: Any, problem: Problem, method: Any, options: Options) -> ResumeState:
     """What goes into the result of a solve that was stopped. The trace is in the result already."""
     leaves = jax.tree.leaves(state._replace(rows=()))
     bounds, (code, numbers) = problem.bounds, fingerprint(method)
-    return Carry(
+    return ResumeState(
         leaves=tuple(leaves),
         structure=str(jax.tree.structure((state.aux, getattr(state, "inner", ())))),
         format=FORMAT,
-        params=tuple(f"{leaf.kind} {leaf.shape} {leaf.dtype}" for leaf in problem.plan.params.leaves),
+        params=tuple(f"{leaf.kind} {leaf.shape} {leaf.dtype}" for leaf in problem.spec.params.leaves),
         bounds=None if bounds is None else (bounds.lower, bounds.upper),
         maxcor=options.maxcor if method is None else 0,
         method=code,
@@ -49,8 +49,8 @@ def make_carry(state: Any, problem: Problem, method: Any, options: Options) -> C
 
 def resume(
     earlier: Result,
-    chunks: Chunks,
-    loop: Loop,
+    chunks: ChunkedRun,
+    loop: DeviceSolver,
     fresh: Any,
     start: Callable[[list[Any]], Any],
     problem: Problem,
@@ -85,10 +85,10 @@ def resume(
     status = Status.MAXFUN if earlier.nfev >= options.maxfun else RUNNING
     status = Status.MAXITER if earlier.nit >= options.maxiter else status
     note = "" if earlier.carry.hyperparams == now.hyperparams else HYPERPARAMS
-    return loop.reopen(state, float(status)), note
+    return loop.with_status(state, float(status)), note
 
 
-def find_differences(earlier: Carry, now: Carry) -> list[str]:
+def find_differences(earlier: ResumeState, now: ResumeState) -> list[str]:
     """What is not as it was, a sentence each; empty if the leaves of the earlier carry serve."""
     if earlier.format != now.format:
         return [ANOTHER_VERSION]
@@ -113,7 +113,7 @@ def _are_equal(bounds: Any, others: Any) -> bool:
 
 def _is_at(problem: Problem, x: Any) -> bool:
     """Whether params are this point; a result may have been given others with `dataclasses.replace`."""
-    leaves = problem.plan.params.unravel(np.asarray(x))
+    leaves = problem.spec.params.unravel(np.asarray(x))
     return all(np.array_equal(leaf, np.asarray(given)) for leaf, given in zip(leaves, problem.free, strict=True))
 
 
@@ -137,7 +137,7 @@ def _copy(leaf: Any) -> Any:
     return jnp.array(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.array(leaf)
 
 
-def _is_same_objective(loop: Loop, state: Any, seen: Seen) -> bool:
+def _is_same_objective(loop: DeviceSolver, state: Any, seen: Seen) -> bool:
     """Whether the objective is what the carry was made with: its value and gradient at the carry's point, but for
     what a device may sum in another order."""
     value, grad = loop.find_value(state), np.asarray(state.grad)

@@ -14,28 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._backend import Compiled
-from .._core.monitor import Watch
+from .._core.monitor import SolveMonitor
 from .._core.options import COUNT_MAX, Options
-from .._core.promotion import own_rules
+from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.trace import unknown
 from .._problem.fingerprint import structure_of
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.problem import Data, Problem
-from .._result import Carry, Outcome, Result, Timing, Trace
-from .chunked import CHUNK_S, Chunks
+from .._result import Outcome, Result, ResumeState, Timing, Trace
+from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
     ROWS,
     ROWS_INSIDE,
+    DeviceSolver,
     Found,
-    Loop,
-    Numbers,
+    LoopScalars,
     Report,
     box_of,
     count_on,
     find_points,
-    limits_of,
-    loop_of,
+    make_device_solver,
+    tolerances_of,
 )
 from .resume import make_carry, resume
 
@@ -52,7 +52,7 @@ class LoopPrograms(NamedTuple):
 def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
     """Compile the loop."""
     name = (structure_of(method), problem.bounds is not None, options.maxcor)
-    loop = loop_of(problem, method, options, ROWS)
+    loop = make_device_solver(problem, method, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
         return jax.jit(loop.start), (_on_host(problem.free), box_of(problem))
@@ -63,7 +63,7 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
             return state, loop.report(state)
 
         state = jax.eval_shape(loop.start, problem.free, box_of(problem))
-        inputs = (state, problem.data, limits_of(problem, options), box_of(problem), np.int32(0))
+        inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
     begin, begin_s = loop.start_on_host, 0.0
@@ -79,7 +79,9 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
     )
 
 
-def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, earlier: Result | None) -> Outcome:
+def solve_optax(
+    problem: Problem, method: Any, options: Options, monitor: SolveMonitor, earlier: Result | None
+) -> Outcome:
     """Minimize with the all-device L-BFGS(-B), or with any Optax transformation.
 
     Arguments:
@@ -94,15 +96,15 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     """
     compiled = compile_optax(problem, method, options)
     programs: LoopPrograms = compiled.programs
-    limits, box = limits_of(problem, options), box_of(problem)
-    loop = loop_of(problem, method, options, ROWS)
+    limits, box = tolerances_of(problem, options), box_of(problem)
+    loop = make_device_solver(problem, method, options, ROWS)
 
     def advance(state: Any, until: int) -> tuple[Any, Report]:
         return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
-    watch.begin()
-    paces, method_key = problem.plan.paces, structure_of(method)
-    chunks = Chunks(problem, watch, advance, paces.get(method_key))
+    monitor.begin()
+    paces, method_key = problem.spec.paces, structure_of(method)
+    chunks = ChunkedRun(problem, monitor, advance, paces.get(method_key))
 
     def start(free: list[Any]) -> Any:
         return programs.start(_on_host(free), box)
@@ -112,7 +114,7 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
     if earlier is not None:
         state, note = resume(earlier, chunks, loop, fresh, start, problem, method, options)
 
-    def hand_back(status: Status, found: Found, detail: str = "", carry: Carry | None = None) -> Outcome:
+    def hand_back(status: Status, found: Found, detail: str = "", carry: ResumeState | None = None) -> Outcome:
         return Outcome(
             **problem.on_device(found.x, found.value, found.grad),
             aux=found.aux,
@@ -120,13 +122,13 @@ def solve_optax(problem: Problem, method: Any, options: Options, watch: Watch, e
             nfev=chunks.nfev,
             status=int(status),
             trace=chunks.trace(),
-            timing=Timing(compiled.seconds, watch.seconds, compiled.compiles),
+            timing=Timing(compiled.seconds, monitor.seconds, compiled.compiles),
             detail=detail,
             note=note,
             carry=carry,
         )
 
-    watch.found = lambda: None if chunks.best is None else hand_back(Status.ERROR, chunks.best)
+    monitor.best_so_far = lambda: None if chunks.best is None else hand_back(Status.ERROR, chunks.best)
     status = None
     while status is None:
         state, status = chunks.run(state)
@@ -145,9 +147,11 @@ def _on_host(free: list[Any]) -> list[Any]:
     return [np.asarray(leaf) for leaf in free]
 
 
-def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Callable[[list[Any]], Any]) -> str:
+def _explain(
+    problem: Problem, loop: DeviceSolver, state: Any, chunks: ChunkedRun, start: Callable[[list[Any]], Any]
+) -> str:
     """Where it went bad, by one evaluation there that does not count; an error if that is the start itself."""
-    structure, at_start = problem.plan.params, chunks.nfev == 1
+    structure, at_start = problem.spec.params, chunks.nfev == 1
     x = np.asarray(state.x if at_start else loop.find_lost(state))
     seen = chunks.look_at(start, x)
     if np.isfinite(seen.value) and np.isfinite(seen.grad).all():
@@ -161,10 +165,10 @@ def _explain(problem: Problem, loop: Loop, state: Any, chunks: Chunks, start: Ca
 def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
     # One row more than is handed back: a solve that ends within a search leaves an unfinished trial in it.
-    loop, box = loop_of(problem, method, options, ROWS_INSIDE + 1), box_of(problem)
+    loop, box = make_device_solver(problem, method, options, ROWS_INSIDE + 1), box_of(problem)
     state = loop.start(_forbid_crossed(problem.free, box), box)
-    state = loop.advance(state, problem.data, limits_of(problem, options), box, jnp.int32(COUNT_MAX))
-    with own_rules():
+    state = loop.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
+    with standard_promotion():
         return _read_end(loop.report(state), state)
 
 
@@ -178,7 +182,7 @@ def _forbid_crossed(free: list[Any], box: Any) -> list[Any]:
 
 def _read_end(report: Report, state: Any) -> Outcome:
     """The outcome of a loop inside a trace."""
-    numbers = Numbers(*report.counts, *report.values)
+    numbers = LoopScalars(*report.counts, *report.values)
     converged, last, best = find_points(state, report, numbers)
     found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
     trace, timing = _trace_inside(report.rows, numbers), Timing(unknown(), unknown(), 0)
@@ -186,7 +190,7 @@ def _read_end(report: Report, state: Any) -> Outcome:
     return Outcome(found.x, found.value, found.grad, found.aux, *counts, trace, timing)
 
 
-def _trace_inside(ring: Any, numbers: Numbers) -> Trace:
+def _trace_inside(ring: Any, numbers: LoopScalars) -> Trace:
     """The last iterations as columns of one length; nfev is 0 in the rows that no iteration has filled."""
     first = jnp.maximum(numbers.nit + 1 - ROWS_INSIDE, 0)
     rows = jnp.roll(ring, -first, axis=0)[:ROWS_INSIDE]

@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._core.promotion import own_rules, under_the_rules_of_now
+from .._core.promotion import standard_promotion, with_user_promotion
 from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
@@ -101,8 +101,8 @@ def advance_transform(
         value, grad, aux, fresh = _evaluate(translation, evaluate_as_set, state, remembers)
         return _judge(state, value, grad, aux, fresh, limits)
 
-    evaluate_as_set = under_the_rules_of_now(evaluate)
-    with own_rules():
+    evaluate_as_set = with_user_promotion(evaluate)
+    with standard_promotion():
         return lax.while_loop(goes_on, turn, state)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._core.errors import shorten
 from .._core.types import is_traced
-from .params import Structure, leaf_paths, spread_prefix
+from .params import TreeSpec, leaf_paths, spread_prefix
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
     return None if bounds.lower is None and bounds.upper is None else bounds
 
 
-def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> FlatBounds | None:
+def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatBounds | None:
     """The bounds of the free leaves as two flat vectors; None if all are infinite.
 
     Errors:
@@ -102,7 +102,7 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: Structure) -> Flat
 
 
 def _refuse_infinite(
-    place: int, given: list[np.ndarray], name: str, wrong: float, params: PyTree, structure: Structure
+    place: int, given: list[np.ndarray], name: str, wrong: float, params: PyTree, structure: TreeSpec
 ) -> NoReturn:
     """A bound that leaves no finite number at this place of the flat vector."""
     for side, leaf, path in zip(given, structure.free, _free_paths(params, structure), strict=True):
@@ -115,7 +115,7 @@ def _refuse_infinite(
     raise AssertionError("the place lies in no leaf")
 
 
-def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: Structure) -> list[Any]:
+def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: TreeSpec) -> list[Any]:
     """For each free leaf its bounds, ravelled."""
     flat = []
     for place, (leaf, value) in enumerate(zip(structure.leaves, spread_prefix(side, params, name), strict=True)):
@@ -177,7 +177,7 @@ def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _free_paths(params: PyTree, structure: Structure) -> list[str]:
+def _free_paths(params: PyTree, structure: TreeSpec) -> list[str]:
     leaves = zip(leaf_paths(params), structure.leaves, strict=True)
     return [path for path, leaf in leaves if leaf.kind == "free"]
 

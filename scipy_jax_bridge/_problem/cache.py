@@ -16,8 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._core.interrupts import run_beside, untorn
-from .fingerprint import Identity, identify
+from .._core.interrupts import defer_sigint, run_in_thread
+from .fingerprint import Identity, fingerprint_of
 
 Value = TypeVar("Value")
 LIMIT = 64  # values kept by one cache; the one that was not asked for the longest goes first
@@ -96,9 +96,9 @@ class Programs:
         if name not in self._pending:
             function, inputs = make()
             traced = function.trace(*inputs)
-            with untorn():
+            with defer_sigint():
                 lowered = traced.lower()
-            self._pending[name] = run_beside(lowered.compile)
+            self._pending[name] = run_in_thread(lowered.compile)
         try:
             program = self._pending[name].result()
         except Exception:  # the compiler's own; an interrupted wait leaves it at work for the next call
@@ -129,7 +129,7 @@ def cache_of(fun: Callable[..., Any]) -> BoundedCache[Any]:
 
     One that cannot be referred to weakly gets a new one.
     """
-    identity = identify(fun)
+    identity = fingerprint_of(fun)
     key = identity.key
     found = _caches.get(key)
     if found is not None and found.serves(identity):
@@ -155,7 +155,7 @@ def cache_of(fun: Callable[..., Any]) -> BoundedCache[Any]:
 
 def settle(fun: Callable[..., Any]) -> None:
     """What the function changed outside while it was traced is no change of it."""
-    identity = identify(fun)
+    identity = fingerprint_of(fun)
     with _caches_lock:
         found = _caches.get(identity.key)
         if found is not None and not found.serves(identity):

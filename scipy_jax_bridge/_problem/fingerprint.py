@@ -33,7 +33,7 @@ class Identity(NamedTuple):
     state: Hashable  # what it reads from outside
 
 
-class Same:
+class ById:
     """A value by its identity; equal to nothing once the value is gone."""
 
     def __init__(self, value: Any) -> None:
@@ -47,7 +47,7 @@ class Same:
         return self._id
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Same) or self._id != other._id:
+        if not isinstance(other, ById) or self._id != other._id:
             return False
         return self._value is None or (self._value() is not None and self._value() is other._value())
 
@@ -62,7 +62,7 @@ class _Code(NamedTuple):
 _codes: weakref.WeakKeyDictionary[types.CodeType, _Code] = weakref.WeakKeyDictionary()
 
 
-def identify(fun: Callable[..., Any]) -> Identity:
+def fingerprint_of(fun: Callable[..., Any]) -> Identity:
     """What the function is known by. A bound method is new at each access; its object and its function are not."""
     owners = (fun.__self__, fun.__func__) if isinstance(fun, types.MethodType) else (fun,)
     return Identity(owners, tuple(map(id, owners)), tuple(_read_state(fun, DEPTH)))
@@ -110,8 +110,8 @@ def _mark(value: Any) -> Hashable:
         return type(value), repr(value)
     if isinstance(value, (tuple, dict)):  # also what is in them, since a place in memory is soon taken again
         values = value.values() if isinstance(value, dict) else value
-        return Same(value), tuple(_mark(each) for each in values if isinstance(each, (jax.Array, np.ndarray)))
-    return Same(value)
+        return ById(value), tuple(_mark(each) for each in values if isinstance(each, (jax.Array, np.ndarray)))
+    return ById(value)
 
 
 def _read_code(code: types.CodeType) -> _Code:
@@ -162,7 +162,7 @@ def _describe(value: Any, open_functions: set[int]) -> Hashable:
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_describe(each, open_functions) for each in value)
     if not isinstance(value, types.FunctionType) or id(value) in open_functions:
-        return Same(value)
+        return ById(value)
     outside: list[Any] = [value.__defaults__, value.__kwdefaults__]
     for cell in value.__closure__ or ():
         try:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .params import Structure, leaf_paths
+from .params import TreeSpec, leaf_paths
 
 
-def describe_nonfinite(structure: Structure, x: Any, value: Any, grad: Any | None) -> str:
+def describe_nonfinite(structure: TreeSpec, x: Any, value: Any, grad: Any | None) -> str:
     """What the objective and its gradient are at a point that is no good.
 
     Arguments:
@@ -35,14 +35,14 @@ def refuse_start(what: str) -> NonfiniteStart:
     )
 
 
-def _first_bad(structure: Structure, vector: Any, name: str, otherwise: str) -> str:
+def _first_bad(structure: TreeSpec, vector: Any, name: str, otherwise: str) -> str:
     vector = np.asarray(vector)
     bad = np.flatnonzero(~np.isfinite(vector))
     if bad.size == 0:
         return otherwise
     ends = np.cumsum([leaf.size for leaf in structure.free])
     leaf = int(np.searchsorted(ends, bad[0], side="right"))
-    path = leaf_paths(structure.masked(range(len(ends))), name)[leaf]
+    path = leaf_paths(structure.params_or_none(range(len(ends))), name)[leaf]
     place = int(bad[0] - ends[leaf] + structure.free[leaf].size)
     where = f"{path}, component {place} of {structure.free[leaf].size}," if structure.free[leaf].shape else path
     return f"{where} is {float(vector[bad[0]]):.6g}"

@@ -13,7 +13,7 @@ from .._core.stopping import noise
 from .._core.trace import Trace
 from .cache import settle
 from .params import leaf_paths
-from .precision import describe_coarsest, describe_digits, describe_gain
+from .precision import describe_digits, describe_gain, describe_narrowest
 from .problem import Problem
 
 PROBES = 16  # directions in which the curvature is looked at; all there are, if they are no more
@@ -33,8 +33,8 @@ def describe_point(
     """
     notes = [_describe_unread(problem)]
     if status in (Status.NOISE_FLOOR, Status.LINESEARCH):
-        coarsest = problem.plan.coarsest
-        notes.append(describe_gain(problem.plan.dtype, norm) if coarsest is None else describe_coarsest(coarsest))
+        narrowest = problem.spec.narrowest
+        notes.append(describe_gain(problem.spec.dtype, norm) if narrowest is None else describe_narrowest(narrowest))
     if status == Status.FTOL:
         notes += [_describe_last(problem, trace), _describe_unmoved(problem, free, grads)]
     if status == Status.GTOL and len(trace.fun) == 1 and norm == 0 and not notes[0]:
@@ -43,14 +43,14 @@ def describe_point(
 
 
 def _paths(problem: Problem, places: list[int]) -> str:
-    structure = problem.plan.params
-    paths = leaf_paths(structure.masked(range(len(structure.free))))
+    structure = problem.spec.params
+    paths = leaf_paths(structure.params_or_none(range(len(structure.free))))
     return ", ".join(paths[place] for place in places)
 
 
 def _describe_unread(problem: Problem) -> str:
-    leaves = problem.plan.params.free
-    places = [place for place in problem.plan.unread if leaves[place].size]
+    leaves = problem.spec.params.free
+    places = [place for place in problem.spec.unread if leaves[place].size]
     if not places:
         return ""
     return f"The objective does not depend on {_paths(problem, places)}."
@@ -58,13 +58,13 @@ def _describe_unread(problem: Problem) -> str:
 
 def _describe_last(problem: Problem, trace: Trace) -> str:
     """Of an objective coarser than float64: whether its last change was rounding."""
-    plan = problem.plan
-    if plan.rounding <= np.finfo(np.float64).eps or len(trace.fun) < 2:
+    spec = problem.spec
+    if spec.rounding <= np.finfo(np.float64).eps or len(trace.fun) < 2:
         return ""
     before, last = map(float, trace.fun[-2:])
-    if abs(before - last) > noise(max(abs(before), abs(last)), plan.rounding):
+    if abs(before - last) > noise(max(abs(before), abs(last)), spec.rounding):
         return ""
-    return describe_digits(plan.dtype if plan.coarsest is None else plan.coarsest.dtype)
+    return describe_digits(spec.dtype if spec.narrowest is None else spec.narrowest.dtype)
 
 
 def _describe_unmoved(problem: Problem, free: list[Any], grads: list[Any] | None) -> str:
@@ -84,7 +84,7 @@ def _describe_curvature(problem: Problem, free: list[Any]) -> str:
     """Of a start whose gradient is zero: whether the Hessian says that it is no minimum."""
     if problem.bounds is not None:
         return ""
-    structure, dtype = problem.plan.params, problem.plan.dtype
+    structure, dtype = problem.spec.params, problem.spec.dtype
     size = structure.size
     probes = np.eye(size) if size <= PROBES else np.random.default_rng(0).standard_normal((PROBES, size))
     probes = np.linalg.qr(probes.T)[0].T.astype(dtype)
@@ -107,7 +107,7 @@ def _describe_curvature(problem: Problem, free: list[Any]) -> str:
     least = float(np.linalg.eigvalsh((along + along.T) / 2)[0])
     if not found.any():
         return "Gradient and curvature are zero at the start: the objective may be constant around it. Start elsewhere."
-    if least < -1e3 * problem.plan.rounding * float(np.abs(found).max()):
+    if least < -1e3 * problem.spec.rounding * float(np.abs(found).max()):
         return (
             "The gradient is zero at the start, and the curvature negative along some direction: it is a saddle or a "
             "maximum. Start elsewhere."

@@ -21,7 +21,7 @@ Kind = Literal["free", "data", "static"]
 
 
 @dataclass(frozen=True)
-class Leaf:
+class LeafSpec:
     """What is fixed about a leaf once a program is compiled.
 
     `free` leaves are optimized, `data` enters the program as it is, `static` values are part of it.
@@ -38,14 +38,14 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Structure:
+class TreeSpec:
     """A tree without its arrays; hashable, so that equal structures share a program."""
 
     treedef: Any
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[LeafSpec, ...]
 
     @property
-    def free(self) -> list[Leaf]:
+    def free(self) -> list[LeafSpec]:
         """The leaves that are optimized, in the order in which they lie in the flat vector."""
         return [leaf for leaf in self.leaves if leaf.kind == "free"]
 
@@ -73,13 +73,13 @@ class Structure:
         parts = [x[end - leaf.size : end] for end, leaf in zip(ends, self.free, strict=True)]
         return [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, self.free, strict=True)]
 
-    def merge(self, free: Sequence[Any], data: Sequence[Any]) -> PyTree:
+    def combine(self, free: Sequence[Any], data: Sequence[Any]) -> PyTree:
         """The tree again, from its free leaves and its data."""
         sources = {"free": iter(free), "data": iter(data)}
         leaves = [_value(leaf.tag) if leaf.kind == "static" else next(sources[leaf.kind]) for leaf in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def send(self, value: Any, *vectors: Any) -> list[Any]:
+    def to_device(self, value: Any, *vectors: Any) -> list[Any]:
         """A value and the free leaves of each vector, or None, on the device: in one transfer, or each where it was.
 
         A vector may lie on the device already; there, slicing its leaves would compile a program for each.
@@ -93,11 +93,11 @@ class Structure:
         placed = [part and [jax.device_put(x, leaf.tag) for x, leaf in zip(part, free, strict=True)] for part in parts]
         return [jax.device_put(value), *placed]
 
-    def rebuild(self, x: np.ndarray, data: Sequence[Any]) -> PyTree:
+    def to_params(self, x: np.ndarray, data: Sequence[Any]) -> PyTree:
         """The tree at a vector of the host."""
-        return self.merge(self.send(None, x)[1], data)
+        return self.combine(self.to_device(None, x)[1], data)
 
-    def masked(self, free: Sequence[Any]) -> PyTree:
+    def params_or_none(self, free: Sequence[Any]) -> PyTree:
         """The tree of the free leaves alone, None in the place of all others.
 
         If a class refuses to be made of these, the whole is a dict of the free leaves by their position.
@@ -110,7 +110,7 @@ class Structure:
             return {index: leaf for index, leaf in enumerate(leaves) if leaf is not None}
 
 
-def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure, list[Any], list[Any]]:
+def partition_params(params: PyTree, held: Sequence[bool] | None) -> tuple[TreeSpec, list[Any], list[Any]]:
     """The structure of `params`, its free leaves and its data.
 
     Arguments:
@@ -128,19 +128,19 @@ def split_params(params: PyTree, held: Sequence[bool] | None) -> tuple[Structure
             path = leaf_paths(params)[position]
             raise TypeError(f"{path} is complex. Optimize its real and imaginary parts as two real leaves instead.")
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not (held and held[position]):
-            described[position] = (value, Leaf("free", leaf.shape, leaf.dtype, leaf.tag[1]))  # type: ignore[index]
+            described[position] = (value, LeafSpec("free", leaf.shape, leaf.dtype, leaf.tag[1]))  # type: ignore[index]
         elif isinstance(value, float) and not isinstance(value, np.generic):
             described[position] = (jnp.asarray(value), leaf)  # it comes back as an array, held or not
     kinds = [(value, leaf.kind) for value, leaf in described]
     free, data = ([value for value, kind in kinds if kind == wanted] for wanted in ("free", "data"))
-    return Structure(treedef, tuple(leaf for _, leaf in described)), free, data
+    return TreeSpec(treedef, tuple(leaf for _, leaf in described)), free, data
 
 
-def split_args(args: tuple[Any, ...]) -> tuple[Structure, list[Any]]:
+def partition_args(args: tuple[Any, ...]) -> tuple[TreeSpec, list[Any]]:
     """The structure of `args` and its data: arrays and numbers; all other leaves are static."""
     described, treedef = _describe_all(args, "args", static_numbers=False)
     data = [value for value, leaf in described if leaf.kind == "data"]
-    return Structure(treedef, tuple(leaf for _, leaf in described)), data
+    return TreeSpec(treedef, tuple(leaf for _, leaf in described)), data
 
 
 def describe_unknown(params: PyTree) -> str:
@@ -251,7 +251,7 @@ class _ByIdentity:
         return isinstance(other, _ByIdentity) and other.value is self.value
 
 
-def _describe_all(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[list[tuple[Any, Leaf]], Any]:
+def _describe_all(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[list[tuple[Any, LeafSpec]], Any]:
     """Every leaf as `_describe` has it, and the tree without them."""
     leaves, treedef = jax.tree.flatten(tree)
     for position, value in enumerate(leaves):
@@ -284,28 +284,30 @@ def _find_cure(dtype: np.dtype) -> str:
     return "Convert it with .astype(float)." if dtype.itemsize > longest else ""
 
 
-def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, Leaf]:
+def _describe(value: Any, *, static_numbers: bool) -> tuple[Any, LeafSpec]:
     """A leaf as a program sees it. Numbers of `params` other than floats are settings, those of `args` are data."""
     if isinstance(value, jax.Array):
-        return value, Leaf("data", value.shape, value.dtype, (getattr(value, "weak_type", False), _placement(value)))
+        return value, LeafSpec(
+            "data", value.shape, value.dtype, (getattr(value, "weak_type", False), _placement(value))
+        )
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcV":
         dtype = jax.dtypes.canonicalize_dtype(value.dtype)
-        return value, Leaf("data", value.shape, dtype, (False, None))
+        return value, LeafSpec("data", value.shape, dtype, (False, None))
     is_number = isinstance(value, (int, float, complex)) and not isinstance(value, bool)
     if is_number and (isinstance(value, (float, complex)) or not static_numbers):
         dtype = jax.dtypes.canonicalize_dtype(type(value) if type(value) in _NUMBERS else jnp.asarray(value).dtype)
         if isinstance(value, float) and dtype == np.float32:
             with np.errstate(over="ignore"):  # as JAX does
                 value = float(np.float32(value))
-        return value, Leaf("data", (), dtype, (True, None))
+        return value, LeafSpec("data", (), dtype, (True, None))
     try:
         hash(value)
     except TypeError:
-        return value, Leaf("static", tag=_ByIdentity(value))
-    return value, Leaf("static", tag=(type(value), value))  # the type, since 1 == 1.0 == True
+        return value, LeafSpec("static", tag=_ByIdentity(value))
+    return value, LeafSpec("static", tag=(type(value), value))  # the type, since 1 == 1.0 == True
 
 
-def _is_leaf(x: Any, leaf: Leaf) -> bool:
+def _is_leaf(x: Any, leaf: LeafSpec) -> bool:
     """Whether the vector is the leaf as it stands."""
     return isinstance(x, jax.Array) and leaf.tag is None and (x.shape, x.dtype) == (leaf.shape, leaf.dtype)
 

@@ -1,4 +1,4 @@
-"""How finely an objective is computed, read off its program: the coarsest type on the way from params to value."""
+"""How finely an objective is computed, read off its program: the narrowest type on the way from params to value."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
-class Coarsest(NamedTuple):
+class NarrowestDtype(NamedTuple):
     """A floating-point type, and the operation that works in it."""
 
     dtype: Any
     operation: str
 
 
-def find_coarsest(program: ClosedJaxpr, free: int) -> Coarsest | None:
-    """The coarsest type in which the first output is computed from the first `free` inputs.
+def find_narrowest_dtype(program: ClosedJaxpr, free: int) -> NarrowestDtype | None:
+    """The narrowest type in which the first output is computed from the first `free` inputs.
 
     What does not lie between them does not count: data that come in float32 are exact numbers in float64, auxiliary
     output may be as coarse as it likes, and so may what a loop carries beside the value. Nor does the test that ends
@@ -36,7 +36,7 @@ def find_unread(program: ClosedJaxpr, free: int) -> tuple[int, ...]:
     return tuple(place for place, reads in enumerate(inputs[:free]) if not reads)
 
 
-def _find_ways(program: ClosedJaxpr, free: int) -> tuple[Flags, list[Coarsest]]:
+def _find_ways(program: ClosedJaxpr, free: int) -> tuple[Flags, list[NarrowestDtype]]:
     """What the value depends on and what lies between; all and nothing where it cannot be told."""
     try:
         return _read_ways(program.jaxpr, free)
@@ -44,7 +44,7 @@ def _find_ways(program: ClosedJaxpr, free: int) -> tuple[Flags, list[Coarsest]]:
         return (True,) * free, []
 
 
-def _read_ways(jaxpr: Jaxpr, free: int) -> tuple[Flags, list[Coarsest]]:
+def _read_ways(jaxpr: Jaxpr, free: int) -> tuple[Flags, list[NarrowestDtype]]:
     sources = tuple(place < free for place in range(len(jaxpr.invars)))
     targets = tuple(place == 0 for place in range(len(jaxpr.outvars)))
     return _Ways().between(jaxpr, sources, targets)
@@ -82,7 +82,7 @@ class _Ways:
 
     def __init__(self) -> None:
         self._moved: dict[Any, set[Any]] = {}
-        self._between: dict[Any, tuple[Flags, list[Coarsest]]] = {}
+        self._between: dict[Any, tuple[Flags, list[NarrowestDtype]]] = {}
 
     def moved(self, jaxpr: Jaxpr, sources: Flags) -> set[Any]:
         """The variables that depend on the sources."""
@@ -98,7 +98,7 @@ class _Ways:
             self._moved[key] = moved
         return self._moved[key]
 
-    def between(self, jaxpr: Jaxpr, sources: Flags, targets: Flags) -> tuple[Flags, list[Coarsest]]:
+    def between(self, jaxpr: Jaxpr, sources: Flags, targets: Flags) -> tuple[Flags, list[NarrowestDtype]]:
         """The inputs from which a way leads to the targets, and the results on them, the first one first."""
         key = jaxpr, sources, targets
         if key not in self._between:
@@ -112,14 +112,14 @@ class _Ways:
                     needs, inside = self._inside(equation, _flags(equation.invars, moved), asked)
                     wanted.update(each for each, need in zip(equation.invars, needs, strict=True) if need)
                     results: list[Any] = [each.aval for each, ask in zip(equation.outvars, asked, strict=True) if ask]
-                    own = [Coarsest(each.dtype, equation.primitive.name) for each in filter(_is_real, results)]
+                    own = [NarrowestDtype(each.dtype, equation.primitive.name) for each in filter(_is_real, results)]
                     found.append(inside + own)
             self._between[key] = _flags(jaxpr.invars, wanted), [each for group in reversed(found) for each in group]
         return self._between[key]
 
-    def _inside(self, equation: Any, given: Flags, asked: Flags) -> tuple[Flags, list[Coarsest]]:
+    def _inside(self, equation: Any, given: Flags, asked: Flags) -> tuple[Flags, list[NarrowestDtype]]:
         """The inputs of an operation that matter to the outputs asked for, and the results inside."""
-        parts, found = _parts(equation), list[Coarsest]()
+        parts, found = _parts(equation), list[NarrowestDtype]()
         if not parts:
             for jaxpr in _inner(equation.params.values()):  # nobody knows which input is which
                 found += self.between(jaxpr, (True,) * len(jaxpr.invars), (True,) * len(jaxpr.outvars))[1]
@@ -190,11 +190,11 @@ def _inner(values: Any) -> Iterator[Jaxpr]:
             yield from _inner(value)
 
 
-def describe_coarsest(coarsest: Coarsest) -> str:
+def describe_narrowest(narrowest: NarrowestDtype) -> str:
     """Which operation of the objective is coarser than the solve."""
     return (
-        f"The objective itself computes in {coarsest.dtype} (first in the operation {coarsest.operation!r}), whatever "
-        "its parameters are: remove the cast, or the data and constants of that type."
+        f"The objective itself computes in {narrowest.dtype} (first in the operation {narrowest.operation!r}), "
+        "whatever its parameters are: remove the cast, or the data and constants of that type."
     )
 
 

@@ -20,9 +20,17 @@ from .._core.errors import HeldLeafWarning, warn
 from .._core.types import FlatVector, Objective, Params, is_traced
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, cache_of
-from .params import Structure, describe_integers, describe_unknown, leaf_paths, split_args, split_params, spread_prefix
-from .precision import Coarsest, find_coarsest, find_unread
-from .recompilation import Key
+from .params import (
+    TreeSpec,
+    describe_integers,
+    describe_unknown,
+    leaf_paths,
+    partition_args,
+    partition_params,
+    spread_prefix,
+)
+from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
+from .recompilation import ProgramKey
 
 SETTINGS = (
     "jax_enable_x64",
@@ -39,7 +47,7 @@ Data = tuple[list[Any], list[Any]]  # the arrays that are not optimized: of para
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProblemSpec:
     """What a problem shares with every other of its structure.
 
     Arguments:
@@ -55,11 +63,11 @@ class Plan:
         took: seconds of the last call of a program, by program.
     """
 
-    params: Structure
-    args: Structure
+    params: TreeSpec
+    args: TreeSpec
     dtype: Any
     value_dtype: Any
-    coarsest: Coarsest | None
+    narrowest: NarrowestDtype | None
     aux: PyTree
     unread: tuple[int, ...] = ()
     traced: bool = False
@@ -70,7 +78,7 @@ class Plan:
     @property
     def rounding(self) -> float:
         """The relative rounding of an objective value."""
-        return float(jnp.finfo(self.dtype if self.coarsest is None else self.coarsest.dtype).eps)
+        return float(jnp.finfo(self.dtype if self.narrowest is None else self.narrowest.dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -79,42 +87,42 @@ class Problem:
 
     fun: Objective
     has_aux: bool
-    plan: Plan
+    spec: ProblemSpec
     free: list[Any]
-    riders: list[Any]  # the data of params as they were given
+    static_leaves: list[Any]  # the data of params as they were given
     data: Data
     bounds: FlatBounds | None
-    key: Key
+    key: ProgramKey
     is_new: bool  # no call before had this key
     trace_s: float = 0.0  # seconds that making the plan took now
 
     def value(self, x: FlatVector, data: Data) -> tuple[Any, Any]:
         """The objective at the flat vector, in the vector's type, and the auxiliary output."""
-        return self._value_of(self.plan.params.unravel(x), data)
+        return self._value_of(self.spec.params.unravel(x), data)
 
     def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Any, FlatVector, Any]:
         """The objective, its gradient and the auxiliary output.
 
         Differentiated by leaves: through the slices of one vector, every leaf would add a padded vector of its own.
         """
-        free = self.plan.params.unravel(x)
+        free = self.spec.params.unravel(x)
         (value, aux), grads = jax.value_and_grad(self._value_of, has_aux=True)(free, data)
-        return value, self.plan.params.ravel(grads, self.plan.dtype), aux
+        return value, self.spec.params.ravel(grads, self.spec.dtype), aux
 
     def _value_of(self, free: list[Any], data: Data) -> tuple[Any, Any]:
-        params = self.plan.params.merge(free, data[0])
-        output = self.fun(params, *self.plan.args.merge([], data[1]))
+        params = self.spec.params.combine(free, data[0])
+        output = self.fun(params, *self.spec.args.combine([], data[1]))
         value, aux = output if self.has_aux else (output, None)
-        return jnp.asarray(value).astype(self.plan.dtype), aux
+        return jnp.asarray(value).astype(self.spec.dtype), aux
 
     def on_device(self, x: Any, value: Any, grad: Any) -> dict[str, Any]:
         """A point as leaves on the device; flat, on the host or on the device, the gradient perhaps None."""
-        value = np.asarray(value, self.plan.value_dtype)
-        return dict(zip(("value", "x", "grad"), self.plan.params.send(value, x, grad), strict=True))
+        value = np.asarray(value, self.spec.value_dtype)
+        return dict(zip(("value", "x", "grad"), self.spec.params.to_device(value, x, grad), strict=True))
 
     def compile(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The plan's program of this name, and the seconds spent on compiling it now; `make` as in Programs."""
-        return self.plan.programs.get(name, make)
+        return self.spec.programs.get(name, make)
 
 
 def prepare(
@@ -133,40 +141,40 @@ def prepare(
     """
     args = args if isinstance(args, tuple) else (args,)
     held = _read_fixed(fixed, params)
-    structure, free, riders = split_params(params, held)
+    structure, free, static_leaves = partition_params(params, held)
     if structure.size == 0:
         raise ValueError(
             "there are no free parameters: params holds no floating-point values that are not fixed. "
             + (describe_unknown(params) or "Turn integers into floats, and leave something out of `fixed`.")
         )
-    args_structure, arrays = split_args(args)
+    args_structure, arrays = partition_args(args)
     box = None if bounds is None else flatten_bounds(bounds, params, structure)
-    data = (_to_device(riders), _to_device(arrays))
+    data = (_to_device(static_leaves), _to_device(arrays))
 
     seconds: list[float] = []
 
-    def make() -> Plan:
+    def make() -> ProblemSpec:
         began = time.perf_counter()
-        plan = _make_plan(fun, has_aux, structure, args_structure, free, data)
+        spec = _make_spec(fun, has_aux, structure, args_structure, free, data)
         seconds.append(time.perf_counter() - began)
-        return plan
+        return spec
 
-    key, cache = Key(structure, args_structure, has_aux, _settings()), cache_of(fun)
-    plan = cache.get(key, make)
-    if plan.traced:
+    key, cache = ProgramKey(structure, args_structure, has_aux, _settings()), cache_of(fun)
+    spec = cache.get(key, make)
+    if spec.traced:
         cache.drop(key)
     if seconds and (integers := describe_integers(params, held)):
         warn(integers, HeldLeafWarning)
-    return Problem(fun, has_aux, plan, free, riders, data, box, key, bool(seconds), sum(seconds, 0.0))
+    return Problem(fun, has_aux, spec, free, static_leaves, data, box, key, bool(seconds), sum(seconds, 0.0))
 
 
-def _make_plan(
-    fun: Objective, has_aux: bool, structure: Structure, args: Structure, free: list[Any], data: Data
-) -> Plan:
+def _make_spec(
+    fun: Objective, has_aux: bool, structure: TreeSpec, args: TreeSpec, free: list[Any], data: Data
+) -> ProblemSpec:
     """Prove that the objective is a real scalar, without evaluating it."""
 
     def call(free: list[Any], data: Data) -> Any:
-        output = fun(structure.merge(free, data[0]), *args.merge([], data[1]))
+        output = fun(structure.combine(free, data[0]), *args.combine([], data[1]))
         _check_leaves(output, has_aux)
         return output
 
@@ -180,12 +188,12 @@ def _make_plan(
     _check_value(output, has_aux)
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
-    coarsest = find_coarsest(program, len(free))
-    if coarsest is not None and jnp.finfo(coarsest.dtype).eps <= jnp.finfo(dtype).eps:
-        coarsest = None
+    narrowest = find_narrowest_dtype(program, len(free))
+    if narrowest is not None and jnp.finfo(narrowest.dtype).eps <= jnp.finfo(dtype).eps:
+        narrowest = None
     traced = is_traced(program.consts)
     unread = find_unread(program, len(free))
-    return Plan(structure, args, dtype, output.dtype, coarsest, aux, unread, traced)
+    return ProblemSpec(structure, args, dtype, output.dtype, narrowest, aux, unread, traced)
 
 
 def _check_leaves(output: Any, has_aux: bool) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._core.errors import warn
-from .params import Structure, leaf_paths
+from .params import TreeSpec, leaf_paths
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
@@ -40,11 +40,11 @@ class RecompilationWarning(UserWarning):
     """One objective is compiled at almost every call; with the argument, the cause and the cure."""
 
 
-class Key(NamedTuple):
+class ProgramKey(NamedTuple):
     """What a plan is made for."""
 
-    params: Structure
-    args: Structure
+    params: TreeSpec
+    args: TreeSpec
     has_aux: bool
     settings: Any
 
@@ -84,7 +84,7 @@ _lock = threading.Lock()
 
 
 def count_call(
-    fun: Callable[..., Any], key: Key, inputs: tuple[Any, Any], solver: Hashable, *, compiles: bool, solves: bool
+    fun: Callable[..., Any], key: ProgramKey, inputs: tuple[Any, Any], solver: Hashable, *, compiles: bool, solves: bool
 ) -> None:
     """Count a call; warn, once for a code, if almost all of many calls compile.
 
@@ -123,7 +123,7 @@ def count_call(
         )
 
 
-def _draw(key: Key, inputs: tuple[Any, Any]) -> _Sketch:
+def _draw(key: ProgramKey, inputs: tuple[Any, Any]) -> _Sketch:
     leaves = []
     params, args = inputs
     trees = (params, args if isinstance(args, tuple) else (args,))

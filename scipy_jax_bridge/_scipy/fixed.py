@@ -15,7 +15,7 @@ FreeVector = Float[np.ndarray, " free"]  # of what a method sees
 
 
 @dataclass(frozen=True)
-class Held:
+class FixedComponents:
     """The way from the whole vector to the free components and back.
 
     Arguments:
@@ -56,9 +56,9 @@ class Held:
         return array[np.r_[: max(more, 0), more + self.free]][:, self.free]
 
 
-def find_held(bounds: FlatBounds | None) -> Held | None:
+def find_fixed(bounds: FlatBounds | None) -> FixedComponents | None:
     """What the bounds hold; None if nothing."""
     if bounds is None:
         return None
     held = bounds.lower == bounds.upper
-    return Held(np.flatnonzero(~held), np.where(held, bounds.lower, 0.0)) if held.any() else None
+    return FixedComponents(np.flatnonzero(~held), np.where(held, bounds.lower, 0.0)) if held.any() else None

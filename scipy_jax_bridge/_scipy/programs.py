@@ -27,7 +27,7 @@ class ScipyPrograms(NamedTuple):
 def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
     """Compile what the method calls."""
     needs = METHODS[method].derivatives
-    x = jax.ShapeDtypeStruct((problem.plan.params.size,), problem.plan.dtype)
+    x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
     wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {
         "evaluate": (_bare if needs == "none" else _packed, (x,))
     }

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 
-from .._core.monitor import Progress, Watch
+from .._core.monitor import Progress, SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
 from .._core.stopping import STAIRS, is_flat, noise, projected_norm
@@ -22,7 +22,7 @@ from .._core.trace import (
 from .._core.types import HostVector
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.problem import Problem
-from .fixed import FreeVector, Held
+from .fixed import FixedComponents, FreeVector
 from .point import Point, Stop, build_wall, is_against, is_finite, is_hidden, is_short, leads_on
 
 RECENT = 4  # evaluations remembered: a method's iterate is among its last few
@@ -48,14 +48,14 @@ class Record:
         *,
         has_grad: bool,
         tests: bool,
-        held: Held | None,
+        held: FixedComponents | None,
         options: Options,
-        watch: Watch,
+        monitor: SolveMonitor,
     ) -> None:
         self._program, self._data, self._bounds, self._held = evaluate, problem.data, problem.bounds, held
-        self._cast = None if problem.plan.dtype == np.float64 else problem.plan.dtype
-        self._has_grad, self._tests, self._options, self._watch = has_grad, tests, options, watch
-        self._structure, self._riders, self._free = problem.plan.params, problem.riders, problem.free
+        self._cast = None if problem.spec.dtype == np.float64 else problem.spec.dtype
+        self._has_grad, self._tests, self._options, self._monitor = has_grad, tests, options, monitor
+        self._structure, self._riders, self._free = problem.spec.params, problem.static_leaves, problem.free
         self._recent: deque[Point] = deque(maxlen=RECENT)
         self._rows: list[tuple[float, float, int, float]] = []
         self.iterate: Point | None = None
@@ -67,13 +67,13 @@ class Record:
         self.wall: Point | None = None  # the last one of the solve that is not finite
         self.compared = False  # some finite evaluation was elsewhere than at the best point
         self.products = 0  # second derivatives asked for
-        self.rounding = problem.plan.rounding
+        self.rounding = problem.spec.rounding
         self._coarse = has_grad and self.rounding > np.finfo(np.float64).eps  # than SciPy's own arithmetic
         self._trials = 0  # finite evaluations since the iterate
         self.contradicted = False  # whether value and slopes of one of them disagree
         self.misled = False  # the same of the search that led to the iterate
         self._highest = -math.inf  # of the finite values
-        self._took = problem.plan.took
+        self._took = problem.spec.took
         self.nfev = 0
 
     @property
@@ -174,7 +174,7 @@ class Record:
             self.first_trial, self.lost, self._trials, self.contradicted = None, None, 0, False
         self.iterate = point
         norm = self._write_row(point)
-        status = self._tell(point, norm) if self._watch.callback is not None else None
+        status = self._tell(point, norm) if self._monitor.callback is not None else None
         status = self._test(before, point, norm) if status is None else status
         if status is not None:
             raise Stop(status)
@@ -198,7 +198,7 @@ class Record:
 
     def _run(self, program: Any, *inputs: np.ndarray) -> tuple[np.ndarray, Any]:
         """A program's array on the host, and its aux; nothing begins once somebody has stopped the solve."""
-        status = self._watch.stop()
+        status = self._monitor.stop_status()
         if status is not None and self.nfev > 0:
             raise Stop(status)
         if self._cast is not None:
@@ -209,7 +209,7 @@ class Record:
             return np.asarray(array, dtype=np.float64), aux
 
         began = time.perf_counter()
-        array, aux = self._watch.compute(compute, self._took.get(program))
+        array, aux = self._monitor.compute(compute, self._took.get(program))
         if isinstance(program, jax.stages.Compiled):  # else JAX debugs it, and it holds the user's function
             self._took[program] = time.perf_counter() - began
         return array, aux
@@ -222,7 +222,7 @@ class Record:
 
     def _tell(self, point: Point, norm: float) -> Status | None:
         tree = functools.partial(self._tree, point.x)
-        return self._watch.report(Progress(self.nit, self.nfev, point.value, norm, self._watch.seconds, tree))
+        return self._monitor.report(Progress(self.nit, self.nfev, point.value, norm, self._monitor.seconds, tree))
 
     def _keep(self, point: Point) -> None:
         self._recent.append(point)
@@ -293,7 +293,7 @@ class Record:
 
     def _write_row(self, point: Point) -> float:
         norm = self.projected_norm(point)
-        self._rows.append((point.value, norm, self.nfev, self._watch.seconds))
+        self._rows.append((point.value, norm, self.nfev, self._monitor.seconds))
         return norm
 
     def find(self, x: FreeVector) -> Point | None:
@@ -317,4 +317,4 @@ class Record:
         return limited
 
     def _tree(self, x: HostVector) -> Any:
-        return self._structure.rebuild(x, self._riders)
+        return self._structure.to_params(x, self._riders)

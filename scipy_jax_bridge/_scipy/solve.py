@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from .._core.monitor import Watch
+from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
 from .._core.stopping import is_false, is_flat
@@ -21,7 +21,7 @@ from .._problem.problem import Problem
 from .._result import FRESH_MEMORY, Outcome, Result, Timing
 from . import record as _record
 from .blas import SingleThreaded
-from .fixed import FreeVector, Held, find_held
+from .fixed import FixedComponents, FreeVector, find_fixed
 from .methods import METHODS, Method
 from .point import Point, Stop
 from .programs import ScipyPrograms, compile_scipy
@@ -34,7 +34,9 @@ ALL_HELD = "Equal bounds hold every component: there is no other point."
 UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
 
 
-def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, earlier: Result | None) -> Outcome:
+def solve_scipy(
+    problem: Problem, method: str, options: Options, monitor: SolveMonitor, earlier: Result | None
+) -> Outcome:
     """Minimize with a method of `scipy.optimize.minimize`.
 
     Arguments:
@@ -50,7 +52,7 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
     compiled = compile_scipy(problem, method, options)
     programs = compiled.programs
     facts = METHODS[method]
-    held = None if facts.own_stops else find_held(problem.bounds)  # L-BFGS-B copes, and its path is SciPy's
+    held = None if facts.own_stops else find_fixed(problem.bounds)  # L-BFGS-B copes, and its path is SciPy's
     record = Record(
         problem,
         programs.evaluate,
@@ -58,12 +60,12 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
         tests=not facts.own_stops,
         held=held,
         options=options,
-        watch=watch,
+        monitor=monitor,
     )
 
     def hand_back(status: Status, detail: str) -> Outcome:
         status, point = _confirm(record, facts, options, status)
-        solve_s = watch.seconds
+        solve_s = monitor.seconds
         return Outcome(
             **problem.on_device(point.x, point.value, point.grad),
             aux=point.aux,
@@ -76,13 +78,18 @@ def solve_scipy(problem: Problem, method: str, options: Options, watch: Watch, e
             note="" if earlier is None else FRESH_MEMORY,
         )
 
-    watch.found = lambda: None if record.best is None else hand_back(Status.ERROR, "")
-    watch.begin()
+    monitor.best_so_far = lambda: None if record.best is None else hand_back(Status.ERROR, "")
+    monitor.begin()
     return hand_back(*_drive(record, problem, facts, programs, options, held))
 
 
 def _drive(
-    record: Record, problem: Problem, method: Method, programs: ScipyPrograms, options: Options, held: Held | None
+    record: Record,
+    problem: Problem,
+    method: Method,
+    programs: ScipyPrograms,
+    options: Options,
+    held: FixedComponents | None,
 ) -> tuple[Status, str]:
     """Hand over to SciPy; why it ended, and what it said."""
     x0, bounds = _place(problem, held)
@@ -113,9 +120,9 @@ def _drive(
             return Status.LINESEARCH if lost is None else Status.NONFINITE, said
 
 
-def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
+def _place(problem: Problem, held: FixedComponents | None) -> tuple[FreeVector, Any]:
     """The start and SciPy's bounds, both of what the method sees."""
-    x0 = problem.plan.params.ravel_on_host(problem.free, np.float64)
+    x0 = problem.spec.params.ravel_on_host(problem.free, np.float64)
     if problem.bounds is None:
         return x0, None
     lower, upper = problem.bounds.lower, problem.bounds.upper
@@ -127,7 +134,7 @@ def _place(problem: Problem, held: Held | None) -> tuple[FreeVector, Any]:
     return x0, scipy.optimize.Bounds(lower, upper)
 
 
-def _own_options(method: Method, options: Options, held: Held | None) -> dict[str, Any]:
+def _own_options(method: Method, options: Options, held: FixedComponents | None) -> dict[str, Any]:
     """The method's own options, without what they say of components that it does not see."""
     native = dict(options.native)
     if held is not None:

@@ -35,7 +35,7 @@ SPARE = 2.0**-20  # between the gradients that are scaled and those whose square
 IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
 
 
-class Limits(NamedTuple):
+class Tolerances(NamedTuple):
     """What ends a solve; traced, so a new tolerance compiles nothing."""
 
     gtol: Scalar
@@ -85,7 +85,7 @@ class Decision(NamedTuple):
 OUTCOME = (Search, Progress, Decision)
 
 
-def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -> tuple[Search, Progress, Decision]:
+def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Tolerances) -> tuple[Search, Progress, Decision]:
     """The start is the first iterate; it is converged already, or there is nothing to start from."""
     _, progress = numbers
     finite, no = _is_finite(fact), jnp.zeros_like(fact.value, bool)
@@ -102,7 +102,7 @@ def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -
     return search, progress, Decision(~no, no, no, finite, no)
 
 
-def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) -> tuple[Search, Progress, Decision]:
+def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Tolerances) -> tuple[Search, Progress, Decision]:
     """One step of the line search; then the memory and the tests of section 6 of BLNZ, in L-BFGS-B's order."""
     search, before = numbers
     search = open_search(search, fact.slope_start, fact.step_max)
@@ -130,7 +130,7 @@ def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Limits) ->
     return following, progress._replace(status=status), decision
 
 
-def _try(search: Search, fact: Facts, limit: Limits) -> tuple[Search, Verdict]:
+def _try(search: Search, fact: Facts, limit: Tolerances) -> tuple[Search, Verdict]:
     """The search after this trial, and what the trial means; one that is not finite never contradicts."""
     trial, finite = Trial(search.step, fact.value, fact.slope), _is_finite(fact) & jnp.isfinite(fact.slope)
     lost, cut = search.lost | ~_is_finite(fact), search.cut | ~finite
@@ -141,7 +141,7 @@ def _try(search: Search, fact: Facts, limit: Limits) -> tuple[Search, Verdict]:
 
 
 def _decide(
-    search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Limits, flat: Flag
+    search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Tolerances, flat: Flag
 ) -> Decision:
     finite = _is_finite(fact) & jnp.isfinite(fact.slope)
     descends = (fact.slope_start < 0) & jnp.isfinite(fact.slope_start)
@@ -167,7 +167,7 @@ def _decide(
     )
 
 
-def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decision: Decision) -> Progress:
+def _count(search: Search, before: Progress, fact: Facts, limit: Tolerances, decision: Decision) -> Progress:
     """The numbers of the solve after this trial, but for its status."""
     moves, fails, renews, better, keep = decision
     falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
@@ -184,14 +184,14 @@ def _count(search: Search, before: Progress, fact: Facts, limit: Limits, decisio
     )
 
 
-def _failure(search: Search, tried: Search, fact: Facts, limit: Limits) -> Array:
+def _failure(search: Search, tried: Search, fact: Facts, limit: Tolerances) -> Array:
     """Why nothing lower is found: rounding, if it hides the decrease and no trial contradicted the gradient."""
     hidden = ~tried.contradicted & (-fact.slope_start * search.step <= noise(_size(search, fact), limit.rounding))
     reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
     return jnp.where(tried.lost | ~jnp.isfinite(fact.slope_start), Status.NONFINITE, reason)
 
 
-def _is_flat(search: Search, fact: Facts, limit: Limits) -> Flag:
+def _is_flat(search: Search, fact: Facts, limit: Tolerances) -> Flag:
     return is_small(search.value_start - fact.value, limit.ftol, _size(search, fact))
 
 
@@ -216,11 +216,11 @@ def _size(search: Search, fact: Facts) -> Scalar:
     return jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
 
 
-def _floor(search: Search, limit: Limits) -> Scalar:
+def _floor(search: Search, limit: Tolerances) -> Scalar:
     return noise(jnp.abs(search.value_start), limit.rounding)
 
 
-def _limit_status(iterates: Flag, limit: Limits) -> Array:
+def _limit_status(iterates: Flag, limit: Tolerances) -> Array:
     """What the limits say, once this trial is counted, and this iteration if it makes one."""
     status = jnp.where(limit.maxfun <= 1, Status.MAXFUN, RUNNING)
     return jnp.where(iterates >= limit.maxiter, Status.MAXITER, status)

@@ -20,7 +20,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool
 
-from ..._core.promotion import own_rules
+from ..._core.promotion import standard_promotion
 
 Flag = Bool[Array, "..."]  # one, or one in each lane
 Record = tuple[Any, ...]  # a named tuple of scalars, flags and whole numbers
@@ -140,7 +140,7 @@ def choose(first: Flag, rule: Rule, other: Rule, kinds: tuple[type, ...], number
 
         # Number by number the lanes of all solves lie side by side.
         axes = [0 if is_batched else None for is_batched in batched]
-        with own_rules():
+        with standard_promotion():
             return jax.vmap(one, in_axes=axes, out_axes=1, axis_size=many)(*arrays).T, True
 
     def operands(values: Array, scalars: list[Any]) -> list[Any]:

@@ -20,11 +20,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ..._core.promotion import own_rules, under_the_rules_of_now
+from ..._core.promotion import standard_promotion, with_user_promotion
 from ..._core.status import RUNNING
-from ..loop_tools import COUNT_MODULUS, any_goes_on, runs, write_rows
+from ..loop_tools import COUNT_MODULUS, any_active, runs, write_rows
 from . import bounded as _bounded, unbounded as _free
-from .control import OUTCOME, Decision, Facts, Limits, Progress, accept_start, weigh_trial
+from .control import OUTCOME, Decision, Facts, Progress, Tolerances, accept_start, weigh_trial
 from .lanes import (
     Packed,
     choose,
@@ -105,7 +105,7 @@ def _nothing(xp: Any, aux: Any) -> Any:
     return jax.tree.map(zeros, aux)
 
 
-def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, until: Int[Array, ""]) -> State:
+def advance(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, until: Int[Array, ""]) -> State:
     """Run until the solve has ended or `until` evaluations are made."""
 
     def goes_on(state: State) -> Flag:
@@ -115,12 +115,12 @@ def advance(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, u
     def step(state: State) -> State:
         return turn(evaluate_as_set, state, limits, box, runs(goes_on(state)))
 
-    evaluate_as_set = under_the_rules_of_now(evaluate)
-    with own_rules():
-        return lax.while_loop(lambda state: any_goes_on(goes_on(state)), step, state)
+    evaluate_as_set = with_user_promotion(evaluate)
+    with standard_promotion():
+        return lax.while_loop(lambda state: any_active(goes_on(state)), step, state)
 
 
-def turn(evaluate: Evaluate, state: State, limits: Limits, box: Box | None, active: Flag) -> State:
+def turn(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:
     """One evaluation and all that follows from it; nothing does unless `active`."""
     value, grad, aux = evaluate(state.trial)
     searched, before = state.numbers.read()
@@ -180,7 +180,7 @@ def _new_pair(
     )
 
 
-def reopen(state: State, status: float) -> State:
+def with_status(state: State, status: float) -> State:
     """The carry of a solve that was stopped, with another status; on the host."""
     return state._replace(numbers=state.numbers.with_number("status", status))
 
