@@ -136,11 +136,11 @@ def _spell(name: str) -> str:
     return METHODS[name.lower()].name if name.lower() in METHODS else name
 
 
-def _limit(name: str, kind: type[int] | type[float]) -> Callable[[str], float]:
+def _limit(name: str, kind: type[int] | type[float]) -> Callable[[str], int | float]:
     """Return a type for argparse that checks the rule of the option."""
     meaning, holds = RULES[name]
 
-    def check(word: str) -> float:
+    def check(word: str) -> int | float:
         try:
             value = kind(word)
         except ValueError:
