@@ -36,13 +36,13 @@ class SolveRecorder:
         self, evaluator: HostEvaluator, options: Options, monitor: SolveMonitor, *, native_stopping: bool
     ) -> None:
         self.evaluator, self.options, self._monitor = evaluator, options, monitor
-        self._tests = not native_stopping
+        self._applies_tests = not native_stopping
         self._rows: list[tuple[float, float, int, float]] = []
         self._recent: deque[Evaluation] = deque(maxlen=RECENT)
         self.iterate: Evaluation | None = None
         self.best: Evaluation | None = None
         self.search = Search()
-        # The first non-finite trial of the search that led to the iterate, or of one before whose short step lasts.
+        # The non-finite trial that shortened the step to the iterate; kept while the steps after it stay short.
         self.step_was_reduced: Evaluation | None = None
         self.misled = False  # the search that led to the iterate was contradicted and lowered nothing
         self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
@@ -107,7 +107,7 @@ class SolveRecorder:
         if not point.finite:
             raise Stop(Status.NONFINITE, self.describe_trial(point))
         # A trust region that rejects its trial reports the same iterate again: its search goes on.
-        moved = not (self._tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
+        moved = not (self._applies_tests and self.iterate is not None and np.array_equal(point.x, self.iterate.x))
         self.idle = not moved and self.search.first_trial is None
         before, first = self.iterate if moved else None, self.search.first_trial
         if before is not None and first is not None and is_endless_step(before, first, point, self.evaluator.rounding):
@@ -149,7 +149,7 @@ class SolveRecorder:
     def _find_iterate(self, reported: OptimizeResult | FreeVector) -> Evaluation:
         """Return the evaluation at the iterate that a method reports, as a result or as a bare vector."""
         point = self._recent[-1]
-        if self._tests:  # L-BFGS-B's iterate is its last evaluation; that of another method may be an earlier one
+        if self._applies_tests:  # L-BFGS-B's iterate is its last evaluation; another method's may be an earlier one
             x = reported.x if isinstance(reported, OptimizeResult) else reported
             point = self.find(x) or self.best or point  # COBYLA before SciPy 1.16 reports x before it evaluates it
         if not point.finite and not self.evaluator.has_grad:  # with bounds, Powell may move uphill
@@ -157,8 +157,9 @@ class SolveRecorder:
         return point
 
     def _end_search(self, before: Evaluation | None, point: Evaluation) -> None:
+        """Keep what matters of the search that found the iterate, and begin a new one."""
         reduced = self.step_was_reduced
-        lasts = self._tests and reduced is not None and still_descends(before, point)
+        lasts = self._applies_tests and reduced is not None and still_descends(before, point)
         self.step_was_reduced = self.search.nonfinite_trial or (reduced if lasts else None)
         self.misled = self.search.contradicted and before is not None and point.value >= before.value
         self.search = Search()
@@ -221,7 +222,7 @@ class SolveRecorder:
             raise refuse_start(self.evaluator.describe(start))
         if self.options.maxiter == 0:
             raise Stop(Status.GTOL if norm <= self.options.gtol else Status.MAXITER)
-        if self._tests and norm <= self.options.gtol:
+        if self._applies_tests and norm <= self.options.gtol:
             raise Stop(Status.GTOL)
 
     def _write_row(self, point: Evaluation) -> float:
@@ -231,7 +232,7 @@ class SolveRecorder:
 
     def _test(self, before: Evaluation | None, point: Evaluation, norm: float) -> Status | None:
         """Apply gtol, ftol and maxiter for a method whose own tests are different."""
-        if not self._tests:
+        if not self._applies_tests:
             return None
         limit = Status.MAXITER if self.nit >= self.options.maxiter else None
         if norm <= self.options.gtol:
