@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import scipy.optimize
 import threadpoolctl
+
+from scipy_jax_bridge.models import optax_loop
 
 GTOL = 1e-5
 MAXITER = 15000
@@ -23,28 +24,8 @@ Objective = Callable[..., jax.Array]
 
 def documented_loop(fun: Objective, gtol: float = GTOL, maxiter: int = MAXITER) -> Callable[..., Any]:
     """The loop of Optax's L-BFGS documentation, for any tree; the largest gradient entry ends it, not the 2-norm."""
-    solver = optax.lbfgs()
-
-    def solve(params: Any, *args: Any) -> Any:
-        def objective(params: Any) -> jax.Array:
-            return fun(params, *args)
-
-        value_and_grad = optax.value_and_grad_from_state(objective)
-
-        def step(carry: tuple) -> tuple:
-            params, state = carry
-            value, grad = value_and_grad(params, state=state)
-            updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=objective)
-            return optax.apply_updates(params, updates), state
-
-        def unfinished(carry: tuple) -> jax.Array:
-            state = carry[1]
-            nit, grad = optax.tree.get(state, "count"), optax.tree.get(state, "grad")
-            return (nit == 0) | ((nit < maxiter) & (max_abs(grad) > gtol))
-
-        return jax.lax.while_loop(unfinished, step, (params, solver.init(params)))[0]
-
-    return solve
+    solve = optax_loop.documented_loop(fun, gtol, maxiter)
+    return lambda params, *args: solve(params, *args).params
 
 
 def jaxopt_lbfgs(fun: Objective, gtol: float = GTOL, maxiter: int = MAXITER) -> Callable[..., Any]:

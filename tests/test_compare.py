@@ -329,7 +329,7 @@ def test_shares_of_a_long_evaluation_need_no_compilation(monkeypatch):
 def test_same_minimum(comparison):
     note = comparison.notes()[0]
     assert note.startswith("Same minimum: objectives ")
-    assert comparison.gaps()[next(iter(comparison.gaps()))].near
+    assert comparison.gaps()[next(iter(comparison.gaps()))].same_point
 
 
 def test_same_run_agrees_to_the_last_bit():
@@ -421,7 +421,7 @@ def test_break_even_is_the_cheapest_at_every_number_of_solves():
     generator = np.random.default_rng(0)
     for _ in range(200):
         costs = {f"run{index}": tuple(generator.uniform(0.01, 1.0, 2)) for index in range(4)}
-        switches = _verdict.find_switches(costs)
+        switches = _verdict.find_break_even_points(costs)
         starts = [start for start, _ in switches]
         assert starts[0] == 1 and starts == sorted(set(starts))
         for solves in {1, 2, 3, 5, 8, 13, 100, *starts, *(start - 1 for start in starts[1:])}:
@@ -474,7 +474,7 @@ def test_recommend_names_the_cheapest_for_so_many_solves(comparison):
     ],
 )
 def test_break_even_in_words(switches, able, text):
-    assert _verdict.describe_switches(switches, able) == text
+    assert _verdict.describe_break_even(switches, able) == text
 
 
 # How it looks

@@ -16,7 +16,7 @@ import scipy_jax_bridge as sjb
 from problems import PROBLEMS, Problem, rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._scipy.methods import METHODS, Method
-from scipy_jax_bridge._scipy.record import Record
+from scipy_jax_bridge._scipy.recorder import SolveRecorder
 
 CENTER = jnp.array([1.0, -0.5, 2.0])
 START = jnp.array([0.2, 0.1, 0.5])
@@ -189,8 +189,9 @@ def test_trials_that_change_nothing_are_a_reduction_of_zero(method: Method) -> N
 def test_a_method_without_derivatives_says_which_test_held(method: Method) -> None:
     result = sjb.minimize(convex, START, method=method.name)
     assert result.status == Status.FTOL
-    assert result.message.startswith(f"Converged. SciPy's {method.name} ended by its own rule ({method.ending}): ")
-    assert any(name in method.ending for name in {*method.native, *method.common})
+    rule = f"SciPy's {method.name} ended by its own rule ({method.stopping_rule}): "
+    assert result.message.startswith(f"Converged. {rule}")
+    assert any(name in method.stopping_rule for name in {*method.native, *method.option_names})
 
 
 @pytest.mark.parametrize(
@@ -253,8 +254,8 @@ def test_every_limit_of_scipys_own_is_lifted(method: Method, handed: list[dict[s
     sjb.minimize(convex, START, method=method.name, options={"maxfun": 30, "maxiter": 7})
     described = str(scipy.optimize.show_options("minimize", method.name, disp=False))
     named = {name for name in ("maxiter", "maxfun", "maxfev") if re.search(rf"\b{name}\b[\w, ]* :", described)}
-    ours = {"maxiter": 7} if method.own_stops else {}
-    limits = {name: handed[0]["options"].get(name) for name in named | method.limits}
+    ours = {"maxiter": 7} if method.native_stopping else {}
+    limits = {name: handed[0]["options"].get(name) for name in named | method.native_limits}
     assert limits and limits == dict.fromkeys(limits, np.iinfo(np.int32).max) | ours
 
 
@@ -352,13 +353,13 @@ def test_own_option_of_another_method() -> None:
 @methods()
 def test_counts_are_the_true_evaluations(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    evaluate = Record.evaluate
+    evaluate = SolveRecorder.evaluate
 
-    def counted(self: Record, x: Any) -> Any:
+    def counted(self: SolveRecorder, x: Any) -> Any:
         calls.append(1)
         return evaluate(self, x)
 
-    monkeypatch.setattr(Record, "evaluate", counted)
+    monkeypatch.setattr(SolveRecorder, "evaluate", counted)
     result = sjb.minimize(convex, START, method=method.name, callback=lambda progress: progress.params)
     assert len(calls) == result.nfev
 

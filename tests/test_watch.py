@@ -23,8 +23,8 @@ from helpers_calls import Calls
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._core.monitor import SolveMonitor
+from scipy_jax_bridge._scipy.evaluator import HostEvaluator
 from scipy_jax_bridge._scipy.methods import METHODS
-from scipy_jax_bridge._scipy.record import Record
 
 START = np.linspace(-1.0, 1.0, 8)
 
@@ -187,16 +187,16 @@ def test_second_derivatives_begin_nothing_after_a_stop(
 ) -> None:
     """A Newton step takes many products, which looked at no clock and no keyboard."""
     asked: list[str] = []
-    stop = SolveMonitor.stop
-    own = {"product": Record.product, "hessian": Record.hessian}
+    stop = SolveMonitor.stop_status
+    own = {"product": HostEvaluator.product, "hessian": HostEvaluator.hessian}
 
-    def second(self: Record, *inputs: Any, name: str) -> Any:
+    def second(self: HostEvaluator, *inputs: Any, name: str) -> Any:
         asked.append(name)
         return own[name](self, *inputs)
 
     for name in own:
-        monkeypatch.setattr(Record, name, functools.partialmethod(second, name=name))
-    monkeypatch.setattr(SolveMonitor, "stop", lambda self: status if len(asked) >= 2 else stop(self))
+        monkeypatch.setattr(HostEvaluator, name, functools.partialmethod(second, name=name))
+    monkeypatch.setattr(SolveMonitor, "stop_status", lambda self: status if len(asked) >= 2 else stop(self))
     result = sjb.minimize(lambda x: jnp.sum(x**4 + x**2) + x[0] * x[1], START, method=method)
     assert result.status == status and len(asked) == 2
     assert float(result.fun) == float(np.min(result.trace.fun))

@@ -1,49 +1,47 @@
-"""What the command line tells of each model beside the comparison: what the fit means, and who agrees with it."""
+"""Comment on a fitted model below the comparison: what the fit means, and whether other libraries agree."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._compare.compare import Comparison
 from .._core.options import Options
-from .._render.table import align
+from .._render.table import Row, align
 from .._result import Result
-from ..models import Model
+from ..models import Model, optax_loop
 
 PATIENCE = 20.0
-"""Seconds after which the loop that compiles at every solve is not repeated again."""
+"""Seconds after which the loop is not repeated again; compiled at every solve, it is slow."""
 
 UNITS = {"scale": "ppm", "white": "ppm", "length": "years", "decay": "years"}
-"""Of the hyperparameters of "co2"; the season's length is a ratio to its period."""
+"""Units of the hyperparameters of "co2"; the season's length has none, it is relative to the period."""
 
 
-def tell(model: Model, comparison: Comparison) -> list[str]:
-    """Lines on what the fit means, for below the table; none for a model that is not built in."""
-    return TELLERS[model.name](model, comparison) if model.name in TELLERS else []
+def comment_on(model: Model, comparison: Comparison) -> list[str]:
+    """Return lines on what the fit means, to be printed below the table; none for a model that is not built in."""
+    return COMMENTS[model.name](model, comparison) if model.name in COMMENTS else []
 
 
-def more_rows(model: Model, options: Options, repeats: int) -> list[dict[str, Any]]:
-    """Rows of other solvers, for the table below those of the comparison.
+def more_rows(model: Model, options: Options, repeats: int) -> list[Row]:
+    """Solve by other means, and return their rows for the table.
 
-    Arguments:
-        model: the model; there are such rows for "rosenbrock".
+    Args:
+        model: the model; only "rosenbrock" has such rows.
         options: the options of the comparison.
         repeats: how often to solve.
     """
     return time_loops(model, options, repeats) if model.name == "rosenbrock" else []
 
 
-def tell_digits(model: Model, comparison: Comparison) -> list[str]:
-    """The training accuracy, and the minimum that scikit-learn finds by itself."""
+def comment_on_digits(model: Model, comparison: Comparison) -> list[str]:
+    """Compare the minimum with the one that scikit-learn finds, and give the training accuracy."""
     from sklearn.linear_model import LogisticRegression
 
     fit = LogisticRegression(C=1.0, solver="newton-cg", tol=1e-10, max_iter=10_000).fit(*model.args)
@@ -59,8 +57,8 @@ def tell_digits(model: Model, comparison: Comparison) -> list[str]:
     return lines
 
 
-def tell_co2(model: Model, comparison: Comparison) -> list[str]:
-    """The fitted hyperparameters, and which of them lie on a bound."""
+def comment_on_co2(model: Model, comparison: Comparison) -> list[str]:
+    """List the fitted hyperparameters, and which of them lie on a bound."""
     name = comparison.best
     fitted = comparison.results[name].params
     metrics = _read_metrics(model, comparison.results[name])
@@ -77,16 +75,16 @@ def tell_co2(model: Model, comparison: Comparison) -> list[str]:
     return [*table, "", f"{likelihood}; white noise {metrics['white_noise_ppm']:.3f} ppm."]
 
 
-def tell_rosenbrock(model: Model, comparison: Comparison) -> list[str]:
-    """What the rows of Optax's loop are."""
+def comment_on_rosenbrock(model: Model, comparison: Comparison) -> list[str]:
+    """Explain the rows of Optax's loop."""
     return [
         "Optax loop: the while_loop that Optax documents for its L-BFGS, stopped by the same gtol; it has no ftol.",
         'Naive: called without jax.jit around it, it compiles at every solve ("in solve"), which is most of its time.',
     ]
 
 
-def time_loops(model: Model, options: Options, repeats: int) -> list[dict[str, Any]]:
-    """Optax's documented loop, run as it stands and compiled: https://github.com/google-deepmind/optax/issues/1298"""
+def time_loops(model: Model, options: Options, repeats: int) -> list[Row]:
+    """Time Optax's documented loop, both called as documented and compiled ahead."""
     start = jnp.asarray(model.params)
     began = time.perf_counter()
     compiled = jax.jit(documented_loop(model, options)).lower(start).compile()
@@ -98,40 +96,23 @@ def time_loops(model: Model, options: Options, repeats: int) -> list[dict[str, A
 
 
 def documented_loop(model: Model, options: Options) -> Callable[[Array], tuple[Array, ...]]:
-    """The loop of Optax's L-BFGS documentation, from a start to objective, gradient norm, iterations, evaluations."""
-    solver = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(model.fun)
-
-    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, state, nfev = carry
-        value, grad = value_and_grad(x, state=state)
-        step, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=model.fun)
-        return optax.apply_updates(x, step), state, nfev + optax.tree.get(state, "num_linesearch_steps")
-
-    def goes_on(carry: tuple[Any, ...]) -> Array:
-        nit, grad = (optax.tree.get(carry[1], name) for name in ("count", "grad"))
-        return (nit == 0) | ((nit < options.maxiter) & (jnp.max(jnp.abs(grad)) > options.gtol))
-
-    def solve(start: Array) -> tuple[Array, ...]:
-        _, state, nfev = jax.lax.while_loop(goes_on, advance, (start, solver.init(start), jnp.asarray(1)))
-        nit, value, grad = (optax.tree.get(state, name) for name in ("count", "value", "grad"))
-        return value, jnp.max(jnp.abs(grad)), nit, nfev
-
-    return solve
+    """Return Optax's documented loop, from a start to objective, gradient norm, iterations and evaluations."""
+    solve = optax_loop.documented_loop(model.fun, options.gtol, options.maxiter)
+    return lambda start: solve(start)[1:]
 
 
-TELLERS: dict[str, Callable[[Model, Comparison], list[str]]] = {
-    "digits": tell_digits,
-    "co2": tell_co2,
-    "rosenbrock": tell_rosenbrock,
+COMMENTS: dict[str, Callable[[Model, Comparison], list[str]]] = {
+    "digits": comment_on_digits,
+    "co2": comment_on_co2,
+    "rosenbrock": comment_on_rosenbrock,
 }
 """By the name of the model."""
 
 
 def _time_loop(
     name: str, solve: Callable[[], tuple[Array, ...]], compile_s: float | None, options: Options, repeats: int
-) -> dict[str, Any]:
-    """A row like those of a comparison; a slow loop is repeated less."""
+) -> Row:
+    """Return a row like those of a comparison; a slow loop is repeated less often."""
     seconds: list[float] = []
     found: tuple[Array, ...] = ()
     while len(seconds) < repeats and sum(seconds) < PATIENCE:
@@ -159,7 +140,7 @@ def _read_metrics(model: Model, result: Result) -> Mapping[str, float]:
     return {} if model.metrics is None else model.metrics(result.params, model.args)
 
 
-def _by_path(tree: Any) -> list[tuple[str, float]]:
-    """Numbers by the words of their path."""
+def _by_path(tree: PyTree) -> list[tuple[str, float]]:
+    """Return each number with the keys of its path as words."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(" ".join(str(key.key) for key in path), float(leaf)) for path, leaf in leaves]

@@ -1,4 +1,4 @@
-"""The command line: fits a model or an objective of one's own with each backend, and shows the runs side by side."""
+"""The command line: fit a built-in model or the user's own objective with each backend, and compare the runs."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from .._compare.compare import Comparison, compare
+from .._compare.runs import Entry
 from .._core.options import Options, read_options
 from .._minimize import BACKENDS
-from .._render.table import write_table
+from .._render.table import Row, write_table
 from ..models import MODELS, Model
-from .commentary import more_rows, tell
+from .commentary import comment_on, more_rows
 from .parser import LIMITS, list_models, make_parser
 from .target import TargetError, explain, load_target
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COMMAND = "compare"
 OPTIONS = {"digits": {"gtol": 1e-6, "ftol": 0.0}}
-"""Options by the name of the model, where the defaults are too loose for what is said of its minimum."""
+"""Options by model, where the defaults are too loose for what the commentary says of its minimum."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
-    Arguments:
+    Args:
         arguments: the words after the program's name; None takes those of this process.
 
     Returns:
@@ -60,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(model, settings, wanted)
 
 
-def _run(model: Model, settings: Mapping[str, Any], wanted: argparse.Namespace) -> int:
-    """Compares, prints and draws; the exit status."""
+def _run(model: Model, settings: Entry, wanted: argparse.Namespace) -> int:
+    """Compare, print and draw; return the exit status."""
     given = {name: getattr(wanted, name) for name in LIMITS if getattr(wanted, name) is not None}
     try:
         options = replace(_read_options(model, settings), **given)
@@ -88,7 +92,7 @@ def _run(model: Model, settings: Mapping[str, Any], wanted: argparse.Namespace) 
         print(json.dumps([_without_nan(row) for row in rows], indent=2, allow_nan=False))
     else:
         print(write_table(rows, comparison.notes()))
-        for lines in filter(None, (tell(model, comparison), [] if converged or not model.note else [model.note])):
+        for lines in filter(None, (comment_on(model, comparison), [] if converged or not model.note else [model.note])):
             print("", *lines, sep="\n")
     written = _write_files(comparison, wanted, model.title)
     if written:
@@ -98,7 +102,7 @@ def _run(model: Model, settings: Mapping[str, Any], wanted: argparse.Namespace) 
 
 @contextmanager
 def _stdout_for_rows(alone: bool) -> Iterator[None]:
-    """With --json, what the objective prints goes to stderr, so that stdout holds the rows alone."""
+    """With --json, send what the objective prints to stderr, so that stdout holds only the rows."""
     if not alone:
         yield
         return
@@ -106,21 +110,21 @@ def _stdout_for_rows(alone: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            jax.effects_barrier()  # jax.debug.print may come later than the value
+            jax.effects_barrier()  # jax.debug.print may print later than the value is ready
 
 
-def _choose_runs(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The backends with their own methods, and the methods asked for by name."""
+def _choose_runs(wanted: argparse.Namespace) -> dict[str, Entry]:
+    """Return the backends with their default methods, and the methods asked for by name."""
     backends = wanted.backends or (() if wanted.methods else BACKENDS)
     return {**{name: {"backend": name} for name in backends}, **(wanted.methods or {})}
 
 
-def _read_options(model: Model, settings: Mapping[str, Any]) -> Options:
-    """Those of the file or of the model; only what every method knows."""
+def _read_options(model: Model, settings: Entry) -> Options:
+    """Return the options of the file or of the model; only those that every method has."""
     return read_options(settings.get("options", OPTIONS.get(model.name)), frozenset(), "L-BFGS-B")
 
 
-def _describe(model: Model, settings: Mapping[str, Any], options: Options, repeats: int) -> str:
+def _describe(model: Model, settings: Entry, options: Options, repeats: int) -> str:
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
     double = settings.get("precision") or jax.config.jax_enable_x64  # type: ignore[attr-defined]
     precision = "float64" if double else "float32"  # type: ignore[attr-defined]
@@ -131,15 +135,15 @@ def _describe(model: Model, settings: Mapping[str, Any], options: Options, repea
     return f"{title}\n{size} parameters, {precision} on {device.device_kind}, {asked}, {solves}"
 
 
-def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: they become null."""
+def _without_nan(row: Row) -> Row:
+    """Replace NaN and infinity, which JSON does not have, by null."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
 
 
 def _write_files(comparison: Comparison, wanted: argparse.Namespace, title: str) -> list[str]:
-    """Writes what was asked for, and says where it is or how to get it; the comparison stands without it."""
+    """Write the files asked for; return a line for each that says where it is, or why it could not be written."""
     said = []
     plot, report = None if wanted.no_plot else wanted.plot, wanted.report
     if plot is not None:
@@ -149,7 +153,7 @@ def _write_files(comparison: Comparison, wanted: argparse.Namespace, title: str)
     return said
 
 
-def _attempt(what: str, path: str | Path, write: Callable[[], Any]) -> str:
+def _attempt(what: str, path: str | Path, write: Callable[[], Figure | Path]) -> str:
     try:
         write()
     except (ModuleNotFoundError, OSError) as error:
@@ -158,12 +162,12 @@ def _attempt(what: str, path: str | Path, write: Callable[[], Any]) -> str:
 
 
 def run_quietly() -> int:
-    """`main`, and no complaint when the reader of what it prints has gone, such as `head`."""
+    """Run `main`; end without an error message when the reader of its output has gone, such as `head`."""
     try:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at the end finds a reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at exit
         return 1
     return status
 

@@ -1,4 +1,4 @@
-"""The words that the command line takes, each checked as it is read, with the nearest name where one is wrong."""
+"""The arguments of the command line, checked as they are parsed; an error suggests the nearest name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import optax
 
+from .._compare.runs import Entry
 from .._core.errors import unknown_name
 from .._core.options import RULES, Options
 from .._minimize import BACKENDS
@@ -21,14 +21,16 @@ from .target import EXAMPLE
 PICTURE = "comparison.png"
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 PAGES = (".html", ".htm")
-LIMITS = {"gtol": float, "ftol": float, "maxiter": int, "maxfun": int, "maxls": int, "maxcor": int, "timeout": float}
+LIMITS: dict[str, type[int] | type[float]] = {
+    each.name: int if isinstance(each.default, int) else float for each in fields(Options) if each.name != "native"
+}
 
 
 def make_parser(command: bool) -> argparse.ArgumentParser:
-    """The parser.
+    """Return the parser.
 
-    Arguments:
-        command: of `compare TARGET`, which needs a target and writes only what is asked for.
+    Args:
+        command: whether it is that of `compare TARGET`, which needs a target and writes only the files asked for.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m scipy_jax_bridge{' compare' if command else ''}",
@@ -82,13 +84,13 @@ def make_parser(command: bool) -> argparse.ArgumentParser:
 
 
 def list_models() -> str:
-    """A line for each built-in model."""
+    """Return a line for each built-in model."""
     titles = {name: (inspect.getdoc(build) or name).splitlines()[0] for name, build in MODELS.items()}
     return "\n".join(f"  {name:<12}{title}" for name, title in titles.items())
 
 
 def _one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
-    """A type for argparse whose error suggests the nearest name."""
+    """Return a type for argparse whose error suggests the nearest name."""
 
     def check(word: str) -> str:
         if word not in names:
@@ -109,9 +111,9 @@ def _count(word: str) -> int:
     return int(word)
 
 
-def _methods(words: str) -> dict[str, dict[str, Any]]:
-    """Runs by the word that asks for each: a method of SciPy, or a transformation of Optax and its learning rate."""
-    runs = {}
+def _methods(words: str) -> dict[str, Entry]:
+    """Return a run for each word: a method of SciPy, or a transformation of Optax and its learning rate."""
+    runs: dict[str, Entry] = {}
     for word in filter(None, (word.strip() for word in words.split(","))):
         name, equals, rate = word.partition("=")
         if not equals:
@@ -130,15 +132,15 @@ def _methods(words: str) -> dict[str, dict[str, Any]]:
 
 
 def _spell(name: str) -> str:
-    """A method's name as SciPy spells it, whatever the case."""
+    """Return a method's name as SciPy spells it, whatever the case."""
     return METHODS[name.lower()].name if name.lower() in METHODS else name
 
 
-def _limit(name: str, kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A type for argparse by the rule of the option."""
+def _limit(name: str, kind: type[int] | type[float]) -> Callable[[str], int | float]:
+    """Return a type for argparse that checks the rule of the option."""
     meaning, holds = RULES[name]
 
-    def check(word: str) -> Any:
+    def check(word: str) -> int | float:
         try:
             value = kind(word)
         except ValueError:

@@ -1,4 +1,4 @@
-"""What the command line compares: a built-in model by name, or an objective in the user's own file."""
+"""Load what the command line compares: a built-in model by name, or an objective in the user's own file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+from .._compare.runs import Entry
 from .._core.errors import unknown_name
+from .._core.types import Objective
 from ..models import MODELS, Model, load
 
 EXAMPLE = """\
@@ -30,20 +31,20 @@ bounds = (None, 10.0)  # optional: lower and upper, each None, a number or a tre
 """
 
 SETTINGS = ("bounds", "fixed", "has_aux", "options", "precision")
-"""What a file may define beside its objective, `params` and `args`: arguments of `minimize` by their names."""
+"""Arguments of `minimize` that a file may define beside its objective, `params` and `args`."""
 
 
 class TargetError(Exception):
-    """What is wrong with a target, and where; the message ends with a file that works."""
+    """A target that cannot be loaded; the message says why, and ends with a file that works."""
 
     def __init__(self, said: str, *, example: bool = True) -> None:
         super().__init__(f"{said}\n\nA file that works:\n\n{EXAMPLE}" if example else said)
 
 
 def check_target(word: str) -> str:
-    """The word, if it names a built-in model or a file.
+    """Return the word if it names a built-in model or a file.
 
-    Errors:
+    Raises:
         TargetError: it names neither.
     """
     path, _ = split_target(word)
@@ -54,22 +55,22 @@ def check_target(word: str) -> str:
 
 
 def split_target(word: str) -> tuple[Path | None, str]:
-    """File and name; the file is None if the word is meant for a built-in model, the name "objective" if left out."""
+    """Split a word into file and name. The file is None for a built-in model; the default name is "objective"."""
     path, colon, name = word.rpartition(":")
-    if not colon or not (path.endswith(".py") or name.isidentifier()):  # a colon may be that of a drive
+    if not colon or not (path.endswith(".py") or name.isidentifier()):  # the colon may belong to a drive letter
         path, name = word, "objective"
     own = path.endswith(".py") or "/" in path or "\\" in path or bool(colon)
     return (Path(path) if own else None), name
 
 
-def load_target(word: str) -> tuple[Model, dict[str, Any]]:
-    """The model that the word names, and the arguments of `minimize` that come with it.
+def load_target(word: str) -> tuple[Model, Entry]:
+    """Return the model that the word names, and the arguments of `minimize` that come with it.
 
-    Arguments:
+    Args:
         word: a key of MODELS, or "path/to/file.py:objective". The file defines the objective, `params`, and
             optionally `args` and any of SETTINGS.
 
-    Errors:
+    Raises:
         TargetError: no such file or name, an error in the file, no start.
         ModuleNotFoundError: the data of a built-in model are not installed.
     """
@@ -98,7 +99,7 @@ def load_target(word: str) -> tuple[Model, dict[str, Any]]:
 
 
 def explain(error: Exception, model: Model) -> str:
-    """An error that the objective or the call raised, in a line or two: what it was, and where in the user's file."""
+    """Describe an error of the objective or of the call in two lines: what it was, and where in the user's file."""
     path = str(split_target(model.name)[0])
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == Path(path).resolve()]
@@ -108,7 +109,7 @@ def explain(error: Exception, model: Model) -> str:
 
 
 def _run_file(path: Path) -> ModuleType:
-    """The file as a module, run with its folder first in the search path, as `python file.py` would."""
+    """Run the file as a module, with its folder first in the search path, as `python file.py` does."""
     if path.is_dir():
         raise TargetError(f"{str(path)!r} is a folder. Name a file in it: {path}/file.py:objective")
     if not path.is_file():
@@ -116,10 +117,10 @@ def _run_file(path: Path) -> ModuleType:
         there = f" In that folder are: {', '.join(near[:8])}." if near else ""
         raise TargetError(f"there is no file {str(path)!r}.{there}")
     full = path.resolve()
-    module = ModuleType(f"target_{full.stem}")  # never the name of a library that the file may import
+    module = ModuleType(f"target_{full.stem}")  # so that no library which the file imports has this name
     module.__file__ = str(full)
     sys.path.insert(0, str(full.parent))
-    sys.modules[module.__name__] = module  # dataclasses and pickles look for it there
+    sys.modules[module.__name__] = module  # dataclasses and pickles look the module up
     try:
         exec(compile(full.read_bytes(), str(full), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
@@ -135,7 +136,7 @@ def _explain_failure(error: BaseException, path: Path, full: Path) -> str:
     return f"{path} could not be run{place}: {type(error).__name__}: {error}"
 
 
-def _read_objective(module: ModuleType, name: str, path: Path) -> Any:
+def _read_objective(module: ModuleType, name: str, path: Path) -> Objective:
     own = [
         each
         for each, value in vars(module).items()

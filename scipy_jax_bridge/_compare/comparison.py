@@ -1,4 +1,4 @@
-"""What several runs of one problem found, and what each cost, for people to read."""
+"""The result of `compare`: what each run found and cost, with tables, notes, plots and a report."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from .._render import figure as _plot, page as _report, table as _show
+from .._render import figure as _figure, page as _page, table as _table
 from .._render.panels import Curve
 from .._result import Result, curve_of
 from . import verdict as _verdict
-from .provenance import Setting
+from .provenance import Provenance
 from .verdict import Gap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Shares(NamedTuple):
-    """Parts of a solve, which sum to 1; NaN where they could not be told.
+class TimeBreakdown(NamedTuple):
+    """Fractions of a solve's time, which sum to 1; NaN where they were not measured.
 
     Attributes:
-        objective: in the objective and its gradient, on the device.
-        transfers: on the way to the device and back, dispatch included.
-        solver: in all the rest: the method itself, its line search, the record.
+        objective: evaluating the objective and its gradient on the device.
+        transfers: to the device and back, dispatch included.
+        solver: the rest: the method itself, its line search, the record.
     """
 
     objective: float
@@ -37,7 +37,7 @@ class Shares(NamedTuple):
     solver: float
 
 
-UNKNOWN = Shares(float("nan"), float("nan"), float("nan"))
+UNKNOWN = TimeBreakdown(float("nan"), float("nan"), float("nan"))
 SHARES = ("objective_share", "transfer_share", "solver_share")
 
 
@@ -49,9 +49,9 @@ class Comparison:
         results: the result of each run by name; of its repeated solves, the one of median time.
         compile_s: seconds that each run spent compiling, before its first solve.
         solve_s: seconds of each of its solves.
-        between: for each run that did not end where the best did, objectives on the straight way there.
-        shares: the parts of its median solve that went into the objective, into transfers and into the solver.
-        start: where the solves began, the tree of params.
+        between: for each run that ended elsewhere than the best, objectives on the straight line to the best.
+        shares: the fractions of its median solve spent in the objective, in transfers and in the solver.
+        start: the tree of params where the solves began.
         setting: the problem, the exact settings of each run, versions and hardware, in words.
     """
 
@@ -59,23 +59,23 @@ class Comparison:
     compile_s: Mapping[str, float]
     solve_s: Mapping[str, tuple[float, ...]]
     between: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    shares: Mapping[str, Shares] = field(default_factory=dict)
+    shares: Mapping[str, TimeBreakdown] = field(default_factory=dict)
     start: PyTree = None
-    setting: Setting = field(default_factory=Setting)
+    setting: Provenance = field(default_factory=Provenance)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Plain fields, so that a pickle names no private module."""
+        """Return plain fields, so that a pickle names no private module."""
         shares = {name: tuple(parts) for name, parts in self.shares.items()}
         return vars(self) | {"shares": shares, "setting": vars(self.setting)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         setting = state["setting"]
-        setting = Setting(**setting) if isinstance(setting, dict) else setting  # a pickle that is older has it whole
-        shares = {name: Shares(*parts) for name, parts in state["shares"].items()}
+        setting = Provenance(**setting) if isinstance(setting, dict) else setting  # older pickles hold the object
+        shares = {name: TimeBreakdown(*parts) for name, parts in state["shares"].items()}
         vars(self).update(state, shares=shares, setting=setting)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A plain dict for each run, of Python's own strings and numbers, ready for a data frame.
+        """Return a dict of plain strings and numbers for each run, ready for a data frame.
 
         Returns:
             Dicts of run, backend, method, fun, grad_norm, nit, nfev, compile_s, solve_s (the
@@ -107,31 +107,30 @@ class Comparison:
         return _verdict.find_best(self.results)
 
     def gaps(self) -> dict[str, Gap]:
-        """How far from the best run each of the others ended."""
+        """Return how far from the best run each of the others ended."""
         best = self.results[self.best]
         others = {name: result for name, result in self.results.items() if name != self.best}
         return {name: _verdict.measure_gap(result, best, self.between.get(name, ())) for name, result in others.items()}
 
     def break_even(self) -> list[tuple[int, str]]:
-        """Which run takes the least time, compilation included, from which number of solves on.
+        """Return which run takes the least time, compilation included, from which number of solves on.
 
         Returns:
             Pairs (number of solves, name) in increasing order, the first number being 1. Only runs that reached
             the best objective take part. `[(1, "scipy"), (48, "optax")]`: "scipy" takes less time up to 47 solves.
         """
-        return _verdict.find_switches(self._costs())
+        return _verdict.find_break_even_points(self._costs())
 
     def recommend(self, solves: int = 1) -> str:
-        """The run to take for so many solves of problems of this shape: of those that reached the best objective,
-        the one of least time, compilation included.
+        """Return the run that takes the least time, compilation included, of those that reached the best objective.
 
-        Arguments:
-            solves: how many. Default 1.
+        Args:
+            solves: the number of solves of problems of this shape. Default 1.
 
         Returns:
             Its name.
 
-        Errors:
+        Raises:
             ValueError: `solves` is less than 1.
         """
         if solves < 1:
@@ -139,49 +138,54 @@ class Comparison:
         return [name for start, name in self.break_even() if start <= solves][-1]
 
     def notes(self) -> list[str]:
-        """The sentences below the table: did the runs end at one minimum, were they alike in precision and stopping
-        rule, which takes less time, which to take."""
+        """Return the sentences below the table.
+
+        They say whether the runs ended at one minimum, whether their precision and stopping rule were alike, which
+        takes the least time, and which to take.
+        """
         if len(self.results) < 2:
             return []
         agreement = _verdict.describe_agreement(self.results, self.gaps())
         if not math.isfinite(float(self.results[self.best].fun)):
             return agreement
-        switches, able = self.break_even(), list(self._costs())
-        advice = _verdict.recommend(switches, {name: self.solve_s[name] for name in able})
+        points, able = self.break_even(), list(self._costs())
+        advice = _verdict.recommend(points, {name: self.solve_s[name] for name in able})
         unlike = _verdict.describe_unlike(self._rules())
-        return [*agreement, *unlike, _verdict.describe_switches(switches, len(able)), advice]
+        return [*agreement, *unlike, _verdict.describe_break_even(points, len(able)), advice]
 
     def plot(self, path: str | Path | None = None, *, title: str | None = None, dark: bool = False) -> Figure:
-        """Draws the runs: objective against seconds and evaluations, compilation beside a solve, costs of many
+        """Draw the runs.
+
+        The panels show the objective against seconds and evaluations, compilation beside a solve, the costs of many
         solves, and how far each leaf moved from the start.
 
-        Arguments:
-            path: where to write the picture; its ending says the format, such as ".png" or ".svg".
+        Args:
+            path: where to write the picture; its ending is the format, such as ".png" or ".svg".
             title: a line above the picture.
             dark: light on dark, for a dark page. Default False.
 
         Returns:
             The Matplotlib figure. A notebook shows it.
 
-        Errors:
+        Raises:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
         """
-        return _plot.draw(self._curves(), self.drifts(), path, title, dark=dark)
+        return _figure.draw(self._curves(), self.drifts(), path, title, dark=dark)
 
     def report(self, path: str | Path, *, title: str | None = None) -> Path:
-        """Writes one HTML page that needs nothing beside it: verdict, tables, plots, settings, versions, hardware.
+        """Write one self-contained HTML page: verdict, tables, plots, settings, versions, hardware.
 
-        Arguments:
+        Args:
             path: where to write it, such as "comparison.html".
             title: the heading. Default: the name of the objective.
 
         Returns:
             The path.
 
-        Errors:
+        Raises:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
         """
-        words = _report.Words(
+        text = _page.PageText(
             title=title or self.setting.problem.get("objective", "A comparison"),
             notes=self.notes(),
             gaps={name: (gap.fun, gap.params, gap.leaf) for name, gap in self.gaps().items()},
@@ -190,21 +194,21 @@ class Comparison:
             runs=self.setting.runs,
             machine=self.setting.machine,
         )
-        return _report.write_page(path, words, self.rows(), self._curves(), self.drifts())
+        return _page.write_page(path, text, self.rows(), self._curves(), self.drifts())
 
     def drifts(self) -> dict[str, dict[str, float]]:
-        """For each run and each floating-point leaf by path, the largest change of a parameter from the start."""
+        """Return for each run the largest change from the start in each floating-point leaf, by path."""
         if self.start is None:
             return {}
-        return {name: _verdict.measure_drift(self.start, result.params) for name, result in self.results.items()}
+        return {name: _verdict.measure_change(self.start, result.params) for name, result in self.results.items()}
 
     def __str__(self) -> str:
-        return _show.write_table(self.rows(), self.notes())
+        return _table.write_table(self.rows(), self.notes())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _show.write_html(self.rows(), self.notes())
+        return _table.write_html(self.rows(), self.notes())
 
     def _curves(self) -> list[Curve]:
         return [
@@ -213,13 +217,13 @@ class Comparison:
         ]
 
     def _rules(self) -> dict[str, dict[str, str]]:
-        """What has to be alike for times to compare: the precision and the stopping rule of each run."""
+        """Return what has to be alike for times to compare: the precision and the stopping rule of each run."""
         precision = {name: str(np.asarray(result.fun).dtype) for name, result in self.results.items()}
         runs = self.setting.runs.items()
         return {"precision": precision, **{key: {name: run[key] for name, run in runs} for key in ("gtol", "ftol")}}
 
     def _costs(self) -> dict[str, tuple[float, float]]:
-        """Seconds of compilation and of a solve, of the runs that reached the best objective."""
+        """Return the seconds of compilation and of a solve, for the runs that reached the best objective."""
         gaps = self.gaps()
-        able = [row for row in self.rows() if row["run"] not in gaps or gaps[row["run"]].low]
+        able = [row for row in self.rows() if row["run"] not in gaps or gaps[row["run"]].same_fun]
         return {row["run"]: (row["compile_s"], row["solve_s"]) for row in able}

@@ -1,4 +1,4 @@
-"""What a comparison was made with, in words: the problem, the settings of each run, the versions, the machine."""
+"""Describe in words what a comparison was made with: the problem, each run, the versions, the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +17,18 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._core.options import Options
+from .._core.types import Objective
+from .._problem.bounds import Bounds
+from .runs import Entry
 
 PACKAGES = ("scipy_jax_bridge", "jax", "jaxlib", "scipy", "numpy", "optax")
-SHORT = 6  # numbers of an array that are written out
-LINES = 12  # leaves of a tree that are named
+SHORT = 6  # arrays of at most so many numbers are written out
+LINES = 12  # leaves of a tree that are listed
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Names and values, ready to be read.
+class Provenance:
+    """Names and values as text.
 
     Attributes:
         problem: the objective, its start and its data.
@@ -39,8 +41,8 @@ class Setting:
     machine: Mapping[str, str] = field(default_factory=dict)
 
 
-def describe_problem(fun: Any, params: PyTree, args: Any) -> dict[str, str]:
-    """The objective by its name, the start and the data by their shapes."""
+def describe_problem(fun: Objective, params: PyTree, args: PyTree) -> dict[str, str]:
+    """Describe the objective by its name, the start and the data by their shapes."""
     module, name = getattr(fun, "__module__", ""), getattr(fun, "__qualname__", type(fun).__qualname__)
     return {
         "objective": f"{module}.{name}" if module else name,
@@ -49,58 +51,60 @@ def describe_problem(fun: Any, params: PyTree, args: Any) -> dict[str, str]:
     }
 
 
-def describe_run(entry: Mapping[str, Any], method: str, options: Options) -> dict[str, str]:
-    """The settings of one run.
+def describe_run(entry: Entry, method: str, options: Options) -> dict[str, str]:
+    """Describe the settings of one run.
 
-    Arguments:
+    Args:
         entry: the keyword arguments of its `Minimizer`.
-        method: what its results call the method.
+        method: the method's name, as in its results.
         options: its options, defaults included.
     """
     bounds, fixed = entry.get("bounds"), entry.get("fixed")
-    sides = (getattr(bounds, side, None) if hasattr(bounds, side) else bounds[place] if bounds else None
-             for place, side in enumerate(("lower", "upper")))  # fmt: skip
-    lower, upper = sides
+    lower, upper = (bounds.lower, bounds.upper) if isinstance(bounds, Bounds) else bounds or (None, None)
+    trees = {"lower": lower, "upper": upper, "fixed": fixed}
+    said = {name: "none" if tree is None else describe_tree(tree, name) for name, tree in trees.items()}
     return {
         "backend": str(entry.get("backend", "scipy")),
         "method": method,
         **{each.name: str(getattr(options, each.name)) for each in fields(Options) if each.name != "native"},
         **{name: str(value) for name, value in options.native.items()},
-        "lower bounds": "none" if lower is None else describe_tree(lower, "lower"),
-        "upper bounds": "none" if upper is None else describe_tree(upper, "upper"),
-        "fixed": "none" if fixed is None else describe_tree(fixed, "fixed"),
+        "lower bounds": said["lower"],
+        "upper bounds": said["upper"],
+        "fixed": said["fixed"],
         "precision": str(entry.get("precision") or "that of the leaves"),
         "has_aux": str(bool(entry.get("has_aux"))),
     }
 
 
 def describe_machine() -> dict[str, str]:
-    """Versions, processor, devices and JAX's settings, now."""
+    """Describe the versions, the processor, the devices and JAX's settings."""
     devices = jax.devices()
-    threads = {name: os.environ[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ}
+    threads = [
+        f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
+    ]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
-        "threads": ", ".join(f"{name}={value}" for name, value in threads.items()) or "no limit set",
+        "threads": ", ".join(threads) or "no limit set",
         "JAX": f"jax_enable_x64 {getattr(jax.config, 'jax_enable_x64')}, default backend {jax.default_backend()}",  # noqa: B009
     }
 
 
 def describe_tree(tree: PyTree, name: str) -> str:
-    """One line a leaf: its path, and its value or its type and shape."""
+    """Return one line for each leaf: its path, and its value or its type and shape."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     lines = [f"{name}{jax.tree_util.keystr(path)}: {_describe_leaf(leaf)}" for path, leaf in leaves[:LINES]]
     more = len(leaves) - LINES
     return "\n".join([*lines, *([f"and {more} more leaves"] if more > 0 else [])])
 
 
-def _describe_leaf(leaf: Any) -> str:
+def _describe_leaf(leaf: PyTree) -> str:
     if not hasattr(leaf, "dtype"):
         return repr(leaf)[:60]
-    if np.size(leaf) <= SHORT and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # as a random key is
+    if np.size(leaf) <= SHORT and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # not a random key
         return f"{leaf.dtype} {np.array2string(np.asarray(leaf), precision=6, separator=', ')}".replace("\n", "")
     return f"{leaf.dtype}{list(np.shape(leaf))}"
 

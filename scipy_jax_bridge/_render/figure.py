@@ -1,4 +1,4 @@
-"""Pictures of solves: panels in one figure, or each alone for a page that stacks them. It knows nothing of solvers."""
+"""Draw solves from plain data: all panels in one figure, or each panel alone for a web page."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def draw(
     *,
     dark: bool = False,
 ) -> Figure:
-    """All panels in one figure.
+    """Draw all panels in one figure.
 
-    Arguments:
+    Args:
         curves: the runs.
-        drifts: for each run the drift of each leaf; may be empty.
-        path: where to write the picture, or None.
+        drifts: for each run the change of each leaf from the start; may be empty.
+        path: where to write the picture; None writes none.
         title: a line above it.
         dark: light on dark.
 
     Returns:
-        A figure that does not need pyplot, so nothing of the caller's plots changes.
+        A figure made without pyplot, so that the caller's plots do not change.
 
-    Errors:
+    Raises:
         ModuleNotFoundError: Matplotlib is not installed.
     """
     panels = {panel.name: panel for panel in make_panels(curves, drifts)}
@@ -57,9 +57,9 @@ def draw(
 
 
 def draw_one(curve: Curve, path: str | Path | None = None, title: str | None = None, *, dark: bool = False) -> Figure:
-    """One solve: objective against seconds, gradient against evaluations, compilation beside the solve.
+    """Draw one solve: objective against seconds, gradient against evaluations, compilation beside the solve.
 
-    Without seconds the objective is drawn against evaluations, and no compilation.
+    If the seconds are not known, draw the objective against evaluations and no compilation.
     """
     theme = DARK if dark else LIGHT
     timed = bool(np.isfinite([*curve.seconds, curve.compile_s, curve.solve_s]).all())
@@ -75,7 +75,7 @@ def draw_one(curve: Curve, path: str | Path | None = None, title: str | None = N
 
 
 def render(panel: Panel, width: float, *, legend: bool) -> str:
-    """The panel as SVG for a page whose style sheet colors it: --paper, --ink, --line, --run0, --run1 and so on."""
+    """Return the panel as SVG whose colors are CSS variables: --paper, --ink, --line, --run0, --run1 and so on."""
     figure = _new_figure((width, panel.height))
     import matplotlib
 
@@ -107,7 +107,7 @@ def _new_figure(size: tuple[float, float]) -> Figure:
 
 
 def _lay_out(rows: Sequence[tuple[Sequence[str], float]]) -> tuple[Figure, dict[str, Axes]]:
-    """A figure of rows of panels, each row with its height and margins of its own, and the axes by name."""
+    """Make a figure of rows of panels, each row with its own height and margins; return it and the axes by name."""
     figure = _new_figure((9.5, sum(height for _, height in rows) + 0.5))
     parts = figure.subfigures(len(rows), 1, height_ratios=[height for _, height in rows], squeeze=False)[:, 0]
     places = {}
@@ -127,10 +127,10 @@ def _finish(figure: Figure, theme: Theme, path: str | Path | None, title: str | 
 
 
 def _dress(axes: Axes, theme: Theme) -> None:
-    """The theme's colors, where the panel has not set its own."""
+    """Apply the theme's colors where the panel has not set its own."""
     axes.set_facecolor("none")
     axes.grid(color=theme.line, linewidth=0.7)
-    if axes.patches:  # bars, with words beside them
+    if axes.patches:  # bars have text beside them
         axes.grid(visible=False)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

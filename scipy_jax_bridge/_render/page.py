@@ -1,4 +1,4 @@
-"""A comparison as one HTML page: no script, no font and no picture that is not in it; it follows light and dark."""
+"""Write a comparison as one self-contained HTML page, without scripts, that follows the light or dark setting."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ SHARES = (
 
 
 @dataclass(frozen=True)
-class Words:
+class PageText:
     """What the page says beside the tables and the plots.
 
     Attributes:
         title: the heading.
-        notes: the verdict, a sentence each.
-        gaps: for each run that is not the best: the distance of objective and params, and the leaf where it is.
+        notes: the sentences of the verdict.
+        gaps: for each run but the best: distance of the objective, distance of the params, and the leaf of the latter.
         solve_s: seconds of each solve of each run.
         problem, machine: names and values.
         runs: for each run its settings.
@@ -81,35 +81,35 @@ class Words:
     machine: Mapping[str, str]
 
 
-def write_page(path: str | Path, words: Words, rows: Sequence[Row], curves: Sequence[Curve], drifts: Drifts) -> Path:
-    """Writes the page.
+def write_page(path: str | Path, text: PageText, rows: Sequence[Row], curves: Sequence[Curve], drifts: Drifts) -> Path:
+    """Write the page.
 
-    Arguments:
-        path: where.
-        words: what it says.
+    Args:
+        path: where to write it.
+        text: its title, notes and settings.
         rows: of the table.
         curves: of the plots.
-        drifts: for each run the drift of each leaf.
+        drifts: for each run the change of each leaf from the start.
 
-    Errors:
+    Raises:
         ModuleNotFoundError: Matplotlib is not installed.
     """
-    title = html.escape(words.title[:1].upper() + words.title[1:])
+    title = html.escape(text.title[:1].upper() + text.title[1:])
     parts = [
         f"<h1>{title}</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in words.notes),
+        *(f"<p>{html.escape(note)}</p>" for note in text.notes),
         *(f'<div class="wide">{table}</div>' for table in write_html_tables(rows)),
         f'<p class="quiet">{METHOD}</p><p class="quiet">{SHARES}</p>',
         f'<div class="plots">{"".join(_figures(curves, drifts))}</div>',
-        *_distances(words),
+        *_distances(text),
         "<h2>Settings of each run</h2>",
-        _settings(words.runs),
+        _settings(text.runs),
         "<h2>Problem</h2>",
-        _list(words.problem),
+        _list(text.problem),
         "<h2>Versions and hardware</h2>",
-        _list(words.machine),
+        _list(text.machine),
         "<h2>Every solve</h2>",
-        _list({name: ", ".join(map(format_seconds, seconds)) for name, seconds in words.solve_s.items()}),
+        _list({name: ", ".join(map(format_seconds, seconds)) for name, seconds in text.solve_s.items()}),
     ]
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -130,17 +130,17 @@ def _figures(curves: Sequence[Curve], drifts: Drifts) -> Iterable[str]:
         yield f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
 
 
-def _distances(words: Words) -> list[str]:
-    """How far from the best run each other ended."""
-    if not words.gaps:
+def _distances(text: PageText) -> list[str]:
+    """Return the table of how far from the best run each other ended."""
+    if not text.gaps:
         return []
     names = ("run", "objective above the best", "largest distance of params", "leaf")
-    lines = [(name, f"{fun:.3g}", f"{params:.3g}", leaf) for name, (fun, params, leaf) in words.gaps.items()]
+    lines = [(name, f"{fun:.3g}", f"{params:.3g}", leaf) for name, (fun, params, leaf) in text.gaps.items()]
     return ["<h2>Distance of the ends</h2>", f'<div class="wide">{html_table(names, lines)}</div>']
 
 
 def _settings(runs: Mapping[str, Mapping[str, str]]) -> str:
-    """A line a setting, a column a run; lines in which the runs differ stand out."""
+    """Return a table with one line for each setting and one column for each run; differences are bold."""
     names = dict.fromkeys(name for setting in runs.values() for name in setting)
     head = "".join(f"<th>{html.escape(each)}</th>" for each in ("setting", *runs))
     lines = []

@@ -1,10 +1,10 @@
-"""Panels of pictures of solves: curves, costs, drifts, in colors for light and for dark pages."""
+"""Panels of a figure: curves, bars, costs and changes of leaves, in colors for light and for dark pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -16,15 +16,26 @@ if TYPE_CHECKING:
 
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^v*"
-SHOWN = 10  # leaves in a picture of drifts
-SPREAD = 20  # times the smallest: a logarithmic axis serves
+SHOWN = 10  # leaves in the panel of changes
+SPREAD = 20  # ratio of largest to smallest beyond which an axis is logarithmic
 Drifts = Mapping[str, Mapping[str, float]]
+
+
+class Style(TypedDict):
+    """Keyword arguments of `Axes.plot`."""
+
+    linestyle: str | tuple[int, tuple[float, ...]]
+    linewidth: float
+    marker: str
+    markersize: float
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors of a page. Each of `runs` has a contrast of at least 3 with the paper, and color-blind eyes tell them
-    apart: hues after M. Okabe and K. Ito, Color Universal Design, 2008. Dashes and markers differ as well.
+    """Colors of a page.
+
+    Each of `runs` has a contrast of at least 3 with the paper. Color-blind readers can distinguish them: the hues
+    follow M. Okabe and K. Ito, Color Universal Design, 2008. Dashes and markers differ as well.
     """
 
     paper: str
@@ -39,7 +50,7 @@ DARK = Theme("#15181d", "#e8eaed", "#3a414b", ("#56b4e9", "#ff8a4c", "#2fcb9b", 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run in a picture: its trace, and its seconds of compilation and of a solve."""
+    """One run in a figure: its trace, and the seconds of its compilation and of a solve."""
 
     name: str
     seconds: Float[np.ndarray, " rows"]
@@ -52,14 +63,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture that can stand alone.
+    """One panel, which can also be a figure of its own.
 
     Attributes:
         name: one word.
-        caption: what it shows, for those who do not see it too.
-        paint: draws it, given the axes and the theme.
-        height: inches, when it stands alone.
-        legend: whether it names the runs by color.
+        caption: what it shows; also the text for screen readers.
+        paint: draws it on the axes in the theme.
+        height: in inches, as a figure of its own.
+        legend: whether a legend names the runs by color.
     """
 
     name: str
@@ -70,7 +81,7 @@ class Panel:
 
 
 def make_panels(curves: Sequence[Curve], drifts: Drifts) -> list[Panel]:
-    """The panels that these runs have something to show in."""
+    """Return the panels for which these runs have data."""
     bars = 0.9 + 0.42 * len(curves)
     leaves = _leaves(drifts)
     panels = [
@@ -99,7 +110,7 @@ def make_panels(curves: Sequence[Curve], drifts: Drifts) -> list[Panel]:
 
 
 def _heights(values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Values less the least of all, for a log axis: what is not above it lies a little below the lowest that is."""
+    """Subtract the least of all values, for a log axis; raise zeros to a little below the next larger height."""
     finite = np.concatenate([each[np.isfinite(each)] for each in values])
     if not finite.size:
         return [np.full(each.shape, np.nan) for each in values]
@@ -109,8 +120,8 @@ def _heights(values: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.where(np.isfinite(each), np.maximum(each - least, floor), np.nan) for each in values]
 
 
-def _style(position: int, curves: int) -> dict[str, Any]:
-    """Earlier curves are wider and solid, so that one is seen below another that covers it."""
+def _style(position: int, curves: int) -> Style:
+    """Return the style of a curve. Earlier ones are wider, so that one stays visible below another that covers it."""
     return {
         "linestyle": DASHES[position % len(DASHES)],
         "linewidth": 1.8 + 1.6 * (curves - 1 - position) / max(1, curves - 1),
@@ -120,7 +131,7 @@ def _style(position: int, curves: int) -> dict[str, Any]:
 
 
 def paint_curves(axes: Axes, curves: Sequence[Curve], against: str) -> None:
-    """Objectives less the best of all, against "seconds" or "evaluations"."""
+    """Draw each objective minus the best of all, against "seconds" or "evaluations"."""
     columns = [getattr(curve, against) for curve in curves]
     heights = _heights([curve.values for curve in curves])
     for position, (curve, column, height) in enumerate(zip(curves, columns, heights, strict=True)):
@@ -135,7 +146,7 @@ def paint_curves(axes: Axes, curves: Sequence[Curve], against: str) -> None:
 
 
 def paint_norms(axes: Axes, curve: Curve) -> None:
-    """The largest component of the projected gradient."""
+    """Draw the largest component of the projected gradient."""
     norms = np.where(np.isfinite(curve.norms) & (curve.norms > 0), curve.norms, np.nan)
     axes.plot(curve.evaluations, norms, label=as_written(curve.name), markevery=[-1], **_style(0, 1))
     if np.isfinite(norms).any():
@@ -145,7 +156,7 @@ def paint_norms(axes: Axes, curve: Curve) -> None:
 
 
 def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
-    """For each run a bar: hatched while it compiles, full while it solves."""
+    """Draw a bar for each run: hatched for its compilation, filled for its solve."""
     longest = max(curve.compile_s + curve.solve_s for curve in curves) or 1.0
     for position, curve in enumerate(curves):
         color = theme.runs[position % len(theme.runs)]
@@ -162,7 +173,7 @@ def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
 
 
 def _paint_costs(axes: Axes, curves: Sequence[Curve]) -> None:
-    """What so many solves take in all; where two lines cross, the one that compiles longer begins to pay."""
+    """Draw the total seconds of many solves; where two lines cross is the break-even."""
     slopes = [max(curve.solve_s, 1e-12) for curve in curves]
     most = 10.0 * max(curve.compile_s / slope for curve, slope in zip(curves, slopes, strict=True))
     solves = np.geomspace(1, min(max(most, 100.0), 1e6), 60)
@@ -196,7 +207,7 @@ def _paint_drifts(axes: Axes, drifts: Drifts, leaves: Sequence[str], theme: Them
 
 
 def _leaves(drifts: Drifts) -> list[str]:
-    """The leaves that moved most, in the order of the tree."""
+    """Return the leaves that moved most, in the order of the tree."""
     finite = {name: drift for name, drift in drifts.items() if all(np.isfinite(list(drift.values())))}
     if len(finite) < len(drifts) or not drifts:
         return []
@@ -211,5 +222,5 @@ def _shorten(path: str) -> str:
 
 
 def as_written(text: str) -> str:
-    """The text for Matplotlib, which would read a formula between two dollars."""
+    """Escape dollars, between which Matplotlib would read a formula."""
     return text.replace("$", r"\$")

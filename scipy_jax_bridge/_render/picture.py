@@ -1,4 +1,4 @@
-"""A figure that a notebook shows without pyplot, and that can be pickled. The only module that needs Matplotlib."""
+"""A figure that a notebook shows without pyplot. Importing this module needs Matplotlib; importing others does not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 class Picture(Figure):
-    """A figure that a notebook shows without pyplot."""
+    """A figure that a notebook shows without pyplot; a class of its own module, so that it can be pickled."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""How a comparison reads: tables in the terminal, HTML in a notebook. It knows nothing of solvers."""
+"""Write a comparison's rows as tables: text for a terminal, HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # of `Comparison.rows`: strings and numbers by column
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds in three digits and a unit.
+    """Write seconds with three digits and a unit.
 
     Example:
         >>> [format_seconds(value) for value in (93.0, 1.5, 0.0123, 4.2e-5)]
@@ -41,8 +41,8 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("slowest", lambda row: format_seconds(row["solve_s_max"])),
     ("status", lambda row: row["status"]),
 )
-LINE = 100  # characters of a note before it goes on below
-WORDS = ("run", "method", "status", "share of a solve", "leaf")  # columns of words, aligned at the left
+LINE = 100  # characters after which a note is wrapped
+TEXT_COLUMNS = ("run", "method", "status", "share of a solve", "leaf")  # aligned at the left
 
 SHARES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("share of a solve", lambda row: row["run"]),
@@ -53,7 +53,7 @@ SHARES: tuple[tuple[str, Callable[[Row], str]], ...] = (
 
 
 def format_share(share: float) -> str:
-    """A part of a whole in percent; a dash if it is not known.
+    """Write a fraction in percent; a dash if it is NaN.
 
     Example:
         >>> [format_share(value) for value in (0.5, 0.0004, float("nan"))]
@@ -65,9 +65,9 @@ def format_share(share: float) -> str:
 
 
 def write_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """The rows as aligned text, below them where their seconds went, and the notes."""
+    """Return the rows as aligned text, then the shares of their time if known, then the notes."""
     blocks = [
-        align(names, lines, [place for place, name in enumerate(names) if name not in WORDS])
+        align(names, lines, [place for place, name in enumerate(names) if name not in TEXT_COLUMNS])
         for names, lines in _tables(rows)
     ]
     lines = [line for block in blocks for line in [*block, ""]]
@@ -76,7 +76,7 @@ def write_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
 
 
 def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Headings, a rule and lines in columns of equal width; those at the positions `right` end at the right."""
+    """Return headings, a rule and lines in columns of equal width; the columns `right` are aligned at the right."""
     widths = [max(map(len, cells)) for cells in zip(names, *lines, strict=True)]
     rule = ["-" * width for width in widths]
     return [
@@ -89,19 +89,19 @@ def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[
 
 
 def write_html(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """The same as HTML without colors of its own, so that it suits a light and a dark page."""
+    """Return the tables and notes as HTML without colors, which suits light and dark pages."""
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     return f"<div>{''.join(write_html_tables(rows))}{below}</div>"
 
 
 def write_html_tables(rows: Sequence[Row]) -> list[str]:
-    """The tables alone."""
+    """Return the tables as HTML."""
     return [html_table(names, lines) for names, lines in _tables(rows)]
 
 
 def html_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """One table; numbers at the right."""
-    sides = ["left" if name in WORDS else "right" for name in names]
+    """Return one table as HTML, with numbers aligned at the right."""
+    sides = ["left" if name in TEXT_COLUMNS else "right" for name in names]
 
     def line(tag: str, cells: Sequence[str]) -> str:
         style = "text-align:{};white-space:nowrap"
@@ -116,14 +116,14 @@ def html_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _tables(rows: Sequence[Row]) -> list[tuple[list[str], list[list[str]]]]:
-    """Headings and cells: of the runs, and of where their seconds went, if that is known of any."""
+    """Return headings and cells of the table of runs, and of the table of shares if any are known."""
     known = [row for row in rows if not math.isnan(row.get("objective_share", math.nan))]
     shares = [([name for name, _ in SHARES], [[write(row) for _, write in SHARES] for row in known])]
     return [_fill_cells(rows), *(shares if known else [])]
 
 
 def _fill_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells."""
+    """Return headings and cells of the table of runs; without methods if all are equal."""
     alike = len({row["method"] for row in rows}) < 2
     columns = [column for column in COLUMNS if not (alike and column[0] == "method")]
     return [name for name, _ in columns], [[write(row) for _, write in columns] for row in rows]

@@ -1,4 +1,4 @@
-"""The SciPy backend: SciPy drives on the host, one compiled program evaluates."""
+"""The SciPy backend: SciPy iterates on the host, and one compiled program evaluates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .solve import solve_scipy
 
 
 def choose(method: Any) -> Backend:
-    """The backend with this method of `scipy.optimize.minimize`; None is L-BFGS-B.
+    """Return the backend for a method of `scipy.optimize.minimize`; None is L-BFGS-B.
 
     Raises:
         TypeError: the method is not a name.
-        ValueError: the name is unknown; the error says the nearest one.
+        ValueError: the name is unknown; the error suggests the nearest one.
     """
     if not isinstance(method, (str, type(None))):
         raise TypeError(

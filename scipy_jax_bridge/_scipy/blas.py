@@ -1,12 +1,12 @@
-"""One thread for SciPy's own vectors, all threads for the objective.
+"""One BLAS thread for SciPy's own vectors, all threads for the objective.
 
-SciPy's L-BFGS-B works on short runs of vectors through OpenBLAS, whose threads wait for one another: on a machine
-that has anything else to do, a solve takes many times as long with them as without
-(https://github.com/scipy/scipy/issues/23191). The objective may use the same library for real work (JAX's Cholesky
-factorization on the CPU does), so its threads are given back for every evaluation.
+SciPy's L-BFGS-B works on short vectors through OpenBLAS, whose threads wait for one another. On a machine that has
+other work, a solve takes many times as long with them as without
+(https://github.com/scipy/scipy/issues/23191). The objective may use the same library for large matrices (JAX's
+Cholesky factorization on the CPU does), so every evaluation gets its threads back.
 
 `openblas_set_num_threads` is OpenBLAS's public call; SciPy's wheels prefix it. Where SciPy was built with another
-library nothing is found, and nothing changes.
+library, none is found and nothing changes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import TypeVar
 
+import numpy as np
 import scipy.linalg.cython_blas
 
 NAMES = ("scipy_openblas_{}_num_threads", "openblas_{}_num_threads", "scipy_openblas_{}_num_threads64_")
+Returned = TypeVar("Returned")
 
 
 class _Library:
@@ -46,7 +49,7 @@ class _Library:
 
 
 class SingleThreaded:
-    """A context in which SciPy's BLAS has one thread; `outside` gives a function the threads there were."""
+    """A context in which SciPy's BLAS has one thread; `outside` gives a function its threads back."""
 
     def __enter__(self) -> SingleThreaded:
         self._library = _openblas()
@@ -54,17 +57,17 @@ class SingleThreaded:
             self._library.enter()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._library is not None:
             self._library.leave()
 
-    def outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, run with all its threads."""
+    def outside(self, function: Callable[..., Returned]) -> Callable[..., Returned]:
+        """Wrap the function to run with the threads that BLAS had before the context."""
         library = self._library
         if library is None or library.threads == 1:
             return function
 
-        def run(*args: Any) -> Any:
+        def run(*args: np.ndarray) -> Returned:
             library.set_threads(library.threads)
             try:
                 return function(*args)
@@ -76,7 +79,7 @@ class SingleThreaded:
 
 @functools.cache
 def _openblas() -> _Library | None:
-    """SciPy's OpenBLAS, found through a module of SciPy that is linked with it; None if it uses another library."""
+    """Find SciPy's OpenBLAS through a module of SciPy that is linked with it; None if it uses another library."""
     try:
         handle = ctypes.CDLL(scipy.linalg.cython_blas.__file__)
     except OSError:

@@ -1,4 +1,4 @@
-"""Components that equal bounds hold leave the vector that a method sees: few methods can cope with them."""
+"""Remove components fixed by equal bounds before calling SciPy; few methods accept them."""
 
 from __future__ import annotations
 
@@ -6,59 +6,61 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from .._core.types import HostVector
 from .._problem.bounds import FlatBounds
 
-FreeVector = Float[np.ndarray, " free"]  # of what a method sees
+FreeVector = Float[np.ndarray, " free"]  # the components that SciPy sees
 
 
 @dataclass(frozen=True)
 class FixedComponents:
-    """The way from the whole vector to the free components and back.
+    """Convert between the whole vector and its free components.
 
-    Arguments:
-        free: indices of the components that are not held.
-        values: the whole vector, of which only the held components mean something.
+    Args:
+        free: indices of the free components.
+        values: a whole vector whose fixed components have their values.
     """
 
-    free: np.ndarray
+    free: Int[np.ndarray, " free"]
     values: HostVector
 
-    def reduce(self, x: Any) -> Any:
-        """The free components; of a matrix, along both axes."""
-        return x[np.ix_(*[self.free] * x.ndim)]
+    def reduce(self, array: np.ndarray) -> np.ndarray:
+        """Return the free components of a vector, or the free rows and columns of a matrix."""
+        return array[np.ix_(*[self.free] * array.ndim)]
 
     def restore(self, x: FreeVector) -> HostVector:
-        """The whole point."""
+        """Return the whole point."""
         whole = self.values.copy()
         whole[self.free] = x
         return whole
 
-    def embed(self, step: np.ndarray) -> HostVector:
-        """The whole step, zero where nothing moves."""
+    def embed(self, step: FreeVector) -> HostVector:
+        """Return the whole step; it is zero in the fixed components."""
         whole = np.zeros_like(self.values)
         whole[self.free] = step
         return whole
 
     def reduce_option(self, value: Any) -> Any:
-        """An option with one number for a component; of a simplex or of directions, the rows of the free ones.
+        """Reduce a native option that holds one number for each component.
 
-        A simplex has one row more than there are components, its start, which comes first and stays.
+        Of a simplex or of directions the rows and columns of the free components stay. A simplex has one row more
+        than there are components: its first row is the start and stays too. Anything else is returned as it is, for
+        SciPy to judge.
         """
         array = np.asarray(value)
         if array.ndim == 0 or array.shape[-1] != self.values.size:
-            return value  # not for each component: SciPy says what it thinks of it
+            return value
         if array.ndim == 1:
             return array[self.free]
-        more = len(array) - self.values.size
-        return array[np.r_[: max(more, 0), more + self.free]][:, self.free]
+        extra = len(array) - self.values.size
+        return array[np.r_[: max(extra, 0), extra + self.free]][:, self.free]
 
 
 def find_fixed(bounds: FlatBounds | None) -> FixedComponents | None:
-    """What the bounds hold; None if nothing."""
+    """Return the components with equal bounds; None if there are none."""
     if bounds is None:
         return None
-    held = bounds.lower == bounds.upper
-    return FixedComponents(np.flatnonzero(~held), np.where(held, bounds.lower, 0.0)) if held.any() else None
+    fixed = bounds.lower == bounds.upper
+    return FixedComponents(np.flatnonzero(~fixed), np.where(fixed, bounds.lower, 0.0)) if fixed.any() else None

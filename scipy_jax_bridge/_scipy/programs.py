@@ -1,13 +1,13 @@
-"""What SciPy's methods evaluate, compiled: the objective alone, with its gradient, and second derivatives."""
+"""Compile what SciPy's methods evaluate: the objective alone or with its gradient, and second derivatives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._backend import Compiled
 from .._core.options import Options
@@ -15,20 +15,22 @@ from .._core.types import FlatVector
 from .._problem.problem import Data, Problem
 from .methods import METHODS
 
+Program = Callable[..., tuple[Array, PyTree]]  # (*arrays, data) -> (array, aux)
+
 
 class ScipyPrograms(NamedTuple):
-    """What SciPy calls; None if the method has no use for it."""
+    """The compiled programs; None for what the method does not use."""
 
-    evaluate: Any  # x, data -> [value, gradient...] or [value], aux
-    product: Any = None  # x, v, data -> H v
-    hessian: Any = None  # x, data -> H
+    evaluate: Program  # x, data -> [value, gradient...] or [value], aux
+    product: Program | None = None  # x, v, data -> H v, None
+    hessian: Program | None = None  # x, data -> H, None
 
 
 def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
-    """Compile what the method calls."""
+    """Compile the programs that the method calls, or find them compiled."""
     needs = METHODS[method].derivatives
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
-    wanted: dict[str, tuple[Callable[[Problem], Any], tuple[Any, ...]]] = {
+    wanted: dict[str, tuple[Callable[[Problem], Program], tuple[jax.ShapeDtypeStruct, ...]]] = {
         "evaluate": (_bare if needs == "none" else _packed, (x,))
     }
     if needs == "product":
@@ -51,40 +53,43 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
     )
 
 
-def _packed(problem: Problem) -> Callable[..., Any]:
+def _packed(problem: Problem) -> Program:
     # Value and gradient and no more: another output would change their last bits, and with them SciPy's path.
-    def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], Any]:
+    def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], PyTree]:
         value, grad, aux = problem.value_and_grad(x, data)
         return jnp.concatenate([value[None], grad]), aux
 
     return packed
 
 
-def _bare(problem: Problem) -> Callable[..., Any]:
-    def bare(x: FlatVector, data: Data) -> tuple[Float[Array, " 1"], Any]:
+def _bare(problem: Problem) -> Program:
+    def bare(x: FlatVector, data: Data) -> tuple[Float[Array, " 1"], PyTree]:
         value, aux = problem.value(x, data)
         return value[None], aux
 
     return bare
 
 
-def _product(problem: Problem) -> Callable[..., Any]:
+def _product(problem: Problem) -> Program:
     def product(x: FlatVector, v: FlatVector, data: Data) -> tuple[FlatVector, None]:
-        return _multiplier(problem, x, data)(v), None
+        return _hessian_times(problem, x, data)(v), None
 
     return product
 
 
-def _hessian(problem: Problem) -> Callable[..., Any]:
+def _hessian(problem: Problem) -> Program:
     def hessian(x: FlatVector, data: Data) -> tuple[Float[Array, "n n"], None]:
-        multiply = _multiplier(problem, x, data)
+        multiply = _hessian_times(problem, x, data)
         return jax.vmap(multiply)(jnp.eye(x.size, dtype=x.dtype)).T, None
 
     return hessian
 
 
-def _multiplier(problem: Problem, x: FlatVector, data: Data) -> Callable[[FlatVector], FlatVector]:
-    """v -> H v: forward over reverse, or in reverse twice where a rule of jax.custom_vjp allows nothing else."""
+def _hessian_times(problem: Problem, x: FlatVector, data: Data) -> Callable[[FlatVector], FlatVector]:
+    """Return v -> H v.
+
+    Forward over reverse differentiation; reverse over reverse where a rule of jax.custom_vjp forbids forward mode.
+    """
 
     def gradient(x: FlatVector) -> FlatVector:
         return problem.value_and_grad(x, data)[1]
@@ -93,7 +98,7 @@ def _multiplier(problem: Problem, x: FlatVector, data: Data) -> Callable[[FlatVe
         return jax.jvp(gradient, (x,), (v,))[1]
 
     try:
-        jax.eval_shape(jax.vmap(forward), x[None])  # without vmap JAX complains only when it compiles
+        jax.eval_shape(jax.vmap(forward), x[None])  # without vmap, JAX raises only when it compiles
         return forward
     except (TypeError, ValueError, NotImplementedError) as error:
         first = error

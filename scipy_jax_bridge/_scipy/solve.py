@@ -1,37 +1,38 @@
-"""The SciPy backend: SciPy drives on the host, one compiled program evaluates.
+"""The SciPy backend: SciPy iterates on the host, and one compiled program evaluates.
 
-The program takes one array and returns one packed array, value and gradient, so an evaluation costs one copy in
-and one out. All that is recorded is recorded as SciPy asks for it; nothing is evaluated for the record.
+The program takes one array and returns one packed array of value and gradient, so that an evaluation costs one copy
+to the device and one back. The trace is written from these evaluations; none is made for the record alone.
 """
 
 from __future__ import annotations
 
-import functools
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.optimize
+from jaxtyping import Float
 
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import is_false, is_flat
 from .._problem.problem import Problem
 from .._result import FRESH_MEMORY, Outcome, Result, Timing
-from . import record as _record
+from . import evaluator as _evaluator, recorder as _recorder
 from .blas import SingleThreaded
+from .ending import choose_final, read_ending
+from .evaluation import Stop
+from .evaluator import HostEvaluator
 from .fixed import FixedComponents, FreeVector, find_fixed
 from .methods import METHODS, Method
-from .point import Point, Stop
 from .programs import ScipyPrograms, compile_scipy
-from .record import Record
+from .recorder import SolveRecorder
 
-NOISE = 1e3  # a first trial that should change the objective by less than this many roundings is lost in them
-ENDS_HIGHER = 1e-3  # relatively, above the best point a method without derivatives may end and succeed
-SIMPLEX_STEP, SIMPLEX_STEP_AT_0 = 0.05, 0.00025  # of SciPy's first simplex, relative and where a component is 0
-ALL_HELD = "Equal bounds hold every component: there is no other point."
-UNLIMITED = np.iinfo(np.int32).max  # for a limit that the record keeps, to the evaluation
+SIMPLEX_STEP, SIMPLEX_STEP_AT_0 = 0.05, 0.00025  # of SciPy's first simplex: relative, and where a component is 0
+ALL_FIXED = "Equal bounds hold every component: there is no other point."
+UNLIMITED = np.iinfo(np.int32).max  # for SciPy's own limits: the recorder keeps ours, to the evaluation
+CALLED_FILES = {_evaluator.__file__, _recorder.__file__}  # of the functions that SciPy calls
 
 
 def solve_scipy(
@@ -39,212 +40,144 @@ def solve_scipy(
 ) -> Outcome:
     """Minimize with a method of `scipy.optimize.minimize`.
 
-    Arguments:
+    Args:
         problem: what to minimize.
         method: a key of METHODS.
         options: the limits, and the method's own options.
-        watch: who may stop the solve.
-        earlier: what to go on from; SciPy's memory cannot be filled from outside, so its point is all that is used.
+        monitor: says whether the solve has to stop.
+        earlier: the result to continue from. Only its point is used: SciPy's memory cannot be set from outside.
 
-    Errors:
+    Raises:
         ValueError: the objective or its gradient is not finite at the start.
     """
     compiled = compile_scipy(problem, method, options)
-    programs = compiled.programs
     facts = METHODS[method]
-    held = None if facts.own_stops else find_fixed(problem.bounds)  # L-BFGS-B copes, and its path is SciPy's
-    record = Record(
-        problem,
-        programs.evaluate,
-        has_grad=facts.derivatives != "none",
-        tests=not facts.own_stops,
-        held=held,
-        options=options,
-        monitor=monitor,
+    # L-BFGS-B accepts equal bounds, and without the fixed components its path would not be SciPy's.
+    fixed = None if facts.native_stopping else find_fixed(problem.bounds)
+    evaluator = HostEvaluator(
+        problem, compiled.programs, has_grad=facts.derivatives != "none", fixed=fixed, monitor=monitor
     )
+    recorder = SolveRecorder(evaluator, options, monitor, native_stopping=facts.native_stopping)
 
     def hand_back(status: Status, detail: str) -> Outcome:
-        status, point = _confirm(record, facts, options, status)
+        status, point = choose_final(recorder, facts, status)
         solve_s = monitor.seconds
         return Outcome(
             **problem.on_device(point.x, point.value, point.grad),
             aux=point.aux,
-            nit=record.nit,
-            nfev=record.nfev,
+            nit=recorder.nit,
+            nfev=recorder.nfev,
             status=int(status),
-            trace=record.trace(),
+            trace=recorder.trace(),
             timing=Timing(compiled.seconds, solve_s, compiled.compiles),
             detail=detail,
             note="" if earlier is None else FRESH_MEMORY,
         )
 
-    monitor.best_so_far = lambda: None if record.best is None else hand_back(Status.ERROR, "")
+    monitor.best_so_far = lambda: None if recorder.best is None else hand_back(Status.ERROR, "")
     monitor.begin()
-    return hand_back(*_drive(record, problem, facts, programs, options, held))
+    return hand_back(*_run_scipy(recorder, problem, facts, compiled.programs, fixed))
 
 
-def _drive(
-    record: Record,
+def _run_scipy(
+    recorder: SolveRecorder,
     problem: Problem,
     method: Method,
     programs: ScipyPrograms,
-    options: Options,
-    held: FixedComponents | None,
+    fixed: FixedComponents | None,
 ) -> tuple[Status, str]:
-    """Hand over to SciPy; why it ended, and what it said."""
-    x0, bounds = _place(problem, held)
-    native = {name: getattr(options, ours) for ours, name in method.common.items()}
-    native |= dict(method.tests) | dict.fromkeys(method.limits, UNLIMITED)
-    native |= _first_simplex(x0, bounds) if "initial_simplex" in method.by_component and bounds is not None else {}
-    native |= _own_options(method, options, held)
+    """Run SciPy's method; return the status and SciPy's message."""
+    x0, bounds = _start_and_bounds(recorder.evaluator, problem, fixed)
+    options = _native_options(method, recorder.options, x0, bounds, fixed)
     with SingleThreaded() as solver:
         try:
             if x0.size == 0:
-                record.evaluate(x0)
-                return Status.GTOL, ALL_HELD
+                recorder.evaluate(x0)
+                return Status.GTOL, ALL_FIXED
             found = scipy.optimize.minimize(
                 x0=x0,
                 method=method.name,
                 bounds=bounds,
-                options=native,
-                **_callables(record, method, programs, solver),
+                options=options,
+                **_callables(recorder, method, programs, solver),
             )
-            return _read_ending(record, method, options, found)
+            return read_ending(recorder, method, found)
         except Stop as stop:
             return stop.status, stop.detail
         except ValueError as error:
-            if _is_of_a_call(error) or not (record.products or record.nit):  # the objective's, or a wrong option
+            started = recorder.evaluator.second_derivatives or recorder.nit  # else an option may be wrong
+            if _comes_from_call(error) or not started:
                 raise
-            lost = record.lost or record.cut
-            said = f"SciPy's {method.name} failed: {error}."
-            return Status.LINESEARCH if lost is None else Status.NONFINITE, said
+            status = Status.LINESEARCH if recorder.reduced_by is None else Status.NONFINITE
+            return status, f"SciPy's {method.name} failed: {error}."
 
 
-def _place(problem: Problem, held: FixedComponents | None) -> tuple[FreeVector, Any]:
-    """The start and SciPy's bounds, both of what the method sees."""
-    x0 = problem.spec.params.ravel_on_host(problem.free, np.float64)
+def _start_and_bounds(
+    evaluator: HostEvaluator, problem: Problem, fixed: FixedComponents | None
+) -> tuple[FreeVector, scipy.optimize.Bounds | None]:
+    """Return the start and SciPy's bounds, without the fixed components."""
+    x0 = evaluator.start()
     if problem.bounds is None:
         return x0, None
     lower, upper = problem.bounds.lower, problem.bounds.upper
-    x0 = np.clip(x0, lower, upper)
-    if held is not None:
-        x0, lower, upper = held.reduce(x0), held.reduce(lower), held.reduce(upper)
+    if fixed is not None:
+        x0, lower, upper = fixed.reduce(x0), fixed.reduce(lower), fixed.reduce(upper)
     if x0.size == 0:
-        return x0, None  # SciPy 1.18 has no empty bounds
-    return x0, scipy.optimize.Bounds(lower, upper)
+        return x0, None  # SciPy 1.18 refuses empty bounds
+    return x0, scipy.optimize.Bounds(lower, upper)  # type: ignore[arg-type]  # typed by its default, a float
 
 
-def _own_options(method: Method, options: Options, held: FixedComponents | None) -> dict[str, Any]:
-    """The method's own options, without what they say of components that it does not see."""
-    native = dict(options.native)
-    if held is not None:
-        native |= {name: held.reduce_option(native[name]) for name in method.by_component & native.keys()}
+def _native_options(
+    method: Method,
+    options: Options,
+    x0: FreeVector,
+    bounds: scipy.optimize.Bounds | None,
+    fixed: FixedComponents | None,
+) -> dict[str, Any]:
+    """Return SciPy's options for the method; the user's native options take precedence."""
+    native = {name: getattr(options, ours) for ours, name in method.option_names.items()}
+    native |= {**method.native_tolerances, **dict.fromkeys(method.native_limits, UNLIMITED)}
+    if "initial_simplex" in method.per_component and bounds is not None:
+        native |= _first_simplex(x0, bounds)
+    native |= options.native
+    if fixed is not None:
+        native |= {name: fixed.reduce_option(native[name]) for name in method.per_component & options.native.keys()}
     return native
 
 
-def _first_simplex(x0: FreeVector, bounds: Any) -> dict[str, np.ndarray]:
-    """SciPy's own, but for corners that a negative lower bound would clip to the start: they go the other way."""
-    flat = (x0 < 0) & (x0 - bounds.lb <= -SIMPLEX_STEP / 2 * x0)
-    if not flat.any():
+def _first_simplex(x0: FreeVector, bounds: scipy.optimize.Bounds) -> dict[str, Float[np.ndarray, "corners free"]]:
+    """Return SciPy's first simplex with the corners turned around that a negative lower bound would clip to the start.
+
+    Empty if no corner is.
+    """
+    clipped = (x0 < 0) & (x0 - bounds.lb <= -SIMPLEX_STEP / 2 * x0)
+    if not clipped.any():
         return {}
     steps = np.where(x0 == 0, SIMPLEX_STEP_AT_0, SIMPLEX_STEP * x0)
-    steps = np.where(flat, np.minimum(-steps, bounds.ub - x0), steps)
+    steps = np.where(clipped, np.minimum(-steps, bounds.ub - x0), steps)
     return {"initial_simplex": x0 + np.vstack([np.zeros_like(x0), np.diag(steps)])}
 
 
-def _callables(record: Record, method: Method, programs: ScipyPrograms, solver: SingleThreaded) -> dict[str, Any]:
-    """What SciPy calls: fun, jac, hessp or hess, and the callback."""
+def _callables(
+    recorder: SolveRecorder, method: Method, programs: ScipyPrograms, solver: SingleThreaded
+) -> dict[str, Callable[..., Any] | bool]:
+    """Return what SciPy calls: fun, jac, hessp or hess, and the callback."""
     if method.derivatives == "none":
-        return {"fun": solver.outside(record.value), "callback": record.iteration}
-    if method.grad_asks:
-        return {"fun": solver.outside(record.value_alone), "jac": solver.outside(record.gradient)}
-    calls = {"fun": solver.outside(record.value_and_grad), "jac": True, "callback": record.iteration}
+        return {"fun": solver.outside(recorder.value), "callback": recorder.iteration}
+    if method.grad_at_iterates:
+        return {"fun": solver.outside(recorder.value_alone), "jac": solver.outside(recorder.gradient)}
+    calls: dict[str, Callable[..., Any] | bool] = {
+        "fun": solver.outside(recorder.value_and_grad),
+        "jac": True,
+        "callback": recorder.iteration,
+    }
     if programs.product is not None:
-        calls["hessp"] = solver.outside(functools.partial(record.product, programs.product))
+        calls["hessp"] = solver.outside(recorder.evaluator.product)
     if programs.hessian is not None:
-        calls["hess"] = solver.outside(functools.partial(record.hessian, programs.hessian))
+        calls["hess"] = solver.outside(recorder.evaluator.hessian)
     return calls
 
 
-def _is_of_a_call(error: BaseException) -> bool:
-    """Whether it comes out of what SciPy called, not out of SciPy itself."""
-    return any(frame.f_code.co_filename == _record.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-def _read_ending(record: Record, method: Method, options: Options, found: Any) -> tuple[Status, str]:
-    """A status from the numbers, never from SciPy's words, which change from version to version."""
-    own = method.ending or " or ".join(each for each in method.tests if each in options.native)  # tests that we lack
-    said = f"SciPy's {method.name} ended by its own rule{own and f' ({own})'}: {found.message}"
-    point = record.find(found.x)
-    if point is None:  # a method that ends at a point it has not just evaluated
-        point = record.evaluate(found.x)
-    if method.derivatives == "none":
-        point, failed = _end_at_best(record, method, options, point, found)
-        if failed is not None:
-            return failed
-    elif point.finite and record.iterate is not None and not np.array_equal(point.x, record.iterate.x):
-        record.iteration(found.x)  # by which it may converge
-    record.iterate = point
-    if point.finite and record.projected_norm(point) <= options.gtol:
-        return Status.GTOL, ""
-    lost = record.lost or record.cut if point.finite else point
-    # A step that was cut short to stay where the objective is finite changes little, and proves nothing.
-    if found.success and method.own_stops and options.ftol > 0 and not lost and not record.misled:
-        return Status.FTOL, ""
-    if found.success and own and (lost is None or method.ending):
-        return Status.FTOL, said
-    if record.nit >= options.maxiter:
-        return Status.MAXITER, ""
-    if lost is not None:
-        return Status.NONFINITE, record.tell_lost(lost)
-    tried = record.first_trial is not None or _hides_unit_step(record, point)  # else there is no reduction to judge
-    if tried and _is_noise(record) and options.ftol > 0 and point.grad is not None:
-        record.settle(point)
-        return Status.FTOL, ""
-    if _is_noise(record):
-        return Status.NOISE_FLOOR, said
-    return Status.LINESEARCH, " ".join(filter(None, (said, method.needs)))
-
-
-def _end_at_best(
-    record: Record, method: Method, options: Options, point: Point, found: Any
-) -> tuple[Point, tuple[Status, str] | None]:
-    """The best point, in the place of where a method without derivatives ended; why it may not say success there."""
-    best, wall = record.best, record.wall
-    assert best is not None
-    if not found.success or (point.finite and point.value <= best.value):
-        best = point if point.finite and point.value <= best.value else best
-        alone = found.success and not record.compared and wall is not None
-        return best, (Status.NONFINITE, record.tell_lost(wall)) if alone and wall else None
-    if not point.finite:
-        return best, (Status.NONFINITE, record.tell_lost(point))
-    if is_flat(point.value, best.value, max(options.ftol, ENDS_HIGHER)):
-        return best, None
-    return best, (Status.LINESEARCH, f"SciPy's {method.name} ended at a higher point, where fun is {point.value:.6g}.")
-
-
-def _hides_unit_step(record: Record, point: Point) -> bool:
-    return bool(record.projected_norm(point) <= NOISE * record.rounding * abs(point.value))
-
-
-def _is_noise(record: Record) -> bool:
-    """Whether rounding hides from the objective what the last search began with."""
-    iterate, trial = record.iterate, record.first_trial
-    if iterate is None or iterate.grad is None:
-        return True
-    if record.contradicted:
-        return False
-    if trial is None:  # the method tried nothing: would a step of unit length, as a first one is, be lost?
-        return record.idle or _hides_unit_step(record, iterate)
-    promised = abs(float(iterate.grad @ (trial.x - iterate.x)))
-    return bool(promised <= NOISE * record.rounding * max(abs(iterate.value), abs(trial.value)))
-
-
-def _confirm(record: Record, method: Method, options: Options, status: Status) -> tuple[Status, Point]:
-    """The final point of a converged solve, else the best one; and the status, unless the final point is against it."""
-    point, best = record.iterate, record.best or record.iterate
-    assert point is not None and best is not None, "SciPy evaluated nothing"
-    tested = method.derivatives == "none" or bool(record.projected_norm(point) <= options.gtol)
-    if is_false(status, point.finite, tested):
-        status = Status.LINESEARCH if point.finite else Status.NONFINITE
-    return status, point if status.success else best
+def _comes_from_call(error: BaseException) -> bool:
+    """Return whether the error comes from a function that SciPy called, and not from SciPy itself."""
+    return any(frame.f_code.co_filename in CALLED_FILES for frame, _ in traceback.walk_tb(error.__traceback__))

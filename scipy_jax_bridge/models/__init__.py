@@ -1,7 +1,7 @@
 """Real models on real data, each a pure objective with its start, its data and its bounds.
 
-This room knows nothing of solvers. The data sets come with scikit-learn and statsmodels, which
-are imported when a model is built: `pip install 'scipy_jax_bridge[data]'`.
+A model imports no solver. The data sets come with scikit-learn and statsmodels, which are imported when
+a model is built: `pip install 'scipy_jax_bridge[data]'`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODELS: dict[str, Callable[..., Model]] = {
 
 
 def load(name: str, **settings: Any) -> Model:
-    """Builds a model by name.
+    """Build a model by name.
 
     Args:
         name: a key of `MODELS`.

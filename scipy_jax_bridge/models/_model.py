@@ -1,4 +1,4 @@
-"""What a model is, and how one asks for the library that its data come from."""
+"""The record of a model, and the import of the library that ships its data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Model:
 
 
 def import_data_library(module: str, distribution: str) -> ModuleType:
-    """Imports a library that ships a data set, or says how to install it.
+    """Import a library that ships a data set, or say how to install it.
 
     Args:
         module: what to import, such as "sklearn.datasets".

@@ -17,7 +17,7 @@ from scipy_jax_bridge.models._model import Model
 
 
 def flatten(params: PyTree) -> Float[Array, " n"]:
-    """Joins the leaves, in the order of the tree, into one vector."""
+    """Join the leaves, in the order of the tree, into one vector."""
     return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 

@@ -1,0 +1,108 @@
+"""Decide the status and the final point of a solve after SciPy has returned.
+
+The status follows from the numbers. SciPy's messages are not parsed: their wording changes between versions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from .._core.status import Status
+from .._core.stopping import is_false, is_flat
+from .evaluation import Evaluation
+from .methods import Method
+from .recorder import SolveRecorder
+
+NOISE = 1e3  # a first trial predicted to change the objective by fewer roundings than this is lost in them
+ENDS_HIGHER = 1e-3  # relative: how far above its best point a method without derivatives may end and succeed
+
+
+def read_ending(recorder: SolveRecorder, method: Method, found: OptimizeResult) -> tuple[Status, str]:
+    """Return the status of a method that ended by itself, and a message if the status needs one."""
+    options = recorder.options
+    # A method without derivatives, or a native tolerance that the user set, may end the solve by a test of its own.
+    rule = method.stopping_rule or " or ".join(each for each in method.native_tolerances if each in options.native)
+    said = f"SciPy's {method.name} ended by its own rule{rule and f' ({rule})'}: {found.message}"
+    point = recorder.find(found.x)
+    if point is None:  # some methods end at a point that is not among their last evaluations
+        point = recorder.evaluate(found.x)
+    if method.derivatives == "none":
+        point, failure = _end_at_best(recorder, method, point, found)
+        if failure is not None:
+            return failure
+    elif point.finite and recorder.iterate is not None and not np.array_equal(point.x, recorder.iterate.x):
+        recorder.iteration(found.x)  # raises Stop if a test holds there
+    recorder.iterate = point
+    if point.finite and recorder.evaluator.projected_norm(point) <= options.gtol:
+        return Status.GTOL, ""
+    nonfinite = recorder.reduced_by if point.finite else point
+    # A step that was reduced to stay where the objective is finite changes little, and proves no convergence.
+    if found.success and method.native_stopping and options.ftol > 0 and not nonfinite and not recorder.misled:
+        return Status.FTOL, ""
+    if found.success and rule and (nonfinite is None or method.stopping_rule):
+        return Status.FTOL, said
+    if recorder.nit >= options.maxiter:
+        return Status.MAXITER, ""
+    if nonfinite is not None:
+        return Status.NONFINITE, recorder.describe_trial(nonfinite)
+    return _explain_no_progress(recorder, method, point, said)
+
+
+def choose_final(recorder: SolveRecorder, method: Method, status: Status) -> tuple[Status, Evaluation]:
+    """Return the last iterate of a converged solve, else the best point; correct a status that its point refutes."""
+    point, best = recorder.iterate, recorder.best or recorder.iterate
+    assert point is not None and best is not None, "SciPy evaluated nothing"
+    norm_holds = method.derivatives == "none" or recorder.evaluator.projected_norm(point) <= recorder.options.gtol
+    if is_false(status, point.finite, bool(norm_holds)):
+        status = Status.LINESEARCH if point.finite else Status.NONFINITE
+    return status, point if status.success else best
+
+
+def _explain_no_progress(recorder: SolveRecorder, method: Method, point: Evaluation, said: str) -> tuple[Status, str]:
+    """Return whether rounding or something else keeps the method from a lower point."""
+    is_noise = _is_noise(recorder)
+    # Without a trial, and unless even a unit step would be lost, there is no reduction for ftol to judge.
+    tried = recorder.search.first_trial is not None or _hides_unit_step(recorder, point)
+    if tried and is_noise and recorder.options.ftol > 0 and point.grad is not None:
+        recorder.settle(point)
+        return Status.FTOL, ""
+    if is_noise:
+        return Status.NOISE_FLOOR, said
+    return Status.LINESEARCH, " ".join(filter(None, (said, method.failure_hint)))
+
+
+def _end_at_best(
+    recorder: SolveRecorder, method: Method, point: Evaluation, found: OptimizeResult
+) -> tuple[Evaluation, tuple[Status, str] | None]:
+    """Return the best point for a method without derivatives; and a failure if it may not claim success there."""
+    best, nonfinite = recorder.best, recorder.last_nonfinite
+    assert best is not None
+    if not found.success or (point.finite and point.value <= best.value):
+        best = point if point.finite and point.value <= best.value else best
+        if found.success and not recorder.compared and nonfinite is not None:  # no other finite value was seen
+            return best, (Status.NONFINITE, recorder.describe_trial(nonfinite))
+        return best, None
+    if not point.finite:
+        return best, (Status.NONFINITE, recorder.describe_trial(point))
+    if is_flat(point.value, best.value, max(recorder.options.ftol, ENDS_HIGHER)):
+        return best, None
+    return best, (Status.LINESEARCH, f"SciPy's {method.name} ended at a higher point, where fun is {point.value:.6g}.")
+
+
+def _hides_unit_step(recorder: SolveRecorder, point: Evaluation) -> bool:
+    """Return whether rounding hides what a step of unit length is predicted to change."""
+    return bool(recorder.evaluator.projected_norm(point) <= NOISE * recorder.evaluator.rounding * abs(point.value))
+
+
+def _is_noise(recorder: SolveRecorder) -> bool:
+    """Return whether rounding hides what the first trial of the last search is predicted to change."""
+    iterate, trial = recorder.iterate, recorder.search.first_trial
+    if iterate is None or iterate.grad is None:
+        return True
+    if recorder.search.contradicted:
+        return False
+    if trial is None:  # the method tried nothing: judge a step of unit length, as a first step is
+        return recorder.idle or _hides_unit_step(recorder, iterate)
+    predicted = abs(float(iterate.grad @ (trial.x - iterate.x)))
+    return bool(predicted <= NOISE * recorder.evaluator.rounding * max(abs(iterate.value), abs(trial.value)))
