@@ -1,10 +1,13 @@
-"""What holds for every test: float64, and programs that XLA compiles without its optimizations.
+"""What holds for every test: float64, and programs that compile fast.
 
-A test compiles hundreds of programs and runs each for milliseconds, so compiling is what a run costs. The modules
-marked `rounding`, whose outcome depends on how a program rounds, keep XLA's optimizations.
+A test compiles hundreds of programs and runs each for milliseconds, so compiling is what a run costs. Most tests
+therefore switch XLA's optimizations off and take the older, cheaper emitters of its CPU compiler. The modules marked
+`rounding`, whose outcome depends on how a program rounds, keep the optimizations; `-m rounding` keeps the emitters too.
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that tests start, too
@@ -15,16 +18,29 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 
+CHEAP = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # no version promises them
+PROBED = "SJB_TESTS_PROBED_XLA_FLAGS"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set XLA's flags before it starts, in a process that this one can tell them to; once for all workers."""
+    if os.environ.get(PROBED) or config.option.markexpr == "rounding":
+        return
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}".strip()
+    command = [sys.executable, "-c", "import jax; jax.jit(lambda: 0)()"]
+    probe = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, check=False)
+    if probe.returncode == 0:  # XLA ends a process that has a flag which it does not know
+        os.environ["XLA_FLAGS"] = flags
+    os.environ[PROBED] = "1"
+
 
 def _set_optimizations(on: bool) -> None:
     """Compile from now on with or without XLA's optimizations; forget what was compiled the other way."""
-    from scipy_jax_bridge._problem import (
-        cache as _cache,  # not before jaxtyping's plugin, which checks the package as it is imported
-    )
+    from scipy_jax_bridge._problem import cache  # not before jaxtyping's plugin, which checks the package as it loads
 
     jax.config.update("jax_disable_most_optimizations", not on)
     jax.clear_caches()
-    _cache._caches.clear()
+    cache._caches.clear()
 
 
 @pytest.fixture(autouse=True, scope="module")
