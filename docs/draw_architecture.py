@@ -75,6 +75,7 @@ def find_rows(imports: dict[str, set[str]]) -> list[list[str]]:
 
 
 def draw(imports: dict[str, set[str]]) -> str:
+    """The picture as text."""
     rows = find_rows(imports)
     across = max(map(len, rows))
     width, height = across * (WIDTH + GAP) + GAP, len(rows) * (HEIGHT + RISE)
