@@ -88,9 +88,9 @@ def make_device_solver(problem: Problem, method: Any, options: Options, rows: in
                 evaluate_with(data), state, limits, box, until
             ),
             report=_report_engine,
-            with_status=engine.with_status,
-            find_value=lambda state: state.numbers.number("value_start"),
-            find_lost=engine.find_lost,
+            with_status=_with_status,
+            find_value=lambda state: state.scalars.number("value_start"),
+            find_lost=_find_nonfinite,
         )
     translation = Translation(
         to_tree=lambda x: structure.params_or_none(structure.unravel(x)),
@@ -119,7 +119,7 @@ def find_points(state: Any, report: Report, numbers: LoopScalars) -> tuple[Any, 
 
 
 def _report_engine(state: engine.State) -> Report:
-    search, progress = state.numbers.read()
+    search, progress = state.scalars.read()
     return _report(
         state,
         nit=state.nit,
@@ -196,3 +196,15 @@ def box_of(problem: Problem) -> engine.Box | None:
     if bounds is None:
         return None
     return engine.Box(bounds.lower.astype(problem.spec.dtype), bounds.upper.astype(problem.spec.dtype))
+
+
+def _with_status(state: engine.State, status: float) -> engine.State:
+    """The carry of a solve that was stopped, with another status; on the host."""
+    return state._replace(scalars=state.scalars.with_number("status", status))
+
+
+def _find_nonfinite(state: engine.State) -> Any:
+    """After NONFINITE: the last trial that was not finite; `retreat` has left its step as the longest."""
+    search, _ = state.scalars.read()
+    step = np.asarray(search.step_max)
+    return np.asarray(state.x) + step * (np.asarray(state.x_full_step) - np.asarray(state.x))

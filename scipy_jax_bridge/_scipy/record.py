@@ -15,7 +15,7 @@ from scipy.linalg.blas import idamax  # type: ignore[attr-defined]
 from .._core.monitor import Progress, SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import STAIRS, is_flat, noise, projected_norm
+from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat, noise, projected_norm
 from .._core.trace import (
     Trace,
 )
@@ -248,7 +248,7 @@ class Record:
         trials = [self.first_trial, point] if self._trials == 2 else [point]
         self.contradicted |= any(is_against(iterate, each, self.rounding) for each in trials if each is not None)
         unchanged = abs(point.value - iterate.value) <= noise(abs(iterate.value), self.rounding)
-        if not self._coarse or self.contradicted or self._trials < STAIRS or not unchanged:
+        if not self._coarse or self.contradicted or self._trials < MAX_UNCHANGED_TRIALS or not unchanged:
             return
         if self.lost is not None:  # a step that was cut short changes little, and rounding is not the reason
             raise Stop(Status.NONFINITE, self.tell_lost(self.lost))
