@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from ..device_solver import Box
 from .cauchy import CauchyPoint, find_cauchy_point
 from .compact import (
     BoundedMemory,
@@ -26,7 +27,7 @@ from .compact import (
     update_memory,
     w_times,
 )
-from .direction import Box, Direction
+from .direction import Direction
 from .memory import Flag, Halves, Vector, multiply, multiply_rows
 
 

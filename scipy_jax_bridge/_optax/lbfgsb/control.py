@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from ..._core.status import RUNNING, Status
 from ..._core.stopping import MAX_UNCHANGED_TRIALS, is_endless, is_small, noise
+from ..device_solver import Tolerances
 from .lanes import Flag
 from .linesearch import (
     LARGEST_STEP,
@@ -33,18 +34,6 @@ from .linesearch import (
 
 OVERFLOW_MARGIN = 2.0**-20  # distance to overflow: gradients may still grow, and n squares are summed
 MAX_STALLED_SEARCHES = 2  # the solve ends after as many evaluations as these searches may take, without a decrease
-
-
-class Tolerances(NamedTuple):
-    """What ends a solve. The values are traced, so a new tolerance compiles nothing."""
-
-    gtol: Scalar
-    ftol: Scalar
-    maxiter: Int[Array, ""]  # in the rules below: how many are left before this trial
-    maxfun: Int[Array, ""]  # likewise
-    maxls: Int[Array, ""]
-    maxcor: int
-    rounding: Scalar  # the relative rounding error of the objective
 
 
 class SolveScalars(NamedTuple):

@@ -12,13 +12,6 @@ from jaxtyping import PyTree
 from .memory import NewPair, Vector
 
 
-class Box(NamedTuple):
-    """Lower and upper bounds, infinite where there is none."""
-
-    lower: Vector
-    upper: Vector
-
-
 class Direction(NamedTuple):
     """The functions of one kind of step. Their memory is a NamedTuple of arrays that only they read.
 

@@ -11,7 +11,6 @@ objective once. Nothing branches, so a batch of solves costs one loop, in which 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,24 +22,22 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..._core.promotion import standard_promotion, with_user_promotion
 from ..._core.status import RUNNING
+from ..device_solver import Box, Evaluate, Tolerances
 from ..loop_tools import COUNT_MODULUS, any_active, is_active, write_rows
 from .bounded import bounded_direction
 from .control import (
     OUTCOME_KINDS,
     SolveScalars,
-    Tolerances,
     TrialEvaluation,
     TrialOutcome,
     accept_start,
     process_trial,
 )
-from .direction import Box, Direction
+from .direction import Direction
 from .lanes import Flag, Packed, pack_constants, select_fused
 from .linesearch import LARGEST_STEP, Search
 from .memory import NewPair, Scalar, Vector, sum_products
 from .unbounded import UNBOUNDED
-
-Evaluate = Callable[[Vector], tuple[Scalar, Vector, PyTree]]  # x -> value, gradient, aux
 
 
 class State(NamedTuple):
@@ -59,6 +56,11 @@ class State(NamedTuple):
     nit: Int[Array, ""]
     nfev: Int[Array, ""]
     rows: Float[Array, "rows 3"]
+
+    @property
+    def inner(self) -> PyTree:
+        """There is no inner transformation."""
+        return ()
 
 
 def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) -> State:
