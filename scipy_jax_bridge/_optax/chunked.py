@@ -27,7 +27,7 @@ CHUNK_S = 0.1  # seconds of a chunk: how long the clock, the keyboard and the ca
 FIRST_CHUNK = 1  # evaluations of the first chunk if their speed is not known
 FIRST_S = 0.01  # seconds of the first chunk at the speed of an earlier solve, whose data may have been cheaper
 
-HostRows = Float[np.ndarray, "rows 3"]
+HostRows = Float[np.ndarray, "_ 3"]  # value, grad_norm, nfev; one row per iteration
 
 
 class ChunkedRun:

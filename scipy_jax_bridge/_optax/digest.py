@@ -39,7 +39,7 @@ def _hash(value: Description | list[str]) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _describe(value: object, numbers: list[str], seen: dict[int, tuple[int, object]]) -> Description:
+def _describe(value: Any, numbers: list[str], seen: dict[int, tuple[int, Any]]) -> Description:
     """Describe a value without its numbers, and append those to `numbers`.
 
     Args:
@@ -61,14 +61,14 @@ def _describe(value: object, numbers: list[str], seen: dict[int, tuple[int, obje
     return f"{type(value).__module__}.{type(value).__qualname__}", parts
 
 
-def _describe_number(value: complex | np.generic | np.ndarray | jax.Array) -> str:
+def _describe_number(value: int | float | complex | np.generic | np.ndarray | jax.Array) -> str:
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)
     return f"{array.shape} {array.dtype} {value if array.dtype == object else array.tobytes().hex()}"
 
 
-def _parts(value: object) -> Iterable[object]:
+def _parts(value: Any) -> Iterable[Any]:
     """Return what the value is made of."""
     if isinstance(value, types.CodeType):
         consts = [sorted(map(repr, const)) if isinstance(const, frozenset) else const for const in value.co_consts]

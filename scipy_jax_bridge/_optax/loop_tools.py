@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array
 
 COUNT_MODULUS = 2**24  # the trace stores counts modulo this, because float32 holds integers exactly up to it
+
+Tree = TypeVar("Tree")
+
+
+def select(condition: bool | Array, new: Tree, old: Tree) -> Tree:
+    """Return the tree `new` if the condition holds, else the tree `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 @custom_vmap

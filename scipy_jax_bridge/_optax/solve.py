@@ -43,6 +43,7 @@ from .device_solver import (
     tolerances_of,
     unwrap_counts,
 )
+from .loop_tools import select
 from .resume import make_resume_state, resume
 
 Method = optax.GradientTransformation | None
@@ -203,7 +204,7 @@ def _read_end(report: LoopReport, state: DeviceState) -> Outcome:
     """Return the outcome of a loop inside a trace."""
     scalars = LoopScalars(*report.counts, *report.values)
     converged, last, best = find_points(state, report, scalars)
-    point = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
+    point = select(converged, last, best)
     trace, timing = _trace_inside(report.rows, scalars), Timing(unknown(), unknown(), 0)
     counts = (scalars.nit, scalars.nfev, scalars.status)
     return Outcome(point.x, point.value, point.grad, point.aux, *counts, trace, timing)

@@ -20,7 +20,7 @@ from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
 from .device_solver import Evaluate, Scalar, Tolerances
-from .loop_tools import COUNT_MODULUS, write_rows
+from .loop_tools import COUNT_MODULUS, select, write_rows
 
 MAX_UNMOVED = 100  # zero steps in a row; schedules may begin at zero, and some transformations accumulate their steps
 LINE_SEARCH_STATES = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
@@ -171,10 +171,10 @@ def _process(
     place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
     best = (state.trial, value, grad, aux)
     earlier_best = (state.best_x, state.best_value, state.best_grad, state.best_aux)
-    best_x, best_value, best_grad, best_aux = _select(improves_best, best, earlier_best)
+    best_x, best_value, best_grad, best_aux = select(improves_best, best, earlier_best)
     accepted = finite | first
     earlier = (state.x, state.value, state.grad, state.aux, state.grad_norm)
-    x, value, grad, aux, grad_norm = _select(accepted, (state.trial, value, grad, aux, grad_norm), earlier)
+    x, value, grad, aux, grad_norm = select(accepted, (state.trial, value, grad, aux, grad_norm), earlier)
     return state._replace(
         trial=jnp.where(accepted | lost, state.trial, closer),
         retreats=jnp.where(accepted, 0, state.retreats + 1),
@@ -193,10 +193,6 @@ def _process(
         status=status,
         rows=write_rows(state.rows, place, row[None], jnp.ones((), bool)),
     )
-
-
-def _select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def _is_reduced(state: TransformState, grad: FlatVector) -> Flag:

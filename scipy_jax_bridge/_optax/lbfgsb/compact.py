@@ -7,7 +7,7 @@ The source is [BLNZ], see `bounded`. Around the iterate x with value f and gradi
     M^-1 = [ theta S'S   L  ]     L_ij = s_i'y_j where pair i is newer than pair j, else 0,
            [ L'          -D ]
 
-by (3.2) to (3.4). The columns of S and Y are in the order of the memory's slots; the paper orders them by age.
+by (3.2) to (3.4). The paper has the halves of W the other way round, and orders the pairs by age, not by slot.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._core.status import RUNNING, Status
 from ..._core.stopping import MAX_UNCHANGED_TRIALS, is_endless, is_small, noise
 from ..device_solver import Tolerances
+from ..loop_tools import select
 from .lanes import Flag
 from .linesearch import (
     LARGEST_STEP,
@@ -118,9 +118,8 @@ def process_trial(scalars: Scalars, evaluation: TrialEvaluation, limit: Toleranc
         _limit_status(outcome.accepted, limit),
     )
     eps, reduction = jnp.finfo(evaluation.slope.dtype).eps, search.value_start - evaluation.value
-    endless = is_endless(reduction, search.step, evaluation.slope_start, evaluation.slope, eps) & (
-        before.grad_scale == 1
-    )
+    endless = is_endless(reduction, search.step, evaluation.slope_start, evaluation.slope, eps)
+    endless = endless & (before.grad_scale == 1)
     status = jnp.where(outcome.accepted & endless, Status.UNBOUNDED, status)
     status = jnp.where(outcome.accepted & flat, Status.FTOL, status)
     status = jnp.where(outcome.accepted & (evaluation.grad_norm <= limit.gtol), Status.GTOL, status)
@@ -128,7 +127,7 @@ def process_trial(scalars: Scalars, evaluation: TrialEvaluation, limit: Toleranc
     outcome = outcome._replace(search_failed=outcome.search_failed & (status != Status.NONFINITE))
     value = jnp.where(outcome.accepted, evaluation.value, search.value_start)
     step = jnp.where(after.memory_empty, _unit_step(after, jnp.ones_like(value)), 1)
-    following = _select(outcome.accepted | outcome.search_failed, start_search(value, step), tried)
+    following = select(outcome.accepted | outcome.search_failed, start_search(value, step), tried)
     return following, after._replace(status=status), outcome
 
 
@@ -138,7 +137,7 @@ def _try(search: Search, evaluation: TrialEvaluation, limit: Tolerances) -> tupl
     finite = _is_finite(evaluation) & jnp.isfinite(evaluation.slope)
     verdict = judge(search, evaluation.slope_start, trial, limit.rounding, limit.ftol == 0)
     nonfinite_trial = search.nonfinite_trial | ~_is_finite(evaluation)
-    tried = _select(finite, next_trial(search, evaluation.slope_start, trial), retreat(search))
+    tried = select(finite, next_trial(search, evaluation.slope_start, trial), retreat(search))
     return tried._replace(
         evaluations=search.evaluations + 1,
         contradicted=search.contradicted | (finite & verdict.contradicted),
@@ -246,7 +245,3 @@ def _limit_status(new_iterate: Flag, limit: Tolerances) -> Array:
     """Return what the limits say after this trial, and after this iteration if the trial ends one."""
     status = jnp.where(limit.maxfun <= 1, Status.MAXFUN, RUNNING)
     return jnp.where(new_iterate >= limit.maxiter, Status.MAXITER, status)
-
-
-def _select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

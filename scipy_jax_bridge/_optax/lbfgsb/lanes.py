@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from ..._core.promotion import standard_promotion
+from ..loop_tools import select
 
 Flag = Bool[Array, "..."]  # a scalar, or one value for each lane
 Scalars = tuple[ArrayLike, ...]  # a NamedTuple whose fields are scalars and flags
@@ -144,7 +145,7 @@ def select_fused(first: Flag, rule: Rule, other: Rule, kinds: Kinds, packed: Pac
     def batch(many: int, batched: list[bool], *arrays: Array) -> tuple[Array, bool]:
         def one(first: Array, values: Array, *scalars: Array) -> Array:
             inputs = operands(values, list(scalars))
-            chosen = jax.tree.map(lambda a, b: jnp.where(first, a, b), rule(*inputs), other(*inputs))
+            chosen = select(first, rule(*inputs), other(*inputs))
             return pack(dtype, kinds, *chosen).values
 
         # The results are stored number by number, so that the lanes of all solves lie next to each other.

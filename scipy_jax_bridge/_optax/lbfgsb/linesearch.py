@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, contradicts, noise
+from ..loop_tools import select
 from .lanes import Flag
 
 INTERVAL = 0.1  # a bracket is narrow enough when its width is at most this fraction of its upper end
@@ -104,12 +105,7 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, b
     If rounding hides the decrease that (1.1) asks for and `by_slopes` is set, (1.2) alone decides: the approximate
     Wolfe conditions of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
 
-    Args:
-        search: the state before the trial.
-        slope_start: phi'(0).
-        trial: the trial.
-        rounding: the relative rounding error of the objective.
-        by_slopes: whether the approximate conditions may be used.
+    `slope_start` is phi'(0), `rounding` the relative rounding error of the objective.
     """
     (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
     floor = noise(jnp.abs(search.value_start), rounding)
@@ -148,8 +144,8 @@ def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
     rises = trial.value > best.value  # case 1 of section 4
     turns = trial.slope * jnp.sign(best.slope) < 0  # case 2
     step = _trial_step(search, best, other, trial, rises, turns)
-    other = _tilted(_select(rises, trial, _select(turns, best, other)), tilt)
-    best = _tilted(_select(rises, best, trial), tilt)
+    other = _tilted(select(rises, trial, select(turns, best, other)), tilt)
+    best = _tilted(select(rises, best, trial), tilt)
     return _safeguard(
         search._replace(
             step=step,
@@ -168,10 +164,7 @@ def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
 def retreat(search: Search) -> Search:
     """After a trial that is not finite, make it the longest step allowed and move much closer to the best step."""
     step = search.step_best + BACKOFF * (search.step - search.step_best)
-    return search._replace(
-        step=step,
-        step_max=jnp.where(search.step > search.step_best, search.step, search.step_max),
-    )
+    return search._replace(step=step, step_max=jnp.where(search.step > search.step_best, search.step, search.step_max))
 
 
 def _interval(search: Search) -> tuple[Scalar, Scalar]:
@@ -186,10 +179,6 @@ def _interval(search: Search) -> tuple[Scalar, Scalar]:
 def _tilted(trial: Trial, slope: Scalar) -> Trial:
     """Return the trial of phi(t) + slope t."""
     return Trial(trial.step, trial.value + trial.step * slope, trial.slope + slope)
-
-
-def _select(condition: Flag, new: Trial, old: Trial) -> Trial:
-    return Trial(*(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
 
 
 def _safeguard(search: Search) -> Search:
@@ -211,20 +200,18 @@ def _safeguard(search: Search) -> Search:
 def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: Flag, turns: Flag) -> Scalar:
     """Choose the trial step of section 4. All four cases use a cubic through the trial and an end of the bracket.
 
-    Case 1, the value is higher than the best: the cubic step if it is closer to the best step than the quadratic
-        step, else the mean of both.
+    Case 1, higher value: the cubic step if it is closer to the best step than the quadratic one, else their mean.
     Case 2, lower value, slope of opposite sign: of the cubic and the secant step, the one farther from the trial.
     Case 3, lower value, same sign, smaller slope: in a bracket the one closer to the trial, else the one farther.
         The cubic step counts only if its minimum lies beyond the trial.
-    Case 4, lower value, same sign, slope not smaller: in a bracket the cubic step through the other end, else the
-        longest step allowed.
+    Case 4, same sign, slope not smaller: in a bracket the cubic step through its other end, else the longest step.
     """
     steeper = ~rises & ~turns & (jnp.abs(trial.slope) >= jnp.abs(best.slope))
     flatter = ~rises & ~turns & ~steeper
     grows = trial.step > best.step
-    end = _select(steeper, other, best)
+    end = select(steeper, other, best)
     # Steps are measured from `near` towards `far`: from the best step in case 1, else from the trial.
-    near, far = _select(rises, best, trial), _select(rises, trial, end)
+    near, far = select(rises, best, trial), select(rises, trial, end)
     cubic, leads_beyond = _cubic_step(near, far, end, trial)
     low, high = _interval(search)
     limit = jnp.where(grows, high, low)

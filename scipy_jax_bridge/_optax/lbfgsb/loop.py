@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..._core.promotion import standard_promotion, with_user_promotion
 from ..._core.status import RUNNING
 from ..device_solver import Box, Evaluate, Tolerances
-from ..loop_tools import COUNT_MODULUS, any_active, is_active, write_rows
+from ..loop_tools import COUNT_MODULUS, any_active, is_active, select, write_rows
 from .bounded import bounded_direction
 from .control import (
     OUTCOME_KINDS,
@@ -153,8 +153,8 @@ def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, 
         x_full_step=x_full_step,
         best_x=best_x,
         best_grad=jnp.where(improves_best, grad, state.best_grad),
-        aux=_select(accepted, aux, state.aux),
-        best_aux=_select(improves_best, aux, state.best_aux),
+        aux=select(accepted, aux, state.aux),
+        best_aux=select(improves_best, aux, state.best_aux),
         memory=memory,
         scalars=_with_step(packed.take(Search, SolveScalars), length, box),
         nit=nit,
@@ -205,10 +205,6 @@ def project(x: Vector, grad: Vector, box: Box | None) -> Vector:
 def _direction(box: Box | None) -> Direction:
     """Return the kind of step. Without bounds nothing of the bounded one is compiled."""
     return UNBOUNDED if box is None else bounded_direction(box)
-
-
-def _select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def _step_max(x: Vector, direction: Vector, nit: Int[Array, ""], box: Box) -> Scalar:
