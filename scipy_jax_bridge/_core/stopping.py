@@ -37,7 +37,7 @@ def noise(size: Number, rounding: Number) -> Any:
     return NOISE_FACTOR * rounding * size
 
 
-def contradicts(rise: Number, begin: Number, end: Number, floor: Number) -> Any:
+def contradicts(rise: Number, begin: Number, end: Number, noise_level: Number) -> Any:
     """Return whether a trial suggests that the gradient is wrong.
 
     The slopes predict a decrease: (begin + end) / 2 by the trapezoid if both fall, and
@@ -47,10 +47,10 @@ def contradicts(rise: Number, begin: Number, end: Number, floor: Number) -> Any:
 
     Args:
         rise, begin, end: the trial, as in the module's header.
-        floor: the noise of the values.
+        noise_level: the noise of the values.
     """
-    clear = CLEAR_FACTOR * floor
-    falls = (end <= 0) & (rise > floor) & (-(begin + end) > 2 * clear)
+    clear = CLEAR_FACTOR * noise_level
+    falls = (end <= 0) & (rise > noise_level) & (-(begin + end) > 2 * clear)
     turns = (end > 0) & (begin * begin > 2 * clear * (end - begin))
     return falls | turns | ((rise > clear) & (rise - end > clear))
 

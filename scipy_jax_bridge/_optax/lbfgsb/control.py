@@ -75,17 +75,17 @@ class TrialOutcome(NamedTuple):
 
 
 OUTCOME_KINDS = (Search, SolveScalars, TrialOutcome)
-Scalars = tuple[Search, SolveScalars]
-Outcome = tuple[Search, SolveScalars, TrialOutcome]
+Before = tuple[Search, SolveScalars]
+After = tuple[Search, SolveScalars, TrialOutcome]
 
 
-def accept_start(scalars: Scalars, evaluation: TrialEvaluation, limit: Tolerances) -> Outcome:
+def accept_start(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:
     """Make the start the first iterate. It may be converged already, or not finite."""
-    _, before = scalars
+    _, before = numbers
     finite, no = _is_finite(evaluation), jnp.zeros_like(evaluation.value, bool)
     # The start of a solve is iteration 0; a restart is one more iteration.
     limited = _limit_status(jnp.isfinite(before.best_value), limit)
-    scalars_after = before._replace(
+    after = before._replace(
         grad_norm=evaluation.grad_norm,
         best_value=jnp.where(finite, evaluation.value, before.best_value),
         is_start=no,
@@ -93,17 +93,17 @@ def accept_start(scalars: Scalars, evaluation: TrialEvaluation, limit: Tolerance
         grad_scale=_scale_of(evaluation.grad_max),
     )
     status = jnp.where(evaluation.grad_norm <= limit.gtol, Status.GTOL, limited)
-    scalars_after = scalars_after._replace(status=jnp.where(finite, status, Status.NONFINITE))
+    after = after._replace(status=jnp.where(finite, status, Status.NONFINITE))
     # A step of unit length along the gradient, section 5 of Zhu et al. The slope is g'g here and may overflow.
-    unit = _unit_step(scalars_after, 1 / jnp.sqrt(evaluation.slope))
+    unit = _unit_step(after, 1 / jnp.sqrt(evaluation.slope))
     search = start_search(evaluation.value, jnp.minimum(unit, LARGEST_STEP))
     outcome = TrialOutcome(accepted=~no, search_failed=no, restarts=no, improves_best=finite, store_pair=no)
-    return search, scalars_after, outcome
+    return search, after, outcome
 
 
-def process_trial(scalars: Scalars, evaluation: TrialEvaluation, limit: Tolerances) -> Outcome:
+def process_trial(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:
     """Do one step of the line search, then update the scalars and test section 6 of BLNZ in L-BFGS-B's order."""
-    search, before = scalars
+    search, before = numbers
     search = open_search(search, evaluation.slope_start, evaluation.step_max)
     tried, verdict = _try(search, evaluation, limit)
     # ftol proves nothing after a reduced step, nor at a trial that is not lower if value and slopes disagree.

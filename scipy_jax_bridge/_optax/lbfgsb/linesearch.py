@@ -108,9 +108,9 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, b
     `slope_start` is phi'(0), `rounding` the relative rounding error of the objective.
     """
     (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
-    floor = noise(jnp.abs(search.value_start), rounding)
+    noise_level = noise(jnp.abs(search.value_start), rounding)
     enough = _is_enough(value, search.value_start, step * steep)
-    hidden = by_slopes & (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
+    hidden = by_slopes & (-step * steep <= noise_level) & (step > 0) & (value <= search.value_start + noise_level)
     accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
     low, high = _interval(search)
     outside = (step <= low) | (step >= high)
