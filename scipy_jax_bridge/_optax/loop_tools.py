@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def write_rows(rows: Array, place: Array, new: Array, keep: Array) -> Array:
 
 
 @write_rows.def_vmap
-def _write_rows_in_batch(size: int, batched: list[bool], *operands: Array) -> tuple[Array, bool]:
+def _write_rows_in_batch(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
     rows, place, new, keep = (
         operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
         for operand, is_batched in zip(operands, batched, strict=True)

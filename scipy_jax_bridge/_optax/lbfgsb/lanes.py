@@ -126,9 +126,10 @@ def select_fused(first: Flag, rule: Rule, other: Rule, kinds: Kinds, packed: Pac
     """
     dtype, lanes, packed_kinds, size = packed.values.dtype, _width(kinds), packed.kinds, packed.values.size
     asked = [(type(each), len(each)) for each in records]  # no closure below may hold an array: it would outlive it
+    # Operands below are `Any`: JAX may hand over its own literals, which are no arrays by type.
 
     @custom_vmap
-    def single(first: Array, values: Array, *scalars: Array) -> Array:
+    def single(first: Any, values: Any, *scalars: Any) -> Array:
         # All operands enter the branch as one table. If they entered as scalars, the compiler would compute
         # number by number and join the results only at the end.
         joined = jnp.concatenate([values, jnp.stack(scalars)])
@@ -142,8 +143,8 @@ def select_fused(first: Flag, rule: Rule, other: Rule, kinds: Kinds, packed: Pac
         return run
 
     @single.def_vmap
-    def batch(many: int, batched: list[bool], *arrays: Array) -> tuple[Array, bool]:
-        def one(first: Array, values: Array, *scalars: Array) -> Array:
+    def batch(many: int, batched: list[bool], *arrays: Any) -> tuple[Array, bool]:
+        def one(first: Any, values: Any, *scalars: Any) -> Array:
             inputs = operands(values, list(scalars))
             chosen = select(first, rule(*inputs), other(*inputs))
             return pack(dtype, kinds, *chosen).values
@@ -153,7 +154,7 @@ def select_fused(first: Flag, rule: Rule, other: Rule, kinds: Kinds, packed: Pac
         with standard_promotion():
             return jax.vmap(one, in_axes=axes, out_axes=1, axis_size=many)(*arrays).T, True
 
-    def operands(values: Array, scalars: list[Array]) -> list[Any]:
+    def operands(values: Any, scalars: list[Any]) -> list[Any]:
         left = map(jnp.asarray, scalars)
         return [Packed(values, packed_kinds).read(), *(kind(*islice(left, count)) for kind, count in asked)]
 
