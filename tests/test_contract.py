@@ -94,7 +94,7 @@ def check_best(result: sjb.Result, status: Status) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device loop comes back after every evaluation, however fast it is."""
-    monkeypatch.setattr(_chunks.ChunkedRun, "size", lambda self: 1)
+    monkeypatch.setattr(_chunks.ChunkedRun, "next_chunk", lambda self: 1)
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_rows_of_a_noisy_solve_are_the_same_in_chunks(maxfun: int, monkeypatch: 
     for phase in range(12):
         results = []
         for size in (1, 4000):
-            monkeypatch.setattr(chunks.ChunkedRun, "size", lambda self, size=size: size)
+            monkeypatch.setattr(chunks.ChunkedRun, "next_chunk", lambda self, size=size: size)
             results.append(solve(jnp.array([1.0, -0.3, 0.2]), (jnp.asarray(float(phase)),)))
         pieces, whole = results
         assert (pieces.nit, pieces.nfev, pieces.status) == (whole.nit, whole.nfev, whole.status)

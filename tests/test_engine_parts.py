@@ -26,13 +26,13 @@ from scipy_jax_bridge._optax.lbfgsb import (
     unbounded as _free,
 )
 from scipy_jax_bridge._optax.lbfgsb.control import (
-    STAIRS,
-    Decision,
-    Facts,
-    Progress,
+    MAX_UNCHANGED_TRIALS,
+    SolveScalars,
     Tolerances,
+    TrialEvaluation,
+    TrialOutcome,
     accept_start,
-    weigh_trial,
+    process_trial,
 )
 from scipy_jax_bridge._optax.lbfgsb.linesearch import Search, Trial, start_search
 from scipy_jax_bridge._optax.lbfgsb.loop import Box
@@ -184,20 +184,20 @@ def test_a_gradient_that_contradicts_the_values() -> None:
 
 # What is left of maxiter and maxfun before the trial.
 LIMITS = Tolerances(gtol=1e-5, ftol=1e-9, maxiter=96, maxfun=91, maxls=20, maxcor=3, rounding=EPS)
-BEFORE = Progress(
+BEFORE = SolveScalars(
     status=float(RUNNING),
     grad_norm=1.0,
     best_value=10.0,
     slot=1.0,
-    idle=0.0,
-    size=1.0,
-    scale=1.0,
-    starts=False,
-    empty=False,
+    evals_since_decrease=0.0,
+    grad_max=1.0,
+    grad_scale=1.0,
+    is_start=False,
+    memory_empty=False,
 )
 # phi(t) = 10 - t + t^2 / 2, whose minimum is at the full step.
-GOOD = Facts(value=9.5, slope=0.0, slope_start=-1.0, grad_norm=0.5, size=0.5, step_max=10.0)
-HIGH = Facts(value=30.0, slope=20.0, slope_start=-1.0, grad_norm=9.0, size=9.0, step_max=10.0)
+GOOD = TrialEvaluation(value=9.5, slope=0.0, slope_start=-1.0, grad_norm=0.5, grad_max=0.5, step_max=10.0)
+HIGH = TrialEvaluation(value=30.0, slope=20.0, slope_start=-1.0, grad_norm=9.0, grad_max=9.0, step_max=10.0)
 FLAT = GOOD._replace(value=10 - 1e-12, slope_start=-1e-10)
 
 
@@ -207,14 +207,14 @@ def as_arrays(record: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def rules() -> dict[str, Callable[..., tuple[Search, Progress, Decision]]]:
-    def call(rule: Any) -> Callable[..., tuple[Search, Progress, Decision]]:
+def rules() -> dict[str, Callable[..., tuple[Search, SolveScalars, TrialOutcome]]]:
+    def call(rule: Any) -> Callable[..., tuple[Search, SolveScalars, TrialOutcome]]:
         compiled = jax.jit(rule)
         return lambda search, progress, fact, limit=LIMITS: compiled(
             (search, as_arrays(progress)), as_arrays(fact), as_arrays(limit)
         )
 
-    return {"start": call(accept_start), "trial": call(weigh_trial)}
+    return {"start": call(accept_start), "trial": call(process_trial)}
 
 
 def searching(**changes: Any) -> Search:
@@ -225,12 +225,12 @@ def searching(**changes: Any) -> Search:
     )
 
 
-def flags(decision: Decision) -> set[str]:
+def flags(decision: TrialOutcome) -> set[str]:
     return {name for name, flag in decision._asdict().items() if bool(flag)}
 
 
-START = Progress(*[0.0] * 9)._replace(status=float(RUNNING), best_value=INF, starts=True, empty=True)
-FIRST = Facts(value=2.0, slope=16.0, slope_start=0.0, grad_norm=4.0, size=4.0, step_max=1e10)
+START = SolveScalars(*[0.0] * 9)._replace(status=float(RUNNING), best_value=INF, is_start=True, memory_empty=True)
+FIRST = TrialEvaluation(value=2.0, slope=16.0, slope_start=0.0, grad_norm=4.0, grad_max=4.0, step_max=1e10)
 STARTED = [
     (FIRST, {}, RUNNING),
     (FIRST._replace(grad_norm=1e-5), {}, Status.GTOL),
@@ -240,17 +240,17 @@ STARTED = [
     (FIRST, {"maxiter": 0, "maxfun": 1}, Status.MAXITER),
     (FIRST._replace(value=INF), {}, Status.NONFINITE),
     (FIRST._replace(value=np.nan, grad_norm=0.0), {}, Status.NONFINITE),
-    (FIRST._replace(size=np.nan), {"maxfun": 1}, Status.NONFINITE),
+    (FIRST._replace(grad_max=np.nan), {"maxfun": 1}, Status.NONFINITE),
 ]
 
 
 @pytest.mark.parametrize(("fact", "limit", "status"), STARTED, ids=range(len(STARTED)))
-def test_what_a_start_means(rules: Any, fact: Facts, limit: Any, status: Any) -> None:
+def test_what_a_start_means(rules: Any, fact: TrialEvaluation, limit: Any, status: Any) -> None:
     search, progress, decision = rules["start"](searching(), START, fact, LIMITS._replace(**limit))
     finite = status != Status.NONFINITE
     assert int(progress.status) == int(status)
-    assert flags(decision) == ({"moves", "better"} if finite else {"moves"})
-    assert not bool(progress.starts)
+    assert flags(decision) == ({"accepted", "improves_best"} if finite else {"accepted"})
+    assert not bool(progress.is_start)
     assert float(progress.best_value) == (fact.value if finite else INF)
     assert float(search.step) == pytest.approx(1 / 4) and float(search.value_start) == pytest.approx(
         fact.value, nan_ok=True
@@ -260,66 +260,80 @@ def test_what_a_start_means(rules: Any, fact: Facts, limit: Any, status: Any) ->
 def test_a_huge_gradient_is_scaled(rules: Any) -> None:
     """So that no square overflows; the first step has unit length still."""
     size = 1e200
-    fact = FIRST._replace(slope=INF, grad_norm=size, size=size)
+    fact = FIRST._replace(slope=INF, grad_norm=size, grad_max=size)
     search, progress, _ = rules["start"](searching(), START, fact)
-    scale = float(progress.scale)
+    scale = float(progress.grad_scale)
     assert 0 < scale < 1 and (scale * size) ** 2 < INF
     assert float(search.step) * size * scale == pytest.approx(1)
 
 
-NO_PAIRS = BEFORE._replace(empty=True)
+NO_PAIRS = BEFORE._replace(memory_empty=True)
+FAILED = {"search_failed"}
+BETTER = {"accepted", "improves_best", "store_pair"}
 LAST = {"evaluations": 19.0}  # one more trial is the last of this search
 # Search, progress before, trial, limits, status, what follows, which of the numbers change to what.
-TRIALS: dict[str, tuple[Any, Progress, Facts, Any, int, set[str], dict[str, float]]] = {
-    "accepted": ({}, BEFORE, GOOD, {}, RUNNING, {"moves", "better", "keep"}, {"slot": 2}),
-    "slot wraps": ({}, BEFORE._replace(slot=2.0), GOOD, {}, RUNNING, {"moves", "better", "keep"}, {"slot": 0}),
-    "accepted, not the best": ({}, BEFORE._replace(best_value=3.0), GOOD, {}, RUNNING, {"moves", "keep"}, {"idle": 0}),
-    "gtol": ({}, BEFORE, GOOD._replace(grad_norm=1e-5), {}, Status.GTOL, {"moves", "better", "keep"}, {}),
-    "just above gtol": ({}, BEFORE, GOOD._replace(grad_norm=1.1e-5), {}, RUNNING, {"moves", "better", "keep"}, {}),
-    "ftol": ({}, BEFORE, FLAT, {}, Status.FTOL, {"moves", "better", "keep"}, {}),
-    "ftol of 0": ({}, BEFORE, FLAT, {"ftol": 0.0}, RUNNING, {"moves", "better", "keep"}, {}),
-    "gtol before ftol": ({}, BEFORE, FLAT._replace(grad_norm=0.0), {}, Status.GTOL, {"moves", "better", "keep"}, {}),
-    "ftol before maxiter": ({}, BEFORE, FLAT, {"maxiter": 1}, Status.FTOL, {"moves", "better", "keep"}, {}),
-    "ftol not after a cut": ({"cut": True}, BEFORE, FLAT, {}, RUNNING, {"moves", "better", "keep"}, {}),
-    "maxiter": ({}, BEFORE, GOOD, {"maxiter": 1}, Status.MAXITER, {"moves", "better", "keep"}, {}),
-    "maxfun": ({}, BEFORE, GOOD, {"maxfun": 1}, Status.MAXFUN, {"moves", "better", "keep"}, {}),
+TRIALS: dict[str, tuple[Any, SolveScalars, TrialEvaluation, Any, int, set[str], dict[str, float]]] = {
+    "accepted": ({}, BEFORE, GOOD, {}, RUNNING, BETTER, {"slot": 2}),
+    "slot wraps": ({}, BEFORE._replace(slot=2.0), GOOD, {}, RUNNING, BETTER, {"slot": 0}),
+    "accepted, not the best": (
+        {}, BEFORE._replace(best_value=3.0), GOOD, {}, RUNNING, {"accepted", "store_pair"}, {"evals_since_decrease": 0},
+    ),
+    "gtol": ({}, BEFORE, GOOD._replace(grad_norm=1e-5), {}, Status.GTOL, BETTER, {}),
+    "just above gtol": ({}, BEFORE, GOOD._replace(grad_norm=1.1e-5), {}, RUNNING, BETTER, {}),
+    "ftol": ({}, BEFORE, FLAT, {}, Status.FTOL, BETTER, {}),
+    "ftol of 0": ({}, BEFORE, FLAT, {"ftol": 0.0}, RUNNING, BETTER, {}),
+    "gtol before ftol": ({}, BEFORE, FLAT._replace(grad_norm=0.0), {}, Status.GTOL, BETTER, {}),
+    "ftol before maxiter": ({}, BEFORE, FLAT, {"maxiter": 1}, Status.FTOL, BETTER, {}),
+    "ftol not after a cut": ({"step_was_reduced": True}, BEFORE, FLAT, {}, RUNNING, BETTER, {}),
+    "maxiter": ({}, BEFORE, GOOD, {"maxiter": 1}, Status.MAXITER, BETTER, {}),
+    "maxfun": ({}, BEFORE, GOOD, {"maxfun": 1}, Status.MAXFUN, BETTER, {}),
     "maxiter before maxfun": (
-        {}, BEFORE, GOOD, {"maxiter": 1, "maxfun": 1}, Status.MAXITER, {"moves", "better", "keep"}, {},
+        {}, BEFORE, GOOD, {"maxiter": 1, "maxfun": 1}, Status.MAXITER, BETTER, {},
     ),
     "maxfun in a search": ({}, BEFORE, HIGH, {"maxfun": 1}, Status.MAXFUN, set(), {}),
-    "too high": ({}, BEFORE, HIGH, {}, RUNNING, set(), {"idle": 1, "slot": 1, "grad_norm": 1}),
+    "too high": ({}, BEFORE, HIGH, {}, RUNNING, set(), {"evals_since_decrease": 1, "slot": 1, "grad_norm": 1}),
     "no curvature": (
         {"step_max": 1.0, "evaluations": 1.0}, BEFORE, GOOD._replace(value=9.0, slope=-1.0, step_max=1.0), {},
-        RUNNING, {"moves", "better"}, {"slot": 1},
+        RUNNING, {"accepted", "improves_best"}, {"slot": 1},
     ),
-    "not finite": ({}, BEFORE, HIGH._replace(value=np.nan), {}, RUNNING, set(), {"idle": 1}),
-    "gradient not finite": ({}, BEFORE, GOOD._replace(size=INF), {}, RUNNING, set(), {"best_value": 10}),
+    "not finite": ({}, BEFORE, HIGH._replace(value=np.nan), {}, RUNNING, set(), {"evals_since_decrease": 1}),
+    "gradient not finite": ({}, BEFORE, GOOD._replace(grad_max=INF), {}, RUNNING, set(), {"best_value": 10}),
     "slope overflows": ({}, BEFORE, GOOD._replace(slope=-INF), {}, RUNNING, set(), {"best_value": 10}),
-    "maxls, pairs left": (LAST, BEFORE, HIGH, {}, RUNNING, {"fails"}, {}),
-    "maxls, no pairs": (LAST, NO_PAIRS, HIGH, {}, Status.LINESEARCH, {"fails"}, {}),
+    "maxls, pairs left": (LAST, BEFORE, HIGH, {}, RUNNING, FAILED, {}),
+    "maxls, no pairs": (LAST, NO_PAIRS, HIGH, {}, Status.LINESEARCH, FAILED, {}),
     "maxls, lower point seen": (
-        LAST, NO_PAIRS._replace(best_value=9.0), HIGH, {}, RUNNING, {"fails", "renews"}, {"starts": 1},
+        LAST, NO_PAIRS._replace(best_value=9.0), HIGH, {}, RUNNING, {"search_failed", "restarts"}, {"is_start": 1},
     ),
     "maxls, trial not finite": (LAST, NO_PAIRS, HIGH._replace(value=INF), {}, Status.NONFINITE, set(), {}),
-    "maxls, an earlier one was not": ({**LAST, "lost": True}, NO_PAIRS, HIGH, {}, Status.NONFINITE, set(), {}),
+    "maxls, an earlier one was not": (
+        {**LAST, "nonfinite_trial": True}, NO_PAIRS, HIGH, {}, Status.NONFINITE, set(), {},
+    ),
     "maxls, decrease hidden": (
         LAST, NO_PAIRS, HIGH._replace(value=10 + 1e-13, slope=1e-15, slope_start=-1e-16), {"ftol": 0.0},
-        Status.NOISE_FLOOR, {"fails"}, {},
+        Status.NOISE_FLOOR, FAILED, {},
     ),
     "maxls, contradicted": (
         {**LAST, "contradicted": True}, NO_PAIRS, HIGH._replace(value=10 + 1e-13, slope=1e-15, slope_start=-1e-16),
-        {"ftol": 0.0}, Status.LINESEARCH, {"fails"}, {},
+        {"ftol": 0.0}, Status.LINESEARCH, FAILED, {},
     ),
-    "uphill, pairs left": ({}, BEFORE, GOOD._replace(slope_start=1.0), {}, RUNNING, {"fails", "better"}, {}),
-    "no descent, no pairs": ({}, NO_PAIRS, HIGH._replace(slope_start=0.0), {}, Status.NOISE_FLOOR, {"fails"}, {}),
+    "uphill, pairs left": (
+        {}, BEFORE, GOOD._replace(slope_start=1.0), {}, RUNNING, {"search_failed", "improves_best"}, {},
+    ),
+    "no descent, no pairs": ({}, NO_PAIRS, HIGH._replace(slope_start=0.0), {}, Status.NOISE_FLOOR, FAILED, {}),
     "slope not finite": ({}, NO_PAIRS, HIGH._replace(slope_start=np.nan), {}, Status.NONFINITE, set(), {}),
-    "idle": ({}, BEFORE._replace(idle=39.0), HIGH, {}, Status.LINESEARCH, set(), {"idle": 40}),
-    "not yet idle": ({}, BEFORE._replace(idle=38.0), HIGH, {}, RUNNING, set(), {"idle": 39}),
+    "idle": (
+        {}, BEFORE._replace(evals_since_decrease=39.0), HIGH, {}, Status.LINESEARCH, set(),
+        {"evals_since_decrease": 40},
+    ),
+    "not yet idle": (
+        {}, BEFORE._replace(evals_since_decrease=38.0), HIGH, {}, RUNNING, set(), {"evals_since_decrease": 39},
+    ),
     "stairs": (
-        {"evaluations": STAIRS - 1.0}, BEFORE, HIGH._replace(value=10.0), {"rounding": 1e-7}, RUNNING, {"fails"}, {},
+        {"evaluations": MAX_UNCHANGED_TRIALS - 1.0}, BEFORE, HIGH._replace(value=10.0), {"rounding": 1e-7}, RUNNING,
+        FAILED, {},
     ),
     "no stairs in full precision": (
-        {"evaluations": STAIRS - 1.0}, BEFORE, HIGH._replace(value=10.0), {}, RUNNING, set(), {},
+        {"evaluations": MAX_UNCHANGED_TRIALS - 1.0}, BEFORE, HIGH._replace(value=10.0), {}, RUNNING, set(), {},
     ),
 }  # fmt: skip
 
@@ -331,13 +345,13 @@ def test_what_a_trial_means(rules: Any, name: str) -> None:
     assert int(progress.status) == int(status)
     assert flags(decision) == expected
     assert {field: float(getattr(progress, field)) for field in changed} == changed
-    assert bool(progress.empty) == (
+    assert bool(progress.memory_empty) == (
         "maxls" in name or "uphill" in name or "no descent" in name or status == Status.NONFINITE or name == "stairs"
     )
-    moves, fails = "moves" in expected, "fails" in expected
+    moves, fails = "accepted" in expected, "search_failed" in expected
     value = fact.value if moves else 10.0
     assert float(following.value_start) == value
-    assert float(progress.size) == (fact.size if moves else before.size)
+    assert float(progress.grad_max) == (fact.grad_max if moves else before.grad_max)
     if moves or fails:
         assert float(following.step) == 1 and float(following.value_best) == value
         assert not any(map(float, following._replace(step=0, value_start=0, value_best=0, value_other=0)))
@@ -345,12 +359,16 @@ def test_what_a_trial_means(rules: Any, name: str) -> None:
         assert float(following.evaluations) == search.get("evaluations", 0.0) + 1
 
 
-@pytest.mark.parametrize("fact", [HIGH._replace(value=np.nan), GOOD._replace(size=INF), GOOD._replace(slope=np.nan)])
-def test_a_lost_trial_is_retreated_from(rules: Any, fact: Facts) -> None:
+@pytest.mark.parametrize(
+    "fact", [HIGH._replace(value=np.nan), GOOD._replace(grad_max=INF), GOOD._replace(slope=np.nan)]
+)
+def test_a_lost_trial_is_retreated_from(rules: Any, fact: TrialEvaluation) -> None:
     """A tenth of the way, and never again beyond it."""
     following, _, _ = rules["trial"](searching(), BEFORE, fact)
     assert float(following.step) == pytest.approx(0.1) and float(following.step_max) == 1
-    assert bool(following.cut) and bool(following.lost) == (not np.isfinite(fact.value) or not np.isfinite(fact.size))
+    assert bool(following.step_was_reduced) and bool(following.nonfinite_trial) == (
+        not np.isfinite(fact.value) or not np.isfinite(fact.grad_max)
+    )
     assert not bool(following.bracketed) and float(following.step_best) == 0
 
 
@@ -373,8 +391,8 @@ def parts() -> dict[str, Callable[..., Any]]:
     return {
         "write bounded": jax.jit(_compact.update_memory),
         "write free": jax.jit(_free.update_memory),
-        "step free": jax.jit(lambda memory, x, grad: _free.find_target(memory, x, grad, None)),
-        "step bounded": jax.jit(lambda memory, x, grad, box: _bounded.find_target(memory, x, grad, box)),
+        "step free": jax.jit(lambda memory, x, grad: _free.full_step(memory, x, grad)),
+        "step bounded": jax.jit(lambda memory, x, grad, box: _bounded.full_step(memory, x, grad, box)),
         "cauchy": jax.jit(
             lambda memory, x, grad, box: _cauchy.find_cauchy_point(
                 memory, _compact.middle_matrix(memory), x, grad, *box

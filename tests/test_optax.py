@@ -155,7 +155,7 @@ LONG = np.tile(START, 4)
 def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SOLVERS[name](LONG)
     for size in (1, 7, chunks.ROWS - 2):
-        monkeypatch.setattr(chunks.ChunkedRun, "size", lambda self, size=size: size)
+        monkeypatch.setattr(chunks.ChunkedRun, "next_chunk", lambda self, size=size: size)
         result = SOLVERS[name](LONG)
         np.testing.assert_array_equal(result.params, whole.params)
         assert (result.nit, result.nfev, result.status) == (whole.nit, whole.nfev, whole.status)
@@ -178,7 +178,7 @@ def test_rows_are_a_ring(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
 def test_callback_is_told_the_iterate_with_its_own_value(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the best point seen, which may be a trial of an unfinished search; and also when params is read later."""
-    monkeypatch.setattr(chunks.ChunkedRun, "size", lambda self: 1)
+    monkeypatch.setattr(chunks.ChunkedRun, "next_chunk", lambda self: 1)
     seen: list[sjb.Progress] = []
     sjb.minimize(rosenbrock, LONG, backend="optax", method=method, options={"maxiter": 60}, callback=seen.append)
     assert len(seen) > 60
@@ -350,6 +350,6 @@ def test_the_first_chunk_is_short_whatever_the_pace_of_an_earlier_solve() -> Non
     """Its data may have been cheaper: clock and keyboard are to be looked at soon."""
     inputs = prepare(bowl, START, ()), SolveMonitor(), lambda state, until: (state, None)
     fresh, known = chunks.ChunkedRun(*inputs, None), chunks.ChunkedRun(*inputs, 2000.0)
-    assert fresh.size() == chunks.FIRST_CHUNK and known.size() == 2000 * chunks.FIRST_S
+    assert fresh.next_chunk() == chunks.FIRST_CHUNK and known.next_chunk() == 2000 * chunks.FIRST_S
     known.speed = 2000.0
-    assert known.size() == 2000 * chunks.CHUNK_S
+    assert known.next_chunk() == 2000 * chunks.CHUNK_S

@@ -1,135 +1,153 @@
-"""The host's side of a loop on the device: it comes back about ten times a second, and goes on bit for bit."""
+"""Run a device loop in chunks: it returns to the host about ten times a second, and resumes bit for bit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, PyTree
 
 from .._core.monitor import Progress, SolveMonitor
 from .._core.status import RUNNING, Status
+from .._core.types import HostVector
 from .._problem.problem import Problem
 from .._result import Result, Trace
-from .device_solver import ROWS, Found, LoopScalars, Report, count_on, find_points
+from .device_solver import (
+    ROWS,
+    DeviceState,
+    Evaluation,
+    Leaves,
+    LoopReport,
+    LoopScalars,
+    find_points,
+    unwrap_counts,
+)
 
-CHUNK_S = 0.1  # seconds between two looks at the clock and the keyboard
-FIRST_CHUNK = 1  # evaluation, while nothing is known of their speed
-FIRST_S = 0.01  # seconds by the pace of an earlier solve, whose data may have been cheaper
+CHUNK_S = 0.1  # seconds of a chunk: how long the clock, the keyboard and the callback wait
+FIRST_CHUNK = 1  # evaluations of the first chunk if their speed is not known
+FIRST_S = 0.01  # seconds of the first chunk at the speed of an earlier solve, whose data may have been cheaper
 
-
-class Seen(NamedTuple):
-    """What the objective is at a point."""
-
-    value: float
-    grad: np.ndarray
+HostRows = Float[np.ndarray, "_ 3"]  # value, grad_norm, nfev; one row per iteration
 
 
 class ChunkedRun:
-    """How far the next chunk goes, and what the last one brought.
+    """The progress of a solve, chunk by chunk.
 
-    Arguments:
-        problem: what is minimized.
-        watch: who may stop it.
-        advance: the compiled loop: a carry and the count of evaluations at which to come back, to a carry and a report.
-        pace: evaluations a second in the last solve of this structure, with other data perhaps; None if there was none.
+    Attributes:
+        found: what the solve returns if it ends here.
+        best: the best finite point so far, or None.
+        speed: evaluations per second in the last chunk, or None before it.
+        nit, nfev: iterations and evaluations so far.
     """
 
-    found: Found  # what to hand back if the solve ends here
+    found: Evaluation
+    best: Evaluation | None
+    speed: float | None
 
     def __init__(
         self,
         problem: Problem,
         monitor: SolveMonitor,
-        advance: Callable[[Any, int], tuple[Any, Report]],
-        pace: float | None,
+        advance: Callable[[DeviceState, int], tuple[DeviceState, LoopReport]],
+        evals_per_second: float | None,
     ) -> None:
+        """Begin a solve.
+
+        Args:
+            problem: what is minimized.
+            monitor: the clock, the keyboard and the callback.
+            advance: the compiled loop: (state, count of evaluations at which to return) -> state, report.
+            evals_per_second: the speed of the last solve of this structure, whose data may have differed; or None.
+        """
         self._problem, self._monitor, self._advance = problem, monitor, advance
-        self._rows: list[np.ndarray] = []
-        self._seconds: list[np.ndarray] = []
-        self._last = self._earlier_s = 0.0
-        self.best: Found | None = None  # the best finite point so far
-        self._pace, self.speed = pace, None  # evaluations a second
+        self._rows: list[HostRows] = []
+        self._seconds: list[HostVector] = []
+        self._last_s = self._earlier_s = 0.0
+        self._evals_per_second = evals_per_second
+        self.best, self.speed = None, None
         self.nit, self.nfev = -1, 0
 
-    def go_on(self, earlier: Result) -> None:
-        """Begin where an earlier solve stopped."""
+    def resume(self, earlier: Result) -> None:
+        """Continue the counts and the trace of an earlier solve."""
         self.nit, self.nfev = int(earlier.nit), int(earlier.nfev)
         fun, grad_norm, nfev, seconds = (np.asarray(column, dtype=np.float64) for column in earlier.trace)
         self._rows.append(np.stack([fun, grad_norm, nfev], axis=1))
         self._seconds.append(seconds)
         self._earlier_s = float(seconds[-1]) if seconds.size else 0.0
 
-    def look_at(self, start: Callable[[list[Any]], Any], x: np.ndarray) -> Seen:
-        """Value and gradient at a point, by the loop itself, that does not count."""
+    def evaluate_at(self, start: Callable[[Leaves], DeviceState], x: HostVector) -> Evaluation:
+        """Evaluate the objective at a point with the compiled loop, without counting it."""
         state, report = self._compute(start(self._problem.spec.params.unravel(x)), 1, None)
-        return Seen(float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad))
+        return Evaluation(x, float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad), state.aux)
 
-    def run(self, state: Any) -> tuple[Any, Status | None]:
-        """The carry after one chunk; the status if the solve has ended, by itself or from outside."""
-        evaluations = self.size()
-        speed = self.speed or self._pace
+    def run(self, state: DeviceState) -> tuple[DeviceState, Status | None]:
+        """Run one chunk. Return the state, and the status if the solve has ended or is to be stopped."""
+        evaluations = self.next_chunk()
+        speed = self.speed or self._evals_per_second
         expected_s = None if speed is None else evaluations / speed
         state, report = self._compute(state, self.nfev + evaluations, expected_s)
         values = np.asarray(report.values, dtype=np.float64)
-        numbers = LoopScalars(*np.asarray(report.counts).tolist(), *values.tolist())
-        converged, last, best = find_points(state, report, numbers)
+        scalars = LoopScalars(*np.asarray(report.counts).tolist(), *values.tolist())
+        converged, last, best = find_points(state, report, scalars)
         self.best = best if np.isfinite(best.value) else None
         self.found = last if converged else best
-        return state, self._collect(numbers, report.rows, last)
+        return state, self._collect(scalars, np.asarray(report.rows), last)
 
-    def _compute(self, state: Any, until: int, expected_s: float | None) -> tuple[Any, Report]:
-        """The loop's carry and report at so many evaluations, computed."""
+    def _compute(self, state: DeviceState, until: int, expected_s: float | None) -> tuple[DeviceState, LoopReport]:
+        """Advance the state to `until` evaluations, and wait for the result."""
 
-        def advance() -> tuple[Any, Report]:
+        def advance() -> tuple[DeviceState, LoopReport]:
             state_then, report = self._advance(state, until)
             return state_then, report._replace(values=report.values.block_until_ready())
 
         return self._monitor.compute(advance, expected_s)
 
-    def size(self) -> int:
-        """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""
-        if self.speed is None and self._pace is None:
+    def next_chunk(self) -> int:
+        """Return the evaluations of the next chunk: CHUNK_S seconds, and at most as many as the trace has rows for."""
+        if self.speed is None and self._evals_per_second is None:
             return FIRST_CHUNK
         left = max(self._monitor.seconds_left, 0.0)
-        expected = self.speed * min(CHUNK_S, left) if self.speed else (self._pace or 0.0) * min(FIRST_S, left)
+        expected = (
+            self.speed * min(CHUNK_S, left) if self.speed else (self._evals_per_second or 0.0) * min(FIRST_S, left)
+        )
         return int(np.clip(expected, FIRST_CHUNK, ROWS - 2))
 
-    def _collect(self, numbers: LoopScalars, ring: Any, last: Found) -> Status | None:
-        """Take over the trace, tell the callback, look at the clock and the keyboard."""
-        nfev, now = numbers.nfev, self._monitor.seconds
-        known, self.nit = self.nit, numbers.nit
-        rows = _take_rows(np.asarray(ring), known + 1, self.nit + 1)
-        rows[:, 2] = count_on(rows[:, 2], nfev)
+    def _collect(self, scalars: LoopScalars, ring: HostRows, last: Evaluation) -> Status | None:
+        """Collect the new rows of the trace, call the callback, and look at the clock and the keyboard."""
+        nfev, now = int(scalars.nfev), self._monitor.seconds
+        known, self.nit = self.nit, int(scalars.nit)
+        rows = _take_rows(ring, known + 1, self.nit + 1)
+        rows[:, 2] = unwrap_counts(rows[:, 2], nfev)
         spent = (rows[:, 2] - self.nfev) / max(nfev - self.nfev, 1)
         self._rows.append(rows)
-        self._seconds.append(self._earlier_s + self._last + spent * (now - self._last))
+        self._seconds.append(self._earlier_s + self._last_s + spent * (now - self._last_s))
         if nfev > self.nfev:
-            self.speed = (nfev - self.nfev) / max(now - self._last, 1e-9)
-        self._last, self.nfev = now, nfev
-        told = self._tell(numbers, last) if self._monitor.callback is not None else None
-        if numbers.status != RUNNING:
-            return Status(numbers.status)
+            self.speed = (nfev - self.nfev) / max(now - self._last_s, 1e-9)
+        self._last_s, self.nfev = now, nfev
+        requested = self._call_back(scalars, last) if self._monitor.callback is not None else None
+        if scalars.status != RUNNING:
+            return Status(int(scalars.status))
         stop = self._monitor.stop_status()
-        return told if stop is None else stop
+        return requested if stop is None else stop
 
     def trace(self) -> Trace:
-        """The rows as columns."""
+        """Return the trace as columns."""
         rows, seconds = np.concatenate(self._rows), np.concatenate(self._seconds)
         return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
 
-    def _tell(self, numbers: LoopScalars, last: Found) -> Status | None:
-        x = np.array(last.x)  # the next chunk takes the carry over
+    def _call_back(self, scalars: LoopScalars, last: Evaluation) -> Status | None:
+        """Call the callback. Return CALLBACK if it stops the solve."""
+        x = np.array(last.x)  # a copy: the next chunk takes over the state
 
-        def tree() -> Any:
+        def params() -> PyTree:
             return self._problem.spec.params.to_params(x, self._problem.static_leaves)
 
-        norm = numbers.grad_norm
-        return self._monitor.report(Progress(self.nit, self.nfev, numbers.value, norm, self._last, tree))
+        value, grad_norm = float(scalars.value), float(scalars.grad_norm)
+        return self._monitor.report(Progress(self.nit, self.nfev, value, grad_norm, self._last_s, params))
 
 
-def _take_rows(ring: np.ndarray, first: int, end: int) -> np.ndarray:
-    """A copy of the rows from `first` up to `end`, of which iteration k is row k modulo their number."""
+def _take_rows(ring: HostRows, first: int, end: int) -> HostRows:
+    """Copy the rows of iterations `first` to `end` - 1. Iteration k has row k modulo their number."""
     begin, count = first % len(ring), end - first
     if begin + count <= len(ring):
         return np.array(ring[begin : begin + count], dtype=np.float64)

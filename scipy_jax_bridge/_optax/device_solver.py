@@ -1,154 +1,186 @@
-"""The loops that run on the device, as three pure functions each: start, advance, report."""
+"""The contract between a solver's loop on the device and the host, and what all such loops share.
+
+A `DeviceSolver` is a few functions of its own state. The host makes a state, advances it by chunks of evaluations,
+and reads a `LoopReport` after each chunk. The fields that the host reads from the state itself are declared by
+`DeviceState`. `lbfgsb.solver` and `transformation` each construct a DeviceSolver.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
 from .._core.stopping import is_false
-from .._core.types import Tracer
-from .._problem.bounds import FlatBounds
+from .._core.types import FlatVector, HostVector, Tracer
 from .._problem.problem import Data, Problem
-from .lbfgsb import loop as engine
 from .loop_tools import COUNT_MODULUS
-from .transformation import Translation, advance_transform, start_transform
 
-ROWS = 4096  # iterations of which the device keeps the trace; the host collects them chunk by chunk
-ROWS_INSIDE = 1024  # the same inside a trace, where nobody collects
+ROWS = 4096  # rows of the trace on the device; the host collects them after each chunk
+ROWS_INSIDE = 1024  # rows of the trace of a solve inside jit or vmap, where no host collects them
+
+Leaves = Sequence[ArrayLike]  # the free leaves of params
+Scalar = Float[Array, ""]
+Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, PyTree]]  # x -> value, gradient, aux
 
 
-class Report(NamedTuple):
-    """What a loop tells when it returns control; it outlives the carry, which the next chunk takes over."""
+@runtime_checkable
+class DeviceState(Protocol):
+    """The carry of a loop: a NamedTuple of arrays with at least these fields.
 
-    counts: Any  # the first three of Numbers, whole
-    values: Any  # the others
-    rows: Any  # a ring: iteration k is row k modulo their number
-    best: tuple[Any, Any, Any]  # the best point, its gradient and auxiliary output
+    The compiled loop donates its input, so a state must not be used after it has been advanced.
+    """
+
+    @property
+    def x(self) -> FlatVector:
+        """The current iterate. `grad` and `aux` belong to it. Read by `find_points`, `resume` and `solve`."""
+        ...
+
+    @property
+    def grad(self) -> FlatVector:
+        """The gradient at x. After the first evaluation of a new state it is the gradient at the start."""
+        ...
+
+    @property
+    def aux(self) -> PyTree:
+        """The auxiliary output at x."""
+        ...
+
+    @property
+    def best_x(self) -> FlatVector:
+        """The finite point of least value so far. Read by `make_report`, and by `resume` to recognize params."""
+        ...
+
+    @property
+    def best_grad(self) -> FlatVector:
+        """The gradient at best_x."""
+        ...
+
+    @property
+    def best_aux(self) -> PyTree:
+        """The auxiliary output at best_x."""
+        ...
+
+    @property
+    def nit(self) -> Int[Array, ""]:
+        """The number of iterations."""
+        ...
+
+    @property
+    def nfev(self) -> Int[Array, ""]:
+        """The number of evaluations. A loop returns when it reaches `until`."""
+        ...
+
+    @property
+    def rows(self) -> Float[Array, "rows 3"]:
+        """The trace: value, grad_norm, and nfev modulo COUNT_MODULUS. Iteration k has row k modulo their number.
+
+        `resume` leaves the rows out of a ResumeState: the result has the trace already.
+        """
+        ...
+
+    @property
+    def inner(self) -> PyTree:
+        """The state of a transformation, else (). A ResumeState names its structure."""
+        ...
+
+    @property
+    def _replace(self) -> Callable[..., Self]:
+        """Return the state with other values of some fields, as of any NamedTuple."""
+        ...
+
+
+State = TypeVar("State", bound=DeviceState)
+
+
+class Box(NamedTuple):
+    """Lower and upper bounds, infinite where there is none."""
+
+    lower: FlatVector
+    upper: FlatVector
+
+
+class Tolerances(NamedTuple):
+    """What ends a solve. The values are traced, so a new tolerance compiles nothing."""
+
+    gtol: Scalar
+    ftol: Scalar
+    maxiter: Int[Array, ""]
+    maxfun: Int[Array, ""]
+    maxls: Scalar
+    maxcor: Scalar
+    rounding: Scalar  # the relative rounding error of the objective
+
+
+@dataclass(frozen=True)
+class DeviceSolver(Generic[State]):
+    """A solver on the device for one problem.
+
+    Args:
+        start: (free leaves, box) -> the state before the first evaluation.
+        start_on_host: the same with NumPy, so that nothing is compiled; None if that is not possible.
+        advance: (state, data, tolerances, box, until) -> the state after the solve has ended or has made `until`
+            evaluations.
+        report: what the host needs to know of a state.
+        with_status: on the host, the state with another status code.
+        find_value: on the host, the objective at the state's x.
+        find_nonfinite: on the host, after NONFINITE, the last trial that was not finite.
+        with_hyperparams: (state, new state) -> the state with the hyperparameters of the new one.
+    """
+
+    start: Callable[[Leaves, Box | None], State]
+    start_on_host: Callable[[Leaves, Box | None], State] | None
+    advance: Callable[[State, Data, Tolerances, Box | None, Int[Array, ""]], State]
+    report: Callable[[State], LoopReport]
+    with_status: Callable[[State, Status | int], State]
+    find_value: Callable[[State], float]
+    find_nonfinite: Callable[[State], np.ndarray]
+    with_hyperparams: Callable[[State, State], State]
+
+
+class Evaluation(NamedTuple):
+    """The objective at a point, all as flat vectors."""
+
+    x: FlatVector | HostVector
+    value: float | Scalar
+    grad: FlatVector | HostVector
+    aux: PyTree
 
 
 class LoopScalars(NamedTuple):
-    """The numbers of a report."""
+    """The numbers of a report: whole numbers, then real ones."""
 
-    nit: Any
-    nfev: Any
-    status: Any
-    value: Any  # at the current iterate
-    grad_norm: Any  # the same
-    best_value: Any
-
-
-class Found(NamedTuple):
-    """A point to hand back, flat."""
-
-    x: Any
-    value: Any
-    grad: Any
-    aux: Any
+    nit: int | Int[Array, ""]
+    nfev: int | Int[Array, ""]
+    status: int | Array
+    value: float | Scalar  # at the current iterate
+    grad_norm: float | Scalar  # max abs of the projected gradient there
+    best_value: float | Scalar
 
 
-class DeviceSolver(NamedTuple):
-    """A solver on the device: the carry before the first evaluation, the loop, its report, and tools of the host."""
+class LoopReport(NamedTuple):
+    """What a loop reports after a chunk. It stays valid when the next chunk takes over the state."""
 
-    start: Callable[[list[Any], Any], Any]
-    start_on_host: Callable[[list[Any], Any], Any] | None  # the same with nothing compiled; None if it cannot be had
-    advance: Callable[..., Any]
-    report: Callable[[Any], Report]
-    with_status: Callable[[Any, float], Any]  # on the host: the carry with another status
-    find_value: Callable[[Any], float]  # on the host: the objective at the carry's x
-    find_lost: Callable[[Any], Any]  # on the host, after NONFINITE: the last point that was not finite
+    counts: Int[Array, 3]  # the first three of LoopScalars
+    values: Float[Array, 3]  # the others
+    rows: Float[Array, "rows 3"]
+    best: tuple[FlatVector, FlatVector, PyTree]  # the best point, its gradient and its auxiliary output
 
 
-def make_device_solver(problem: Problem, method: Any, options: Options, rows: int) -> DeviceSolver:
-    """The engine, or the loop of a transformation, for this problem, with so many rows of trace."""
-    structure, dtype = problem.spec.params, problem.spec.dtype
-
-    def evaluate_with(data: Data) -> Callable[[Any], Any]:
-        return lambda x: problem.value_and_grad(x, data)
-
-    def ravel(free: list[Any]) -> Any:
-        return structure.ravel(free, dtype)
-
-    def ravel_on_host(free: list[Any]) -> np.ndarray:
-        return structure.ravel_on_host(free, dtype)
-
-    def start_with(ravel: Callable[[list[Any]], Any]) -> Callable[[list[Any], Any], Any]:
-        return lambda free, box: engine.start_state(ravel(free), problem.spec.aux, options.maxcor, rows, box)
-
-    if method is None:
-        return DeviceSolver(
-            start=start_with(ravel),
-            start_on_host=start_with(ravel_on_host),
-            advance=lambda state, data, limits, box, until: engine.advance(
-                evaluate_with(data), state, limits, box, until
-            ),
-            report=_report_engine,
-            with_status=engine.with_status,
-            find_value=lambda state: state.numbers.number("value_start"),
-            find_lost=engine.find_lost,
-        )
-    translation = Translation(
-        to_tree=lambda x: structure.params_or_none(structure.unravel(x)),
-        to_vector=lambda tree: ravel(jax.tree.leaves(tree)),
-    )
-    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.spec.aux)
-    return DeviceSolver(
-        start=lambda free, box: start_transform(method, translation, ravel(free), aux, rows),
-        start_on_host=None,
-        advance=lambda state, data, limits, box, until: advance_transform(
-            method, translation, evaluate_with(data), state, limits, until
-        ),
-        report=_report_transform,
-        with_status=lambda state, status: state._replace(status=np.int32(status)),
-        find_value=lambda state: float(state.value),
-        find_lost=lambda state: state.trial,
-    )
-
-
-def find_points(state: Any, report: Report, numbers: LoopScalars) -> tuple[Any, Found, Found]:
-    """Whether the solve converged; its last iterate, to hand back if it did; the best point, if not."""
-    converged = (numbers.status == Status.GTOL) | (numbers.status == Status.FTOL)
-    x, grad, aux = report.best
-    last = Found(state.x, numbers.value, state.grad, state.aux)
-    return converged, last, Found(x, numbers.best_value, grad, aux)
-
-
-def _report_engine(state: engine.State) -> Report:
-    search, progress = state.numbers.read()
-    return _report(
-        state,
-        nit=state.nit,
-        nfev=state.nfev,
-        status=progress.status,
-        value=search.value_start,
-        grad_norm=progress.grad_norm,
-        best_value=progress.best_value,
-    )
-
-
-def _report_transform(state: Any) -> Report:
-    return _report(
-        state,
-        nit=state.nit - (state.retreats > 0).astype(jnp.int32),  # after a retreat the last move has led nowhere yet
-        nfev=state.nfev,
-        status=state.status,
-        value=state.value,
-        grad_norm=state.grad_norm,
-        best_value=state.best_value,
-    )
-
-
-def _report(state: Any, **numbers: Any) -> Report:
-    told = LoopScalars(**numbers)
-    finite = jnp.isfinite(told.value) & jnp.isfinite(told.grad_norm)
-    told = told._replace(status=jnp.where(is_false(told.status, finite), Status.NONFINITE, told.status))
-    counts, values = told[:3], told[3:]
-    return Report(
+def make_report(state: DeviceState, scalars: LoopScalars) -> LoopReport:
+    """Report a state. A success at a point that is not finite becomes NONFINITE."""
+    finite = jnp.isfinite(scalars.value) & jnp.isfinite(scalars.grad_norm)
+    status = jnp.where(is_false(scalars.status, finite), Status.NONFINITE, scalars.status)
+    scalars = scalars._replace(status=status)
+    counts, values = scalars[:3], scalars[3:]
+    return LoopReport(
         counts=jnp.stack([jnp.asarray(each, jnp.int32) for each in counts]),
         values=jnp.stack([jnp.asarray(each, state.x.dtype) for each in values]),
         rows=state.rows,
@@ -156,15 +188,28 @@ def _report(state: Any, **numbers: Any) -> Report:
     )
 
 
-def count_on(rows: Any, nfev: Any) -> Any:
-    """The evaluations in rows of the trace, which hold them modulo COUNT_MODULUS, up to `nfev`, the last count."""
+def find_points(
+    state: DeviceState, report: LoopReport, scalars: LoopScalars
+) -> tuple[bool | Array, Evaluation, Evaluation]:
+    """Return whether the solve converged, the current iterate, and the best point.
+
+    The result is the iterate if the solve converged, else the best point.
+    """
+    converged = (scalars.status == Status.GTOL) | (scalars.status == Status.FTOL)
+    x, grad, aux = report.best
+    last = Evaluation(state.x, scalars.value, state.grad, state.aux)
+    return converged, last, Evaluation(x, scalars.best_value, grad, aux)
+
+
+def unwrap_counts(rows: Any, nfev: int | Int[Array, ""]) -> Any:
+    """Return the counts of evaluations in rows that hold them modulo COUNT_MODULUS; `nfev` is the last one."""
     return nfev - (nfev - rows) % COUNT_MODULUS
 
 
-def tolerances_of(problem: Problem, options: Options) -> engine.Tolerances:
-    """The tolerances as inputs of the program, in the type of its arithmetic."""
+def tolerances_of(problem: Problem, options: Options) -> Tolerances:
+    """Return the tolerances as inputs of the program, in the type of its arithmetic."""
     dtype = np.dtype(problem.spec.dtype)
-    return engine.Tolerances(
+    return Tolerances(
         gtol=_as(options.gtol, dtype),
         ftol=_as(options.ftol, dtype),
         maxiter=_as_count(options.maxiter),
@@ -175,10 +220,11 @@ def tolerances_of(problem: Problem, options: Options) -> engine.Tolerances:
     )
 
 
-def _as_count(value: Any) -> Any:
+def _as_count(value: int | Array) -> Any:
     if not isinstance(value, Tracer):
         return np.int32(value)
-    if jnp.issubdtype(value.dtype, jnp.floating):  # 2**31 is more than an int32 holds; this is below it in float32 too
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        # An int32 holds less than 2**31. The limit here is below that in float32 too.
         value = value.astype(jnp.float32 if value.dtype.itemsize < 4 else value.dtype)
         value = jnp.minimum(value, jnp.asarray(2.0**31 - 128, value.dtype))
     elif value.dtype.itemsize > 4 or jnp.issubdtype(value.dtype, jnp.unsignedinteger):
@@ -186,13 +232,13 @@ def _as_count(value: Any) -> Any:
     return value.astype(jnp.int32)
 
 
-def _as(value: Any, dtype: Any) -> Any:
+def _as(value: ArrayLike, dtype: np.dtype) -> Any:
     return value.astype(dtype) if isinstance(value, Tracer) else dtype.type(value)
 
 
-def box_of(problem: Problem) -> engine.Box | None:
-    """The bounds as inputs of the program, in the type of its arithmetic."""
-    bounds: FlatBounds | None = problem.bounds
+def box_of(problem: Problem) -> Box | None:
+    """Return the bounds as inputs of the program, in the type of its arithmetic."""
+    bounds = problem.bounds
     if bounds is None:
         return None
-    return engine.Box(bounds.lower.astype(problem.spec.dtype), bounds.upper.astype(problem.spec.dtype))
+    return Box(bounds.lower.astype(problem.spec.dtype), bounds.upper.astype(problem.spec.dtype))

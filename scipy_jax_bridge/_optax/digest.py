@@ -1,4 +1,7 @@
-"""What a transformation is made of, as text that a pickle may carry into another process."""
+"""Digest an Optax transformation as text that stays comparable in another process.
+
+`optax.adam(0.1)` makes new functions at each call. Their digests are equal, because they have equal code.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,39 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+Description = str | int | tuple[str, list[Any]]  # nested: a type and its parts; an int refers to an earlier one
 
 NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 
 
-class Fingerprint(NamedTuple):
-    """Equal for what is made of the same code and the same numbers.
+class Digest(NamedTuple):
+    """Two hashes of a transformation."""
 
-    `code` is of functions, names and flags; `numbers` is of numbers and arrays, the hyperparameters.
-    """
-
-    code: str
-    numbers: str
+    code: str  # of functions, names and flags
+    numbers: str  # of numbers and arrays: the hyperparameters
 
 
-def fingerprint(method: Any) -> Fingerprint:
-    """The fingerprint of a transformation. One made anew of the same has the same, in another process too."""
+def digest(method: optax.GradientTransformation | None) -> Digest:
+    """Return the digest, which is equal for transformations made of equal code and equal numbers."""
     numbers: list[str] = []
     code = _describe(method, numbers, {})
-    return Fingerprint(_digest(code), _digest(numbers))
+    return Digest(_hash(code), _hash(numbers))
 
 
-def _digest(value: Any) -> str:
+def _hash(value: Description | list[str]) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _describe(value: Any, numbers: list[str], seen: dict[int, tuple[int, Any]]) -> Any:
-    """The value without its numbers, which are added to `numbers`; `seen` has the objects described so far."""
+def _describe(value: Any, numbers: list[str], seen: dict[int, tuple[int, Any]]) -> Description:
+    """Describe a value without its numbers, and append those to `numbers`.
+
+    Args:
+        value: anything.
+        numbers: descriptions of the numbers so far.
+        seen: by their id, the objects described so far and their order.
+    """
     if value is None or isinstance(value, (bool, str, bytes)):
         return repr(value)
     if isinstance(value, NUMBERS):
@@ -47,12 +56,12 @@ def _describe(value: Any, numbers: list[str], seen: dict[int, tuple[int, Any]]) 
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
     if id(value) in seen:
         return seen[id(value)][0]
-    seen[id(value)] = len(seen), value  # kept alive, so that no other takes its place in memory
+    seen[id(value)] = len(seen), value  # a reference, so that its id is not used again
     parts = [_describe(part, numbers, seen) for part in _parts(value)]
     return f"{type(value).__module__}.{type(value).__qualname__}", parts
 
 
-def _describe_number(value: Any) -> str:
+def _describe_number(value: int | float | complex | np.generic | np.ndarray | jax.Array) -> str:
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)
@@ -60,7 +69,7 @@ def _describe_number(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """What the value is made of."""
+    """Return what the value is made of."""
     if isinstance(value, types.CodeType):
         consts = [sorted(map(repr, const)) if isinstance(const, frozenset) else const for const in value.co_consts]
         return [value.co_code, *value.co_names, *consts]

@@ -1,55 +1,65 @@
-"""Tools for compiled loops that also run in a batch: when a loop goes on, and how it writes its trace."""
+"""Operations for compiled loops that stay efficient under `vmap`: the loop condition, and writing the trace."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array
 
-COUNT_MODULUS = 2**24  # the trace holds counts modulo this: what float32 holds exactly
+COUNT_MODULUS = 2**24  # the trace stores counts modulo this, because float32 holds integers exactly up to it
+
+Tree = TypeVar("Tree")
+
+
+def select(condition: bool | Array, new: Tree, old: Tree) -> Tree:
+    """Return the tree `new` if the condition holds, else the tree `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 @custom_vmap
 def any_active(flag: Array) -> Array:
-    """Whether a loop goes on: in a batch as long as any of its solves does.
+    """Return the loop condition; in a batch, whether any of the solves goes on.
 
-    The one answer for all spares the batch what a loop with an answer for each would do after every turn: choose
-    between old and new for every array of the carry. So the turn itself must leave alone what has ended (`runs`).
+    With one condition per solve, `vmap` would select between old and new for every array of the carry. With one
+    condition for all it does not, so the loop body must leave finished solves unchanged itself: see `is_active`.
     """
     return flag
 
 
 @any_active.def_vmap
-def _any_of_many_goes_on(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
+def _any_active_in_batch(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
     return any_active(jnp.any(flag, axis=0)), False
 
 
 @custom_vmap
-def runs(flag: Array) -> Array:
-    """In the turn of a loop that goes on by `any_active(flag)`: whether this solve does. Always, if it is alone."""
+def is_active(flag: Array) -> Array:
+    """Return whether this solve goes on, in the body of a loop with the condition `any_active(flag)`.
+
+    Without a batch that is always true there, and the compiler drops the selections that depend on it.
+    """
     return flag | True
 
 
-@runs.def_vmap
-def _runs_of_many(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
+@is_active.def_vmap
+def _is_active_in_batch(size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
     return flag, True
 
 
 @custom_vmap
 def write_rows(rows: Array, place: Array, new: Array, keep: Array) -> Array:
-    """`rows` with those from `place` on replaced by `new` if `keep`; in a loop, in place.
+    """Replace the rows from `place` on by `new` if `keep`. Inside a loop this happens in place.
 
-    Only those are read and written. A batch writes all rows instead: faster than a scatter.
+    Only the replaced rows are read and written. A batch writes all rows instead, which is faster than a scatter.
     """
     old = jax.lax.dynamic_slice_in_dim(rows, place, new.shape[0])
     return jax.lax.dynamic_update_slice_in_dim(rows, jnp.where(keep, new, old), place, 0)
 
 
 @write_rows.def_vmap
-def _write_rows_of_many(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
+def _write_rows_in_batch(size: int, batched: list[bool], *operands: Any) -> tuple[Array, bool]:
     rows, place, new, keep = (
         operand if is_batched else jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
         for operand, is_batched in zip(operands, batched, strict=True)

@@ -1,7 +1,7 @@
-"""The Optax backend: one compiled loop on the device; nothing leaves it before control returns.
+"""Solve with one compiled loop on the device; nothing leaves it before control returns to the host.
 
 Called eagerly, the loop returns to the host about ten times a second, to serve the clock, the keyboard and the
-callback; the next chunk goes on where the last one stopped, bit for bit. Inside a trace it is one loop.
+callback. The next chunk continues bit for bit. Inside a trace the solve is one uninterrupted loop.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
 
 from .._backend import Compiled
 from .._core.monitor import SolveMonitor
@@ -23,50 +25,58 @@ from .._problem.fingerprint import structure_of
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.problem import Data, Problem
 from .._result import Outcome, Result, ResumeState, Timing, Trace
+from .algorithm import algorithm_of
 from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
     ROWS,
     ROWS_INSIDE,
+    Box,
     DeviceSolver,
-    Found,
+    DeviceState,
+    Evaluation,
+    Leaves,
+    LoopReport,
     LoopScalars,
-    Report,
+    Tolerances,
     box_of,
-    count_on,
     find_points,
-    make_device_solver,
     tolerances_of,
+    unwrap_counts,
 )
-from .resume import make_carry, resume
+from .loop_tools import select
+from .resume import make_resume_state, resume
 
-STOPPED = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)  # may go on
+Method = optax.GradientTransformation | None
+RESUMABLE = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)
 
 
 class LoopPrograms(NamedTuple):
-    """The loop, compiled."""
+    """The compiled loop."""
 
-    start: Any  # leaves of the start, box -> state before the first evaluation
-    advance: Any  # state, data, limits, box, until -> state, report
+    start: Callable[..., DeviceState]  # free leaves, box -> the state before the first evaluation
+    advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
 
 
-def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
-    """Compile the loop."""
+def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled:
+    """Compile the loop, or find it compiled."""
     name = (structure_of(method), problem.bounds is not None, options.maxcor)
-    loop = make_device_solver(problem, method, options, ROWS)
+    solver = algorithm_of(method).device_solver(problem, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(loop.start), (_on_host(problem.free), box_of(problem))
+        return jax.jit(solver.start), (_on_host(problem.free), box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
-        def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
-            state = loop.advance(state, data, limits, box, until)
-            return state, loop.report(state)
+        def run(
+            state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
+        ) -> tuple[DeviceState, LoopReport]:
+            state = solver.advance(state, data, limits, box, until)
+            return state, solver.report(state)
 
-        state = jax.eval_shape(loop.start, problem.free, box_of(problem))
+        state = jax.eval_shape(solver.start, problem.free, box_of(problem))
         inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
-    begin, begin_s = loop.start_on_host, 0.0
+    begin, begin_s = solver.start_on_host, 0.0
     if begin is None:
         begin, begin_s = problem.compile(("start", *name), start)
     run, run_s = problem.compile(("advance", *name), advance)
@@ -80,44 +90,46 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
 
 
 def solve_optax(
-    problem: Problem, method: Any, options: Options, monitor: SolveMonitor, earlier: Result | None
+    problem: Problem, method: Method, options: Options, monitor: SolveMonitor, earlier: Result | None
 ) -> Outcome:
-    """Minimize with the all-device L-BFGS(-B), or with any Optax transformation.
+    """Minimize with the all-device L-BFGS-B, or with any Optax transformation.
 
-    Arguments:
+    Args:
         problem: what to minimize.
-        method: a GradientTransformation, or None for the default.
+        method: a GradientTransformation, or None for L-BFGS-B.
         options: the limits.
-        watch: who may stop the solve.
-        earlier: what to go on from, bit for bit if it holds the carry of such a loop, else from its point.
+        monitor: the clock, the keyboard and the callback.
+        earlier: a result to go on from. The solve continues bit for bit if the result holds the state of such a
+            loop, else it begins at its params.
 
-    Errors:
+    Raises:
         ValueError: the objective or its gradient is not finite at the start.
     """
     compiled = compile_optax(problem, method, options)
     programs: LoopPrograms = compiled.programs
     limits, box = tolerances_of(problem, options), box_of(problem)
-    loop = make_device_solver(problem, method, options, ROWS)
+    algorithm = algorithm_of(method)
+    solver = algorithm.device_solver(problem, options, ROWS)
 
-    def advance(state: Any, until: int) -> tuple[Any, Report]:
+    def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
         return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
     monitor.begin()
     paces, method_key = problem.spec.paces, structure_of(method)
     chunks = ChunkedRun(problem, monitor, advance, paces.get(method_key))
 
-    def start(free: list[Any]) -> Any:
+    def start(free: Leaves) -> DeviceState:
         return programs.start(_on_host(free), box)
 
     fresh = start(problem.free)
     state, note = fresh, ""
     if earlier is not None:
-        state, note = resume(earlier, chunks, loop, fresh, start, problem, method, options)
+        state, note = resume(earlier, chunks, solver, fresh, start, problem, algorithm, options)
 
-    def hand_back(status: Status, found: Found, detail: str = "", carry: ResumeState | None = None) -> Outcome:
+    def hand_back(status: Status, point: Evaluation, detail: str = "", carry: ResumeState | None = None) -> Outcome:
         return Outcome(
-            **problem.on_device(found.x, found.value, found.grad),
-            aux=found.aux,
+            **problem.on_device(point.x, point.value, point.grad),
+            aux=point.aux,
             nit=chunks.nit,
             nfev=chunks.nfev,
             status=int(status),
@@ -136,65 +148,73 @@ def solve_optax(
         paces[method_key] = chunks.speed
     detail, carry = "", None
     if status == Status.NONFINITE:
-        detail = _explain(problem, loop, state, chunks, start)
-    if status in STOPPED:
-        carry = make_carry(state, problem, method, options)
+        detail = _explain_nonfinite(problem, solver, state, chunks, start)
+    if status in RESUMABLE:
+        carry = make_resume_state(state, problem, algorithm, options)
     return hand_back(status, chunks.found, detail, carry)
 
 
-def _on_host(free: list[Any]) -> list[Any]:
-    """The leaves without the place where they were put: the loop runs where its data are."""
+def _on_host(free: Leaves) -> list[np.ndarray]:
+    """Return the leaves without their placement: the loop runs where its data are."""
     return [np.asarray(leaf) for leaf in free]
 
 
-def _explain(
-    problem: Problem, loop: DeviceSolver, state: Any, chunks: ChunkedRun, start: Callable[[list[Any]], Any]
+def _explain_nonfinite(
+    problem: Problem,
+    solver: DeviceSolver[Any],
+    state: DeviceState,
+    chunks: ChunkedRun,
+    start: Callable[[Leaves], DeviceState],
 ) -> str:
-    """Where it went bad, by one evaluation there that does not count; an error if that is the start itself."""
-    structure, at_start = problem.spec.params, chunks.nfev == 1
-    x = np.asarray(state.x if at_start else loop.find_lost(state))
-    seen = chunks.look_at(start, x)
+    """Describe where a solve became not finite, with one evaluation there that does not count.
+
+    Raises:
+        NonfiniteStart: it was at the start.
+    """
+    at_start = chunks.nfev == 1
+    x = np.asarray(state.x if at_start else solver.find_nonfinite(state))
+    seen = chunks.evaluate_at(start, x)
     if np.isfinite(seen.value) and np.isfinite(seen.grad).all():
         return f"In iteration {chunks.nit + 1} a trial was not finite, and nothing lower lay near it."
-    what = describe_nonfinite(structure, x, seen.value, seen.grad)
+    what = describe_nonfinite(problem.spec.params, x, seen.value, seen.grad)
     if at_start:
         raise refuse_start(what)
     return f"In iteration {chunks.nit + 1}: {what}."
 
 
-def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
-    """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
-    # One row more than is handed back: a solve that ends within a search leaves an unfinished trial in it.
-    loop, box = make_device_solver(problem, method, options, ROWS_INSIDE + 1), box_of(problem)
-    state = loop.start(_forbid_crossed(problem.free, box), box)
-    state = loop.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
+def trace_optax(problem: Problem, method: Method, options: Options) -> Outcome:
+    """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
+    # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
+    solver, box = algorithm_of(method).device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
+    state = solver.start(_forbid_crossed(problem.free, box), box)
+    state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
-        return _read_end(loop.report(state), state)
+        return _read_end(solver.report(state), state)
 
 
-def _forbid_crossed(free: list[Any], box: Any) -> list[Any]:
-    """Traced bounds cannot be refused: where they leave nothing the start is NaN, and so is all that is found."""
+def _forbid_crossed(free: Leaves, box: Box | None) -> Leaves:
+    """Make the start NaN if lower bounds exceed upper ones: traced bounds cannot raise an error."""
     if box is None:
         return free
     crossed = ~jnp.all(box.lower <= box.upper)
     return [jnp.where(crossed, jnp.asarray(jnp.nan, leaf.dtype), leaf) for leaf in map(jnp.asarray, free)]
 
 
-def _read_end(report: Report, state: Any) -> Outcome:
-    """The outcome of a loop inside a trace."""
-    numbers = LoopScalars(*report.counts, *report.values)
-    converged, last, best = find_points(state, report, numbers)
-    found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    trace, timing = _trace_inside(report.rows, numbers), Timing(unknown(), unknown(), 0)
-    counts = (numbers.nit, numbers.nfev, numbers.status)
-    return Outcome(found.x, found.value, found.grad, found.aux, *counts, trace, timing)
+def _read_end(report: LoopReport, state: DeviceState) -> Outcome:
+    """Return the outcome of a loop inside a trace."""
+    scalars = LoopScalars(*report.counts, *report.values)
+    converged, last, best = find_points(state, report, scalars)
+    point = select(converged, last, best)
+    trace, timing = _trace_inside(report.rows, scalars), Timing(unknown(), unknown(), 0)
+    counts = (scalars.nit, scalars.nfev, scalars.status)
+    return Outcome(point.x, point.value, point.grad, point.aux, *counts, trace, timing)
 
 
-def _trace_inside(ring: Any, numbers: LoopScalars) -> Trace:
-    """The last iterations as columns of one length; nfev is 0 in the rows that no iteration has filled."""
-    first = jnp.maximum(numbers.nit + 1 - ROWS_INSIDE, 0)
+def _trace_inside(ring: Float[Array, "rows 3"], scalars: LoopScalars) -> Trace:
+    """Return the last iterations as columns of one length. nfev is 0 in the rows that no iteration has filled."""
+    first = jnp.maximum(scalars.nit + 1 - ROWS_INSIDE, 0)
     rows = jnp.roll(ring, -first, axis=0)[:ROWS_INSIDE]
-    filled = jnp.arange(ROWS_INSIDE) <= numbers.nit
+    filled = jnp.arange(ROWS_INSIDE) <= scalars.nit
     fun, grad_norm = (jnp.where(filled, rows[:, column], unknown()) for column in range(2))
-    nfev = jnp.where(filled, count_on(rows[:, 2].astype(jnp.int32), numbers.nfev), 0)
+    nfev = jnp.where(filled, unwrap_counts(rows[:, 2].astype(jnp.int32), scalars.nfev), 0)
     return Trace(fun, grad_norm, nfev, jnp.full(ROWS_INSIDE, unknown()))

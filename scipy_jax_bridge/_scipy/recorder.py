@@ -12,7 +12,7 @@ from scipy.optimize import OptimizeResult
 from .._core.monitor import Progress, SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import STAIRS, is_flat, noise
+from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat, noise
 from .._core.trace import Trace
 from .._problem.nonfinite import refuse_start
 from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
@@ -195,7 +195,12 @@ class SolveRecorder:
         search, rounding = self.search, self.evaluator.rounding
         search.judge(iterate, trial, rounding)
         unchanged = abs(trial.value - iterate.value) <= noise(abs(iterate.value), rounding)
-        if not self.evaluator.is_coarse or search.contradicted or search.finite_trials < STAIRS or not unchanged:
+        if (
+            not self.evaluator.is_coarse
+            or search.contradicted
+            or search.finite_trials < MAX_UNCHANGED_TRIALS
+            or not unchanged
+        ):
             return
         if search.nonfinite_trial is not None:  # a reduced step changes little, and rounding is not the reason
             raise Stop(Status.NONFINITE, self.describe_trial(search.nonfinite_trial))

@@ -1,6 +1,7 @@
 """The generalized Cauchy point: the first local minimum of the model along the projected gradient path.
 
-Source: algorithm CP in section 4 of R. H. Byrd, P. Lu, J. Nocedal and C. Zhu [BLNZ].
+The path x(t) = P(x - t g), where P projects onto the box, bends at the breakpoint of every variable that reaches a
+bound. Source: algorithm CP in section 4 of R. H. Byrd, P. Lu, J. Nocedal and C. Zhu [BLNZ], whose letters are used.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from jaxtyping import Array, Int
 from .compact import BoundedMemory, Compact, CompactMatrix, Mask, times_w
 from .memory import Flag, Scalar, Vector, multiply
 
+Path = tuple[Vector, Vector, Vector, Vector]  # x, gradient, lower and upper bounds
+
 
 class CauchyPoint(NamedTuple):
-    """The first local minimum of the model along the projected gradient path, and what is free there."""
+    """The generalized Cauchy point, and which variables are free there."""
 
     x: Vector
     free: Mask
-    offset: Compact  # W'(x_cauchy - x)
+    offset: Compact  # c = W'(x_cauchy - x)
 
 
-class Walk(NamedTuple):
-    """Where the walk along the path stands: at the breakpoint `time`, about to enter a new segment."""
+class PathState(NamedTuple):
+    """The state at the breakpoint t, before the next segment of the path."""
 
-    passed: Int[Array, ""]
-    time: Scalar
-    slope: Scalar  # f' in algorithm CP of BLNZ
-    curve: Scalar  # f''
-    heading: Compact  # p = W'd
-    offset: Compact  # c = W'(z - x)
-    stopped: Mask  # the variables that reached their bound on the way
+    passed: Int[Array, ""]  # number of breakpoints
+    t: Scalar
+    f1: Scalar  # f', the slope of the model along the segment
+    f2: Scalar  # f'', its curvature
+    p: Compact  # W'd, where d is the direction of the segment
+    c: Compact  # W'(x(t) - x)
+    stopped: Mask  # the variables that have reached their bound
 
 
 def find_cauchy_point(
@@ -43,75 +46,74 @@ def find_cauchy_point(
     lower: Vector,
     upper: Vector,
 ) -> CauchyPoint:
-    """Algorithm CP of BLNZ, one breakpoint a step."""
+    """Find the point by algorithm CP of BLNZ, one breakpoint per step."""
     path = (x, grad, lower, upper)
-    walk = _walk_path(memory, middle, path)
-    heading, _, _ = _breakpoints(*path)
-    moving = ~walk.stopped & (heading != 0)
-    rest = jnp.maximum(-walk.slope / walk.curve, 0)
-    rest = jnp.where(jnp.any(moving), rest, 0)
-    end = jnp.where(walk.stopped, jnp.where(grad < 0, upper, lower), x + (walk.time + rest) * heading)
+    state = _follow_path(memory, middle, path)
+    d, _, _ = _breakpoints(*path)
+    moving = ~state.stopped & (d != 0)
+    dt_min = jnp.maximum(-state.f1 / state.f2, 0)
+    dt_min = jnp.where(jnp.any(moving), dt_min, 0)
+    end = jnp.where(state.stopped, jnp.where(grad < 0, upper, lower), x + (state.t + dt_min) * d)
     return CauchyPoint(
         x=jnp.clip(end, lower, upper),
-        free=~(walk.stopped | _is_blocked(*path)),
-        offset=walk.offset + rest * walk.heading,
+        free=~(state.stopped | _is_blocked(*path)),
+        offset=state.c + dt_min * state.p,
     )
 
 
 def _is_blocked(x: Array, grad: Array, lower: Array, upper: Array) -> Array:
-    """Which variables are at a bound that the gradient step would leave."""
+    """Return which variables are at a bound that the gradient step would cross."""
     return ((x <= lower) & (grad >= 0)) | ((x >= upper) & (grad <= 0))
 
 
 def _breakpoints(x: Array, grad: Array, lower: Array, upper: Array) -> tuple[Array, Array, Array]:
-    """Where each variable heads, the room it has there, and the time at which it has used that up, (4.1)."""
-    heading = jnp.where(_is_blocked(x, grad, lower, upper), 0, -grad)
-    room = jnp.where(grad < 0, upper - x, x - lower)
-    return heading, room, jnp.where(heading != 0, room / jnp.abs(grad), jnp.inf)
+    """Return for each variable the direction d, the gap to its bound, and the breakpoint t = gap / |d|, (4.1)."""
+    d = jnp.where(_is_blocked(x, grad, lower, upper), 0, -grad)
+    gap = jnp.where(grad < 0, upper - x, x - lower)
+    return d, gap, jnp.where(d != 0, gap / jnp.abs(grad), jnp.inf)
 
 
-def _walk_path(memory: BoundedMemory, middle: CompactMatrix, path: tuple[Vector, Vector, Vector, Vector]) -> Walk:
+def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> PathState:
     """Pass every breakpoint that lies before the minimum of its segment.
 
-    On the way breakpoints are computed one by one: the loop holds no vectors for them.
+    The breakpoints are computed again one by one, so that the loop holds no vectors of them.
     """
-    heading, _, times = _breakpoints(*path)
-    _, order = lax.sort((times, lax.iota(jnp.int32, times.size)), num_keys=1)
-    compact = times_w(memory, heading)
-    slope = -jnp.sum(heading * heading)
-    curve = -memory.theta * slope - multiply(middle, compact) @ compact
-    floor = -jnp.finfo(curve.dtype).eps * memory.theta * slope
-    start = Walk(
-        jnp.zeros((), jnp.int32),
-        jnp.zeros_like(slope),
-        slope,
-        curve,
-        compact,
-        jnp.zeros_like(compact),
-        jnp.zeros(heading.shape, bool),
+    d, _, breakpoints = _breakpoints(*path)
+    _, order = lax.sort((breakpoints, lax.iota(jnp.int32, breakpoints.size)), num_keys=1)
+    p = times_w(memory, d)
+    f1 = -jnp.sum(d * d)
+    f2 = -memory.theta * f1 - multiply(middle, p) @ p
+    f2_min = -jnp.finfo(f2.dtype).eps * memory.theta * f1
+    start = PathState(
+        passed=jnp.zeros((), jnp.int32),
+        t=jnp.zeros_like(f1),
+        f1=f1,
+        f2=f2,
+        p=p,
+        c=jnp.zeros_like(p),
+        stopped=jnp.zeros(d.shape, bool),
     )
 
-    def ahead(walk: Walk) -> tuple[Array, tuple[Scalar, Scalar, Scalar]]:
-        index = order[jnp.minimum(walk.passed, order.size - 1)]
+    def next_breakpoint(state: PathState) -> tuple[Array, tuple[Scalar, Scalar, Scalar]]:
+        index = order[jnp.minimum(state.passed, order.size - 1)]
         return index, _breakpoints(*(each[index] for each in path))
 
-    def goes_on(walk: Walk) -> Flag:
-        _, (_, _, there) = ahead(walk)
-        return (walk.passed < order.size) & (there < jnp.inf) & (-walk.slope / walk.curve >= there - walk.time)
+    def goes_on(state: PathState) -> Flag:
+        _, (_, _, t_next) = next_breakpoint(state)
+        return (state.passed < order.size) & (t_next < jnp.inf) & (-state.f1 / state.f2 >= t_next - state.t)
 
-    def pass_breakpoint(walk: Walk) -> Walk:
-        index, (step, room, there) = ahead(walk)
-        gap = jnp.sign(step) * room  # z_b in (4.9)
+    def pass_breakpoint(state: PathState) -> PathState:
+        index, (d_b, gap, t_next) = next_breakpoint(state)
+        z_b = jnp.sign(d_b) * gap
         column = memory.rows[:, index]
-        row = jnp.concatenate([memory.theta * column[0::2], column[1::2]])
-        duration = there - walk.time
-        offset = walk.offset + duration * walk.heading
-        middle_row = multiply(middle, row)
-        slope = walk.slope + duration * walk.curve + step**2 - memory.theta * step * gap + step * (middle_row @ offset)
-        curve = walk.curve - memory.theta * step**2 + 2 * step * (middle_row @ walk.heading)
-        curve = jnp.maximum(curve - step**2 * (middle_row @ row), floor)  # (4.9) and (4.10)
-        heads = walk.heading - step * row
-        stopped = walk.stopped.at[index].set(True)
-        return Walk(walk.passed + 1, there, slope, curve, heads, offset, stopped)
+        w_b = jnp.concatenate([memory.theta * column[0::2], column[1::2]])
+        dt = t_next - state.t
+        c = state.c + dt * state.p
+        mw_b = multiply(middle, w_b)
+        f1 = state.f1 + dt * state.f2 + d_b**2 - memory.theta * d_b * z_b + d_b * (mw_b @ c)  # (4.9), g_b = -d_b
+        f2 = state.f2 - memory.theta * d_b**2 + 2 * d_b * (mw_b @ state.p)
+        f2 = jnp.maximum(f2 - d_b**2 * (mw_b @ w_b), f2_min)  # (4.10)
+        p = state.p - d_b * w_b
+        return PathState(state.passed + 1, t_next, f1, f2, p, c, state.stopped.at[index].set(True))
 
     return lax.while_loop(goes_on, pass_breakpoint, start)

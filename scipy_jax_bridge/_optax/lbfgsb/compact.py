@@ -1,18 +1,19 @@
-"""The compact model of the objective with bounds: what is remembered, and what B, W and M are made of it.
+"""The quadratic model of a problem with bounds in compact form: the memory, and the matrices B, W and M.
 
-Sources and notation as in `_bounded`:
+The source is [BLNZ], see `bounded`. Around the iterate x with value f and gradient g, the model is
 
     m(z) = f + g'(z - x) + (z - x)'B (z - x) / 2,   B = theta I - W M W',   W = [theta S  Y],
 
     M^-1 = [ theta S'S   L  ]     L_ij = s_i'y_j where pair i is newer than pair j, else 0,
            [ L'          -D ]
 
-(3.2) to (3.4) in BLNZ, with the two halves of W in the order in which the pairs lie in the memory.
+by (3.2) to (3.4). The paper has the halves of W the other way round, and orders the pairs by age, not by slot.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
@@ -41,29 +42,29 @@ Mask = Bool[Array, " n"]
 
 
 class BoundedMemory(NamedTuple):
-    """The pairs by slot, and what B is made of."""
+    """The pairs by slot, and the products that B is computed from."""
 
     rows: Rows
     theta: Scalar
     newest: Int[Array, ""]  # the slot of the newest pair
-    sy: Square  # s_i'y_j; the diagonal is zero where a slot is empty
+    sy: Square  # s_i'y_j; the diagonal is zero for empty slots
     ss: Square  # s_i's_j
 
 
-def empty_memory(xp: Any, size: int, maxcor: int, dtype: jnp.dtype) -> BoundedMemory:
-    """A memory that makes B the identity, of NumPy or of JAX."""
+def empty_memory(xp: ModuleType, size: int, maxcor: int, dtype: jnp.dtype) -> BoundedMemory:
+    """Make a memory without pairs, for which B is the identity, in NumPy or in JAX."""
     zeros, rows = xp.zeros((maxcor, maxcor), dtype), empty_rows(xp, size, maxcor, dtype)
     return BoundedMemory(rows, xp.ones((), dtype), xp.zeros((), jnp.int32), zeros, zeros)
 
 
 def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:
-    """With the new pair if it is to be kept; emptied if the others are to be dropped."""
+    """Store the new pair if `new.keep`. Empty the memory if `new.drop`."""
     here = newest_slot(new, memory.sy.shape[0])
     rows = write_pair(memory.rows, new)
-    s, y = lax.dynamic_slice_in_dim(rows, 2 * new.slot, 2)  # read back, so that no vector of the turn is kept for it
+    s, y = lax.dynamic_slice_in_dim(rows, 2 * new.slot, 2)  # read back, so that s and y need not stay alive
     sy_new, yy_new = multiply_rows(rows, y)
     ss_new, ys_new = multiply_rows(rows, s)
-    known = filled_slots(memory) | here  # the rows of pairs that were dropped are still there
+    known = filled_slots(memory) | here  # dropped pairs are still in `rows`
     sy_new, ss_new, ys_new = (jnp.where(known, each, 0) for each in (sy_new, ss_new, ys_new))
     sy = put(memory.sy, here, ys_new, jnp.where(here, new.curvature, sy_new))
     ss = put(memory.ss, here, ss_new, ss_new)
@@ -77,39 +78,39 @@ def update_memory(memory: BoundedMemory, new: NewPair) -> BoundedMemory:
 
 
 def times_w(memory: BoundedMemory, vector: Vector) -> Compact:
-    """W'v."""
+    """Return W'v."""
     filled = filled_slots(memory)
     of_s, of_y = (jnp.where(filled, each, 0) for each in multiply_rows(memory.rows, vector))
     return jnp.concatenate([memory.theta * of_s, of_y])
 
 
 def w_times(memory: BoundedMemory, weights: Compact) -> Vector:
-    """W w."""
+    """Return W w."""
     of_s, of_y = jnp.split(weights, 2)
     return combine_rows(memory.theta * of_s, of_y, memory.rows)
 
 
 def filled_slots(memory: BoundedMemory) -> Bool[Array, " m"]:
-    """Which slots hold a pair."""
+    """Return which slots hold a pair."""
     return jnp.diagonal(memory.sy) > 0
 
 
 def newer(memory: BoundedMemory) -> Bool[Array, "m m"]:
-    """Whether the row's pair is newer than the column's."""
+    """Return a matrix that is true where the row's pair is newer than the column's."""
     slots = memory.sy.shape[0]
     age = (memory.newest - jnp.arange(slots)) % slots
     return age[:, None] < age[None, :]
 
 
 def middle_matrix(memory: BoundedMemory) -> CompactMatrix:
-    """M, by the Cholesky factor of theta S'S + L D^-1 L' as in section 3 of BLNZ; zero for empty slots."""
+    """Return M, by the Cholesky factor of theta S'S + L D^-1 L', section 3 of BLNZ. It is zero for empty slots."""
     filled = filled_slots(memory)
     inverse_d = jnp.where(filled, 1 / jnp.diagonal(memory.sy), 0)
     below = jnp.where(newer(memory), memory.sy, 0)
-    weighed = below * inverse_d
-    unit = jnp.diag(jnp.where(filled, 0, 1).astype(weighed.dtype))
-    factor = jnp.linalg.cholesky(memory.theta * memory.ss + multiply(weighed, below.T) + unit)
-    inverse = jsl.cho_solve((factor, True), jnp.diag(filled.astype(weighed.dtype)))
-    corner = multiply(inverse, weighed)
-    last = multiply(weighed.T, corner) - jnp.diag(inverse_d)
+    weighted = below * inverse_d
+    unit = jnp.diag(jnp.where(filled, 0, 1).astype(weighted.dtype))
+    factor = jnp.linalg.cholesky(memory.theta * memory.ss + multiply(weighted, below.T) + unit)
+    inverse = jsl.cho_solve((factor, True), jnp.diag(filled.astype(weighted.dtype)))
+    corner = multiply(inverse, weighted)
+    last = multiply(weighted.T, corner) - jnp.diag(inverse_d)
     return jnp.block([[inverse, corner], [corner.T, last]])

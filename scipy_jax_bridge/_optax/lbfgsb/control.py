@@ -1,22 +1,23 @@
-"""What follows from a trial: is it the next iterate, is the search over, is the solve, and why.
+"""Control logic after each trial: accept it, go on searching, restart, or stop with a status.
 
-The rules are those of L-BFGS-B 3.0 as long as it has one. Where it would end ABNORMAL the solve goes on: from the
-least value seen, as a new start, and near the rounding floor by the approximate Wolfe conditions (`judge`). It
-ends when the value has not fallen for two whole searches, and says whether rounding is the reason.
+The rules are those of L-BFGS-B 3.0, except where that code would end with ABNORMAL. There the solve restarts from
+the least value seen, and close to the rounding error it uses the approximate Wolfe conditions (see `judge`). It ends
+when the value has not decreased for two whole searches, and reports whether rounding is the reason.
 
-Scalar logic alone, and elementwise: `choose` runs it in the lanes of one array.
+All of it is elementwise logic of scalars, so that `select_fused` can compute it in the lanes of one array.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from ..._core.status import RUNNING, Status
-from ..._core.stopping import STAIRS, is_endless, is_small, noise
+from ..._core.stopping import MAX_UNCHANGED_TRIALS, is_endless, is_small, noise
+from ..device_solver import Tolerances
+from ..loop_tools import select
 from .lanes import Flag
 from .linesearch import (
     LARGEST_STEP,
@@ -31,200 +32,216 @@ from .linesearch import (
     start_search,
 )
 
-SPARE = 2.0**-20  # between the gradients that are scaled and those whose square overflows: they may grow, and are many
-IDLE_SEARCHES = 2  # whole searches, by evaluations, without a lower value: a solve goes on no longer
+OVERFLOW_MARGIN = 2.0**-20  # distance to overflow: gradients may still grow, and n squares are summed
+MAX_STALLED_SEARCHES = 2  # the solve ends after as many evaluations as these searches may take, without a decrease
 
 
-class Tolerances(NamedTuple):
-    """What ends a solve; traced, so a new tolerance compiles nothing."""
+class SolveScalars(NamedTuple):
+    """The scalars of a solve, without those of its line search and without its counts.
 
-    gtol: Scalar
-    ftol: Scalar
-    maxiter: Int[Array, ""]  # for the rules below: what is left of them before this trial
-    maxfun: Int[Array, ""]
-    maxls: Int[Array, ""]
-    maxcor: int
-    rounding: Scalar  # of the objective, relative
-
-
-class Progress(NamedTuple):
-    """The numbers of a solve, but for those of its search and for its counts, which no lane could hold in float32."""
+    The counts are no part of it because float32 lanes could not hold them.
+    """
 
     status: Scalar
-    grad_norm: Scalar  # at the current iterate
+    grad_norm: Scalar  # max abs of the projected gradient at the current iterate
     best_value: Scalar
-    slot: Scalar  # of the memory, for the next pair
-    idle: Scalar  # evaluations since the value last fell
-    size: Scalar  # of the gradient at the current iterate
-    scale: Scalar  # of the gradient as the memory knows it: 1, unless its square would overflow
-    starts: Flag  # the next trial is where the solve begins, or begins again
-    empty: Flag  # no pair is in memory
+    slot: Scalar  # the memory slot of the next pair
+    evals_since_decrease: Scalar
+    grad_max: Scalar  # max abs of the gradient at the current iterate
+    grad_scale: Scalar  # the memory stores gradients times this; 1 unless their square would overflow
+    is_start: Flag  # the next trial is the start of the solve, or of a restart
+    memory_empty: Flag
 
 
-class Facts(NamedTuple):
-    """What is known once the trial is evaluated."""
+class TrialEvaluation(NamedTuple):
+    """What is known after the evaluation of a trial."""
 
     value: Scalar
-    slope: Scalar  # along the direction of the search; at the start, along the gradient itself
-    slope_start: Scalar  # where the search began
-    grad_norm: Scalar  # of the projected gradient
-    size: Scalar  # largest absolute component of the gradient itself
-    step_max: Scalar
+    slope: Scalar  # along the search direction; at a start, along the gradient itself
+    slope_start: Scalar  # along the search direction at the iterate
+    grad_norm: Scalar  # max abs of the projected gradient
+    grad_max: Scalar  # max abs of the gradient
+    step_max: Scalar  # the longest step that the search may take
 
 
-class Decision(NamedTuple):
-    """What follows from the trial."""
+class TrialOutcome(NamedTuple):
+    """What follows from a trial."""
 
-    moves: Flag  # it is the next iterate
-    fails: Flag  # the search is over without one
-    renews: Flag  # nothing is left to try from here, but a lower point was seen: begin again there
-    better: Flag  # the least value so far
-    keep: Flag  # the step and the change of the gradient make a pair
-
-
-OUTCOME = (Search, Progress, Decision)
+    accepted: Flag  # the trial is the next iterate
+    search_failed: Flag  # the search ended without a new iterate
+    restarts: Flag  # the search failed without memory, but a lower point was seen: start again from there
+    improves_best: Flag  # the trial has the least value so far
+    store_pair: Flag  # the step and the change of the gradient go into the memory
 
 
-def accept_start(numbers: tuple[Search, Progress], fact: Facts, limit: Tolerances) -> tuple[Search, Progress, Decision]:
-    """The start is the first iterate; it is converged already, or there is nothing to start from."""
-    _, progress = numbers
-    finite, no = _is_finite(fact), jnp.zeros_like(fact.value, bool)
-    scale = _scale(fact.size)
-    best = jnp.where(finite, fact.value, progress.best_value)
-    # The start of a solve is iteration 0; where it begins again, that is one more.
-    limited = _limit_status(jnp.isfinite(progress.best_value), limit)
-    progress = progress._replace(grad_norm=fact.grad_norm, best_value=best, starts=no, size=fact.size, scale=scale)
-    status = jnp.where(fact.grad_norm <= limit.gtol, Status.GTOL, limited)
-    progress = progress._replace(status=jnp.where(finite, status, Status.NONFINITE))
-    # A step of unit length along the gradient, section 5 of Zhu et al.; fact.slope is g'g here, and may overflow.
-    unit = _unit_step(progress, 1 / jnp.sqrt(fact.slope))
-    search = start_search(fact.value, jnp.minimum(unit, LARGEST_STEP))
-    return search, progress, Decision(~no, no, no, finite, no)
+OUTCOME_KINDS = (Search, SolveScalars, TrialOutcome)
+Before = tuple[Search, SolveScalars]
+After = tuple[Search, SolveScalars, TrialOutcome]
 
 
-def weigh_trial(numbers: tuple[Search, Progress], fact: Facts, limit: Tolerances) -> tuple[Search, Progress, Decision]:
-    """One step of the line search; then the memory and the tests of section 6 of BLNZ, in L-BFGS-B's order."""
-    search, before = numbers
-    search = open_search(search, fact.slope_start, fact.step_max)
-    tried, verdict = _try(search, fact, limit)
-    # A step that was cut short proves nothing, nor does one that leads no lower where value and slopes disagree.
-    against = tried.contradicted & (fact.value >= search.value_start - _floor(search, limit))
-    flat = _is_flat(search, fact, limit) & ~tried.cut & ~against
-    decision = _decide(search, tried, verdict, before, fact, limit, flat)
-    progress = _count(search, before, fact, limit, decision)
-    status = jnp.where(
-        (decision.fails & before.empty & ~decision.renews) | (progress.idle >= IDLE_SEARCHES * limit.maxls),
-        _failure(search, tried, fact, limit),
-        _limit_status(decision.moves, limit),
+def accept_start(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:
+    """Make the start the first iterate. It may be converged already, or not finite."""
+    _, before = numbers
+    finite, no = _is_finite(evaluation), jnp.zeros_like(evaluation.value, bool)
+    # The start of a solve is iteration 0; a restart is one more iteration.
+    limited = _limit_status(jnp.isfinite(before.best_value), limit)
+    after = before._replace(
+        grad_norm=evaluation.grad_norm,
+        best_value=jnp.where(finite, evaluation.value, before.best_value),
+        is_start=no,
+        grad_max=evaluation.grad_max,
+        grad_scale=_scale_of(evaluation.grad_max),
     )
-    eps, reduction = jnp.finfo(fact.slope.dtype).eps, search.value_start - fact.value
-    endless = is_endless(reduction, search.step, fact.slope_start, fact.slope, eps) & (before.scale == 1)
-    status = jnp.where(decision.moves & endless, Status.UNBOUNDED, status)
-    status = jnp.where(decision.moves & flat, Status.FTOL, status)
-    status = jnp.where(decision.moves & (fact.grad_norm <= limit.gtol), Status.GTOL, status)
-    # Where a search is lost its numbers stay, for the host to tell where.
-    decision = decision._replace(fails=decision.fails & (status != Status.NONFINITE))
-    value = jnp.where(decision.moves, fact.value, search.value_start)
-    step = jnp.where(progress.empty, _unit_step(progress, jnp.ones_like(value)), 1)
-    following = _select(decision.moves | decision.fails, start_search(value, step), tried)
-    return following, progress._replace(status=status), decision
+    status = jnp.where(evaluation.grad_norm <= limit.gtol, Status.GTOL, limited)
+    after = after._replace(status=jnp.where(finite, status, Status.NONFINITE))
+    # A step of unit length along the gradient, section 5 of Zhu et al. The slope is g'g here and may overflow.
+    unit = _unit_step(after, 1 / jnp.sqrt(evaluation.slope))
+    search = start_search(evaluation.value, jnp.minimum(unit, LARGEST_STEP))
+    outcome = TrialOutcome(accepted=~no, search_failed=no, restarts=no, improves_best=finite, store_pair=no)
+    return search, after, outcome
 
 
-def _try(search: Search, fact: Facts, limit: Tolerances) -> tuple[Search, Verdict]:
-    """The search after this trial, and what the trial means; one that is not finite never contradicts."""
-    trial, finite = Trial(search.step, fact.value, fact.slope), _is_finite(fact) & jnp.isfinite(fact.slope)
-    lost, cut = search.lost | ~_is_finite(fact), search.cut | ~finite
-    verdict = judge(search, fact.slope_start, trial, limit.rounding, limit.ftol == 0)
-    tried = _select(finite, next_trial(search, fact.slope_start, trial), retreat(search))
-    contradicted = search.contradicted | (finite & verdict.contradicted)
-    return tried._replace(evaluations=search.evaluations + 1, contradicted=contradicted, lost=lost, cut=cut), verdict
+def process_trial(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:
+    """Do one step of the line search, then update the scalars and test section 6 of BLNZ in L-BFGS-B's order."""
+    search, before = numbers
+    search = open_search(search, evaluation.slope_start, evaluation.step_max)
+    tried, verdict = _try(search, evaluation, limit)
+    # ftol proves nothing after a reduced step, nor at a trial that is not lower if value and slopes disagree.
+    doubtful = tried.contradicted & (evaluation.value >= search.value_start - _noise_at_start(search, limit))
+    flat = _is_flat(search, evaluation, limit) & ~tried.step_was_reduced & ~doubtful
+    outcome = _decide(search, tried, verdict, before, evaluation, limit, flat)
+    after = _update_scalars(search, before, evaluation, limit, outcome)
+    status = jnp.where(
+        (outcome.search_failed & before.memory_empty & ~outcome.restarts)
+        | (after.evals_since_decrease >= MAX_STALLED_SEARCHES * limit.maxls),
+        _failure_status(search, tried, evaluation, limit),
+        _limit_status(outcome.accepted, limit),
+    )
+    eps, reduction = jnp.finfo(evaluation.slope.dtype).eps, search.value_start - evaluation.value
+    endless = is_endless(reduction, search.step, evaluation.slope_start, evaluation.slope, eps)
+    endless = endless & (before.grad_scale == 1)
+    status = jnp.where(outcome.accepted & endless, Status.UNBOUNDED, status)
+    status = jnp.where(outcome.accepted & flat, Status.FTOL, status)
+    status = jnp.where(outcome.accepted & (evaluation.grad_norm <= limit.gtol), Status.GTOL, status)
+    # After NONFINITE the search keeps its state, from which the host finds the trial that was not finite.
+    outcome = outcome._replace(search_failed=outcome.search_failed & (status != Status.NONFINITE))
+    value = jnp.where(outcome.accepted, evaluation.value, search.value_start)
+    step = jnp.where(after.memory_empty, _unit_step(after, jnp.ones_like(value)), 1)
+    following = select(outcome.accepted | outcome.search_failed, start_search(value, step), tried)
+    return following, after._replace(status=status), outcome
+
+
+def _try(search: Search, evaluation: TrialEvaluation, limit: Tolerances) -> tuple[Search, Verdict]:
+    """Return the search after this trial and what the trial means. Only a finite trial can contradict the gradient."""
+    trial = Trial(search.step, evaluation.value, evaluation.slope)
+    finite = _is_finite(evaluation) & jnp.isfinite(evaluation.slope)
+    verdict = judge(search, evaluation.slope_start, trial, limit.rounding, limit.ftol == 0)
+    nonfinite_trial = search.nonfinite_trial | ~_is_finite(evaluation)
+    tried = select(finite, next_trial(search, evaluation.slope_start, trial), retreat(search))
+    return tried._replace(
+        evaluations=search.evaluations + 1,
+        contradicted=search.contradicted | (finite & verdict.contradicted),
+        nonfinite_trial=nonfinite_trial,
+        step_was_reduced=search.step_was_reduced | ~finite,
+    ), verdict
 
 
 def _decide(
-    search: Search, tried: Search, verdict: Verdict, before: Progress, fact: Facts, limit: Tolerances, flat: Flag
-) -> Decision:
-    finite = _is_finite(fact) & jnp.isfinite(fact.slope)
-    descends = (fact.slope_start < 0) & jnp.isfinite(fact.slope_start)
-    curvature = (fact.slope - fact.slope_start) * search.step
-    ends = finite & (verdict.stuck | (tried.step == search.step))  # nothing better is left in the bracket
-    lower = fact.value < search.value_start
-    eps, last = jnp.finfo(fact.slope.dtype).eps, tried.evaluations >= limit.maxls
-    unchanged = jnp.abs(fact.value - search.value_start) <= _floor(search, limit)
-    stairs = unchanged & (tried.evaluations >= STAIRS)
-    # Nothing but noise is left: with an ftol, that is a reduction of 0; the point is not to be higher, if it can be.
-    settles = flat & stairs & ((fact.value <= search.value_start) | last)
-    moves = finite & descends & (verdict.accepted | (ends & (lower | flat)) | settles)
-    chases = stairs & (limit.rounding > eps) & ~flat  # the objective is coarser than the arithmetic
-    fails = ~moves & (~descends | ends | chases | last)
-    better = finite & (fact.value < before.best_value)
-    best_value = jnp.where(better, fact.value, before.best_value)
-    return Decision(
-        moves=moves,
-        fails=fails,
-        renews=fails & before.empty & (best_value < search.value_start - _floor(search, limit)),
-        better=better,
-        keep=moves & (curvature > -eps * fact.slope_start * search.step),  # (3.9)
+    search: Search,
+    tried: Search,
+    verdict: Verdict,
+    before: SolveScalars,
+    evaluation: TrialEvaluation,
+    limit: Tolerances,
+    flat: Flag,
+) -> TrialOutcome:
+    slope, slope_start = evaluation.slope, evaluation.slope_start
+    finite = _is_finite(evaluation) & jnp.isfinite(slope)
+    descends = (slope_start < 0) & jnp.isfinite(slope_start)
+    curvature = (slope - slope_start) * search.step
+    exhausted = finite & (verdict.stuck | (tried.step == search.step))
+    lower = evaluation.value < search.value_start
+    eps, last = jnp.finfo(slope.dtype).eps, tried.evaluations >= limit.maxls
+    unchanged = jnp.abs(evaluation.value - search.value_start) <= _noise_at_start(search, limit)
+    plateau = unchanged & (tried.evaluations >= MAX_UNCHANGED_TRIALS)
+    # Only noise is left: with an ftol, that is a reduction of 0. Until the last trial the point must not be higher.
+    settles = flat & plateau & ((evaluation.value <= search.value_start) | last)
+    accepted = finite & descends & (verdict.accepted | (exhausted & (lower | flat)) | settles)
+    coarse_plateau = plateau & (limit.rounding > eps) & ~flat  # the objective is coarser than the arithmetic
+    search_failed = ~accepted & (~descends | exhausted | coarse_plateau | last)
+    improves_best = finite & (evaluation.value < before.best_value)
+    best_value = jnp.where(improves_best, evaluation.value, before.best_value)
+    best_is_lower = best_value < search.value_start - _noise_at_start(search, limit)
+    return TrialOutcome(
+        accepted=accepted,
+        search_failed=search_failed,
+        restarts=search_failed & before.memory_empty & best_is_lower,
+        improves_best=improves_best,
+        store_pair=accepted & (curvature > -eps * slope_start * search.step),  # (3.9)
     )
 
 
-def _count(search: Search, before: Progress, fact: Facts, limit: Tolerances, decision: Decision) -> Progress:
-    """The numbers of the solve after this trial, but for its status."""
-    moves, fails, renews, better, keep = decision
-    falls = better | (moves & (fact.value < search.value_start - _floor(search, limit)))
-    empty, size = fails | (before.empty & ~keep), jnp.where(moves, fact.size, before.size)
+def _update_scalars(
+    search: Search, before: SolveScalars, evaluation: TrialEvaluation, limit: Tolerances, outcome: TrialOutcome
+) -> SolveScalars:
+    """Return the scalars of the solve after this trial, except the status."""
+    accepted, improves_best = outcome.accepted, outcome.improves_best
+    decreased = improves_best | (accepted & (evaluation.value < search.value_start - _noise_at_start(search, limit)))
+    memory_empty = outcome.search_failed | (before.memory_empty & ~outcome.store_pair)
+    grad_max = jnp.where(accepted, evaluation.grad_max, before.grad_max)
+    next_slot = before.slot + outcome.store_pair
     return before._replace(
-        grad_norm=jnp.where(moves, fact.grad_norm, before.grad_norm),
-        best_value=jnp.where(better, fact.value, before.best_value),
-        slot=jnp.where(before.slot + keep < limit.maxcor, before.slot + keep, 0),
-        idle=jnp.where(falls, 0, before.idle + 1),
-        starts=renews,
-        empty=empty,
-        size=size,
-        scale=jnp.where(empty, _scale(size), before.scale),
+        grad_norm=jnp.where(accepted, evaluation.grad_norm, before.grad_norm),
+        best_value=jnp.where(improves_best, evaluation.value, before.best_value),
+        slot=jnp.where(next_slot < limit.maxcor, next_slot, 0),
+        evals_since_decrease=jnp.where(decreased, 0, before.evals_since_decrease + 1),
+        is_start=outcome.restarts,
+        memory_empty=memory_empty,
+        grad_max=grad_max,
+        grad_scale=jnp.where(memory_empty, _scale_of(grad_max), before.grad_scale),
     )
 
 
-def _failure(search: Search, tried: Search, fact: Facts, limit: Tolerances) -> Array:
-    """Why nothing lower is found: rounding, if it hides the decrease and no trial contradicted the gradient."""
-    hidden = ~tried.contradicted & (-fact.slope_start * search.step <= noise(_size(search, fact), limit.rounding))
+def _failure_status(search: Search, tried: Search, evaluation: TrialEvaluation, limit: Tolerances) -> Array:
+    """Return why nothing lower was found: NOISE_FLOOR if rounding hides the decrease and the gradient seems right."""
+    predicted = -evaluation.slope_start * search.step
+    hidden = ~tried.contradicted & (predicted <= noise(_value_size(search, evaluation), limit.rounding))
     reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
-    return jnp.where(tried.lost | ~jnp.isfinite(fact.slope_start), Status.NONFINITE, reason)
+    return jnp.where(tried.nonfinite_trial | ~jnp.isfinite(evaluation.slope_start), Status.NONFINITE, reason)
 
 
-def _is_flat(search: Search, fact: Facts, limit: Tolerances) -> Flag:
-    return is_small(search.value_start - fact.value, limit.ftol, _size(search, fact))
+def _is_flat(search: Search, evaluation: TrialEvaluation, limit: Tolerances) -> Flag:
+    return is_small(search.value_start - evaluation.value, limit.ftol, _value_size(search, evaluation))
 
 
-def _is_finite(fact: Facts) -> Flag:
-    return jnp.isfinite(fact.value) & jnp.isfinite(fact.size)
+def _is_finite(evaluation: TrialEvaluation) -> Flag:
+    return jnp.isfinite(evaluation.value) & jnp.isfinite(evaluation.grad_max)
 
 
-def _scale(size: Scalar) -> Scalar:
-    """What the memory is to multiply gradients with, so that no square of one and no slope along one overflows."""
-    kind = jnp.finfo(size.dtype)
-    most, least = float(kind.max), 4 * float(kind.tiny)
-    large = SPARE * most**0.5
-    return jnp.where(size > large, jnp.maximum(jnp.minimum(large, SPARE**0.5 * most / size) / size, least), 1)
+def _scale_of(grad_max: Scalar) -> Scalar:
+    """Return the factor for gradients in the memory with which no square and no slope overflows; usually 1."""
+    info = jnp.finfo(grad_max.dtype)
+    most, least = float(info.max), 4 * float(info.tiny)
+    large = OVERFLOW_MARGIN * most**0.5
+    scale = jnp.maximum(jnp.minimum(large, OVERFLOW_MARGIN**0.5 * most / grad_max) / grad_max, least)
+    return jnp.where(grad_max > large, scale, 1)
 
 
-def _unit_step(progress: Progress, otherwise: Scalar) -> Scalar:
-    """The first step along a gradient so large that it is scaled; `otherwise` along all others."""
-    return jnp.where(progress.scale == 1, otherwise, 1 / (progress.size * progress.scale))
+def _unit_step(scalars: SolveScalars, otherwise: Scalar) -> Scalar:
+    """Return the first step along a scaled gradient, and `otherwise` along one that is not scaled."""
+    return jnp.where(scalars.grad_scale == 1, otherwise, 1 / (scalars.grad_max * scalars.grad_scale))
 
 
-def _size(search: Search, fact: Facts) -> Scalar:
-    return jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(fact.value)), 1)
+def _value_size(search: Search, evaluation: TrialEvaluation) -> Scalar:
+    """Return max(|phi(0)|, |phi(t)|, 1)."""
+    return jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(evaluation.value)), 1)
 
 
-def _floor(search: Search, limit: Tolerances) -> Scalar:
+def _noise_at_start(search: Search, limit: Tolerances) -> Scalar:
     return noise(jnp.abs(search.value_start), limit.rounding)
 
 
-def _limit_status(iterates: Flag, limit: Tolerances) -> Array:
-    """What the limits say, once this trial is counted, and this iteration if it makes one."""
+def _limit_status(new_iterate: Flag, limit: Tolerances) -> Array:
+    """Return what the limits say after this trial, and after this iteration if the trial ends one."""
     status = jnp.where(limit.maxfun <= 1, Status.MAXFUN, RUNNING)
-    return jnp.where(iterates >= limit.maxiter, Status.MAXITER, status)
-
-
-def _select(condition: Flag, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+    return jnp.where(new_iterate >= limit.maxiter, Status.MAXITER, status)

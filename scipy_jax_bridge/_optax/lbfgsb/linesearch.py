@@ -1,9 +1,9 @@
-"""The Moré-Thuente line search as a state machine: one evaluation a step, no inner loop.
+"""The Moré-Thuente line search as a state machine: one evaluation per step, no inner loop.
 
 Source: J. J. Moré and D. J. Thuente, "Line search algorithms with guaranteed sufficient decrease",
-ACM Transactions on Mathematical Software 20 (1994), 286-307, with the constants that L-BFGS-B 3.0 uses.
-phi(t) is the objective along the direction, t the step. Every function is pure, so the whole search
-is a few numbers in the carry of the solver's loop.
+ACM Transactions on Mathematical Software 20 (1994), 286-307, with the constants of L-BFGS-B 3.0.
+phi(t) is the objective along the direction and t the step. Every function is pure, so the state of a search is a
+few numbers in the carry of the solver's loop. Section numbers below are those of the paper.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, contradicts, noise
+from ..loop_tools import select
 from .lanes import Flag
 
-INTERVAL = 0.1  # the bracket is small enough when it is this fraction of its upper end
+INTERVAL = 0.1  # a bracket is narrow enough when its width is at most this fraction of its upper end
 LARGEST_STEP = 1e10
-EXTRAPOLATE = (1.1, 4.0)  # the trial interval beyond the best step, section 4
-SHRINK = 0.66  # the bracket must shrink by this factor in two trials, section 4
+EXTRAPOLATE = (1.1, 4.0)  # ends of the interval for the next step while there is no bracket, section 4
+SHRINK = 0.66  # a bracket that does not shrink by this factor in two trials is bisected, section 4
 
-Scalar = Float[Array, "..."]  # one, or one in each lane
+Scalar = Float[Array, "..."]  # a scalar, or one value for each lane
 
 
 class Trial(NamedTuple):
-    """A point on the line: the step t, phi(t) and phi'(t)."""
+    """A trial: the step t, phi(t) and phi'(t)."""
 
     step: Scalar
     value: Scalar
@@ -33,7 +34,7 @@ class Trial(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where a search stands. `best` has the least value so far, `other` is the far end of the bracket."""
+    """The state of a search. `best` is the trial of least value, `other` the opposite end of the bracket."""
 
     step: Scalar
     value_start: Scalar
@@ -50,20 +51,20 @@ class Search(NamedTuple):
     bracketed: Flag
     second_stage: Flag
     contradicted: Flag  # value and slopes of some trial disagree
-    lost: Flag  # some trial was not finite
-    cut: Flag  # the search drew back from some trial, not finite or too steep to count with
+    nonfinite_trial: Flag  # some trial had a value or gradient that is not finite
+    step_was_reduced: Flag  # the search backed off from a trial that was not finite or whose slope overflowed
 
 
 class Verdict(NamedTuple):
-    """What a trial means for the search: `accepted` ends it, and so does `stuck` (nothing better is near)."""
+    """What a trial means for the search. Both `accepted` and `stuck` end it."""
 
     accepted: Flag
-    stuck: Flag
-    contradicted: Flag  # value and slopes disagree: unless something lower is found, the gradient is wrong
+    stuck: Flag  # no better step is left in the bracket
+    contradicted: Flag  # value and slopes disagree: the gradient is wrong, unless the search finds something lower
 
 
 def start_search(value: Scalar, step: Scalar) -> Search:
-    """A search from phi(0) = `value`, whose first trial is `step`; `open_search` adds what is not known yet."""
+    """Start a search from phi(0) = `value` with the first trial at `step`. `open_search` adds the slope later."""
     zero, no = jnp.zeros_like(value), jnp.zeros_like(value, bool)
     return Search(
         step=step,
@@ -81,33 +82,35 @@ def start_search(value: Scalar, step: Scalar) -> Search:
         bracketed=no,
         second_stage=no,
         contradicted=no,
-        lost=no,
-        cut=no,
+        nonfinite_trial=no,
+        step_was_reduced=no,
     )
 
 
 def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search:
-    """The search at its first trial, with phi'(0) and the longest step that may be tried."""
-    opens = search.evaluations == 0
+    """At the first trial of a search, fill in phi'(0) and the longest step that may be tried."""
+    first = search.evaluations == 0
     return search._replace(
-        slope_best=jnp.where(opens, slope_start, search.slope_best),
-        slope_other=jnp.where(opens, slope_start, search.slope_other),
-        step_max=jnp.where(opens, step_max, search.step_max),
-        width=jnp.where(opens, step_max, search.width),
-        width_before=jnp.where(opens, 2 * step_max, search.width_before),
+        slope_best=jnp.where(first, slope_start, search.slope_best),
+        slope_other=jnp.where(first, slope_start, search.slope_other),
+        step_max=jnp.where(first, step_max, search.step_max),
+        width=jnp.where(first, step_max, search.width),
+        width_before=jnp.where(first, 2 * step_max, search.width_before),
     )
 
 
 def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, by_slopes: Flag) -> Verdict:
-    """The strong Wolfe conditions (1.1) and (1.2) at the trial, and the ways a search can be stuck.
+    """Test the strong Wolfe conditions (1.1) and (1.2) at a trial, and whether the search is stuck.
 
-    Where rounding hides the decrease that (1.1) asks for, (1.2) alone decides, if `by_slopes`: the approximate Wolfe
-    conditions of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
+    If rounding hides the decrease that (1.1) asks for and `by_slopes` is set, (1.2) alone decides: the approximate
+    Wolfe conditions of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
+
+    `slope_start` is phi'(0), `rounding` the relative rounding error of the objective.
     """
     (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
-    floor = noise(jnp.abs(search.value_start), rounding)
+    noise_level = noise(jnp.abs(search.value_start), rounding)
     enough = _is_enough(value, search.value_start, step * steep)
-    hidden = by_slopes & (-step * steep <= floor) & (step > 0) & (value <= search.value_start + floor)
+    hidden = by_slopes & (-step * steep <= noise_level) & (step > 0) & (value <= search.value_start + noise_level)
     accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
     low, high = _interval(search)
     outside = (step <= low) | (step >= high)
@@ -121,19 +124,19 @@ def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, b
 
 
 def _is_enough(value: Scalar, value_start: Scalar, change: Scalar) -> Flag:
-    """(1.1): in float64 as L-BFGS-B adds it up; in a coarser type, whose sum is rounded, with the same answer."""
+    """Test (1.1). In float64 the sum is that of L-BFGS-B; a coarser type compares the difference, which rounds less."""
     if value.dtype == jnp.float64:
         return value <= value_start + change
     return value - value_start <= change
 
 
 def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
-    """Section 4: shrink the bracket with the trial just evaluated, and choose the next step."""
+    """Shrink the bracket with the trial just evaluated and choose the next step, section 4."""
     tilt = SUFFICIENT_DECREASE * slope_start
     enough = _is_enough(trial.value, search.value_start, trial.step * tilt)
     second_stage = search.second_stage | (enough & (trial.slope >= 0))
-    # In the first stage psi(t) = phi(t) - phi(0) - mu phi'(0) t predicts the step, as long as its
-    # value is still above zero; adding the constant phi(0) to it changes nothing.
+    # In the first stage the step is chosen with psi(t) = phi(t) - phi(0) - mu phi'(0) t as long as psi(t) > 0.
+    # The constant phi(0) does not matter, so it is left out.
     tilt = jnp.where(~second_stage & (trial.value <= search.value_best) & ~enough, tilt, 0)
     best = _tilted(Trial(search.step_best, search.value_best, search.slope_best), -tilt)
     other = _tilted(Trial(search.step_other, search.value_other, search.slope_other), -tilt)
@@ -141,8 +144,8 @@ def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
     rises = trial.value > best.value  # case 1 of section 4
     turns = trial.slope * jnp.sign(best.slope) < 0  # case 2
     step = _trial_step(search, best, other, trial, rises, turns)
-    other = _tilted(_select(rises, trial, _select(turns, best, other)), tilt)
-    best = _tilted(_select(rises, best, trial), tilt)
+    other = _tilted(select(rises, trial, select(turns, best, other)), tilt)
+    best = _tilted(select(rises, best, trial), tilt)
     return _safeguard(
         search._replace(
             step=step,
@@ -159,16 +162,13 @@ def next_trial(search: Search, slope_start: Scalar, trial: Trial) -> Search:
 
 
 def retreat(search: Search) -> Search:
-    """The trial was not finite: nothing beyond it is worth a look, try much closer to the best step."""
+    """After a trial that is not finite, make it the longest step allowed and move much closer to the best step."""
     step = search.step_best + BACKOFF * (search.step - search.step_best)
-    return search._replace(
-        step=step,
-        step_max=jnp.where(search.step > search.step_best, search.step, search.step_max),
-    )
+    return search._replace(step=step, step_max=jnp.where(search.step > search.step_best, search.step, search.step_max))
 
 
 def _interval(search: Search) -> tuple[Scalar, Scalar]:
-    """Where the step after the trial may lie: in the bracket; beyond the trial as long as there is none."""
+    """Return the interval for the next step: the bracket or, while there is none, an interval beyond the trial."""
     ahead = search.step - search.step_best
     low = jnp.where(search.evaluations == 0, 0, search.step + EXTRAPOLATE[0] * ahead)
     lower, upper = (take(search.step_best, search.step_other) for take in (jnp.minimum, jnp.maximum))
@@ -177,48 +177,45 @@ def _interval(search: Search) -> tuple[Scalar, Scalar]:
 
 
 def _tilted(trial: Trial, slope: Scalar) -> Trial:
-    """The trial of phi(t) + slope * t."""
+    """Return the trial of phi(t) + slope t."""
     return Trial(trial.step, trial.value + trial.step * slope, trial.slope + slope)
 
 
-def _select(condition: Flag, new: Trial, old: Trial) -> Trial:
-    return Trial(*(jnp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
-
-
 def _safeguard(search: Search) -> Search:
-    """Bisect a bracket that shrinks too slowly, renew the trial interval, stay within the limits."""
+    """Bisect a bracket that shrinks too slowly, and keep the step inside the bracket and the limits."""
     spread = jnp.abs(search.step_other - search.step_best)
     bisect = search.bracketed & (spread >= SHRINK * search.width_before)
     middle = search.step_best + 0.5 * (search.step_other - search.step_best)
     step = jnp.where(bisect, middle, search.step)
     step = jnp.clip(step, 0, search.step_max)
     low, high = _interval(search)
-    hopeless = search.bracketed & ((step <= low) | (step >= high) | (high - low <= INTERVAL * high))
+    exhausted = search.bracketed & ((step <= low) | (step >= high) | (high - low <= INTERVAL * high))
     return search._replace(
-        step=jnp.where(hopeless, search.step_best, step),
+        step=jnp.where(exhausted, search.step_best, step),
         width_before=jnp.where(search.bracketed, search.width, search.width_before),
         width=jnp.where(search.bracketed, spread, search.width),
     )
 
 
 def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: Flag, turns: Flag) -> Scalar:
-    """The trial step of section 4; in all four cases from a cubic through the trial and an end of the bracket.
+    """Choose the trial step of section 4. All four cases use a cubic through the trial and an end of the bracket.
 
-    Case 1, the value rises: the cubic step, or halfway to the quadratic one if that is closer to the best step.
-    Case 2, the slope turns: of cubic and secant step, the one farther from the trial.
-    Case 3, the slope is smaller: as case 2 or the contrary, the cubic step only where it leads on beyond the trial.
-    Case 4, it is not: the cubic step, through the far end, or as far as allowed.
+    Case 1, higher value: the cubic step if it is closer to the best step than the quadratic one, else their mean.
+    Case 2, lower value, slope of opposite sign: of the cubic and the secant step, the one farther from the trial.
+    Case 3, lower value, same sign, smaller slope: in a bracket the one closer to the trial, else the one farther.
+        The cubic step counts only if its minimum lies beyond the trial.
+    Case 4, same sign, slope not smaller: in a bracket the cubic step through its other end, else the longest step.
     """
     steeper = ~rises & ~turns & (jnp.abs(trial.slope) >= jnp.abs(best.slope))
     flatter = ~rises & ~turns & ~steeper
     grows = trial.step > best.step
-    end = _select(steeper, other, best)
-    # Steps are counted from `near` towards `far`: from the best step in case 1, else from the trial.
-    near, far = _select(rises, best, trial), _select(rises, trial, end)
-    cubic, leads_on = _cubic_step(near, far, end, trial)
+    end = select(steeper, other, best)
+    # Steps are measured from `near` towards `far`: from the best step in case 1, else from the trial.
+    near, far = select(rises, best, trial), select(rises, trial, end)
+    cubic, leads_beyond = _cubic_step(near, far, end, trial)
     low, high = _interval(search)
     limit = jnp.where(grows, high, low)
-    cubic = jnp.where(flatter & ~leads_on, limit, cubic)
+    cubic = jnp.where(flatter & ~leads_beyond, limit, cubic)
     drop = (best.value - trial.value) / (trial.step - best.step)
     bend = jnp.where(rises, 2 * (drop + best.slope), trial.slope - best.slope)
     secant = near.step + near.slope / bend * (far.step - near.step)
@@ -234,10 +231,10 @@ def _trial_step(search: Search, best: Trial, other: Trial, trial: Trial, rises: 
 
 
 def _cubic_step(near: Trial, far: Trial, end: Trial, trial: Trial) -> tuple[Scalar, Flag]:
-    """The minimum of the cubic through `near` and `far`, `end` and `trial` in this order; whether it is before `near`.
+    """Minimize the cubic through `near` and `far`; say whether the minimum lies beyond `near`, away from `far`.
 
-    gamma is 0 where the cubic has no minimum. Nothing is divided twice: what a kernel divides for two uses, the
-    compiler would compute in a kernel of its own.
+    `end` and `trial` are the same two points in the order of the paper. gamma is 0 if the cubic has no minimum. No
+    quotient is used twice: the compiler would compute it in a kernel of its own.
     """
     theta = 3 * (end.value - trial.value) / (trial.step - end.step) + end.slope + trial.slope
     scale = jnp.maximum(jnp.abs(theta), jnp.maximum(jnp.abs(end.slope), jnp.abs(trial.slope)))

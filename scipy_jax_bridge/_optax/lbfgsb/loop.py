@@ -1,46 +1,43 @@
-"""L-BFGS-B in one compiled loop: one evaluation a step, the line search in the carry.
+"""L-BFGS-B in one compiled loop: one evaluation per step, with the state of the line search in the carry.
 
-The algorithm is that of L-BFGS-B 3.0, from R. H. Byrd, P. Lu, J. Nocedal and C. Zhu, SIAM J. Scientific
-Computing 16 (1995), 1190-1208 [BLNZ], C. Zhu, R. H. Byrd, P. Lu and J. Nocedal, ACM Transactions on Mathematical
-Software 23 (1997), 550-560, and J. L. Morales and J. Nocedal (2011), so that the path is SciPy's.
+The algorithm is that of L-BFGS-B 3.0, so that the iterates are SciPy's: R. H. Byrd, P. Lu, J. Nocedal and C. Zhu,
+SIAM J. Scientific Computing 16 (1995), 1190-1208 [BLNZ]; C. Zhu, R. H. Byrd, P. Lu and J. Nocedal, ACM Transactions
+on Mathematical Software 23 (1997), 550-560; J. L. Morales and J. Nocedal (2011).
 
-One turn of the loop: evaluate the trial point; decide (is it the next iterate, is the search over); remember
-the pair; find the next direction; choose the next trial. The start is the first trial, so the loop holds the
-objective once. Nothing branches, so a batch of solves costs one loop in which each advances by itself.
+Each step evaluates the trial point, decides whether it is the next iterate and whether the search is over, stores
+the pair, computes the full step, and chooses the next trial. The start is the first trial, so the loop contains the
+objective once. Nothing branches, so a batch of solves costs one loop, in which each solve advances independently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..._core.promotion import standard_promotion, with_user_promotion
 from ..._core.status import RUNNING
-from ..loop_tools import COUNT_MODULUS, any_active, runs, write_rows
-from . import bounded as _bounded, unbounded as _free
-from .control import OUTCOME, Decision, Facts, Progress, Tolerances, accept_start, weigh_trial
-from .lanes import (
-    Packed,
-    choose,
-    pack_constants,
+from ..device_solver import Box, Evaluate, Tolerances
+from ..loop_tools import COUNT_MODULUS, any_active, is_active, select, write_rows
+from .bounded import bounded_direction
+from .control import (
+    OUTCOME_KINDS,
+    SolveScalars,
+    TrialEvaluation,
+    TrialOutcome,
+    accept_start,
+    process_trial,
 )
+from .direction import Direction
+from .lanes import Flag, Packed, pack_constants, select_fused
 from .linesearch import LARGEST_STEP, Search
-from .memory import Flag, NewPair, Scalar, Vector, sum_products
-
-Evaluate = Callable[[Vector], tuple[Scalar, Vector, Any]]  # x -> value, gradient, aux
-
-
-class Box(NamedTuple):
-    """Lower and upper bounds; infinite where there is none."""
-
-    lower: Vector
-    upper: Vector
+from .memory import NewPair, Scalar, Vector, sum_products
+from .unbounded import UNBOUNDED
 
 
 class State(NamedTuple):
@@ -49,197 +46,199 @@ class State(NamedTuple):
     trial: Vector
     x: Vector
     grad: Vector
-    target: Vector  # where the full step from x leads
+    x_full_step: Vector  # the point to which the full step from x leads
     best_x: Vector
     best_grad: Vector
-    aux: Any
-    best_aux: Any
-    memory: Any
-    numbers: Packed  # Search, whose value_start is the value at x, and Progress
+    aux: PyTree
+    best_aux: PyTree
+    memory: PyTree  # see Direction
+    scalars: Packed  # Search, whose value_start is the value at x, and SolveScalars
     nit: Int[Array, ""]
     nfev: Int[Array, ""]
     rows: Float[Array, "rows 3"]
 
+    @property
+    def inner(self) -> PyTree:
+        """There is no inner transformation."""
+        return ()
 
-def start_state(x: Any, aux: Any, maxcor: int, rows: int, box: Box | None) -> State:
-    """The carry before anything is evaluated, made where `x` is: on the host nothing needs to be compiled for it.
 
-    Arguments:
-        x: the start; a NumPy array on the host.
+def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) -> State:
+    """Make the carry before the first evaluation. If `x` is on the host, nothing needs to be compiled for it.
+
+    Args:
+        x: the start, a vector of JAX or of NumPy.
         aux: shapes and types of the auxiliary output.
-        maxcor: pairs in memory.
-        rows: of the trace.
+        maxcor: number of pairs in memory.
+        rows: number of rows of the trace.
         box: the bounds, or None.
     """
     xp: Any = np if isinstance(x, np.ndarray) else jnp
     x = x if box is None else xp.clip(x, box.lower, box.upper)
     zeros = xp.zeros(x.shape, x.dtype)
     zero: Any = 0.0
-    progress = Progress(*(zero,) * len(Progress._fields))._replace(
-        status=zero + RUNNING, best_value=zero + np.inf, starts=zero == 0, empty=zero == 0
+    scalars = SolveScalars(*(zero,) * len(SolveScalars._fields))._replace(
+        status=zero + RUNNING, best_value=zero + np.inf, is_start=zero == 0, memory_empty=zero == 0
     )
     return State(
         trial=x,
         x=x,
         grad=zeros,
-        target=x,
+        x_full_step=x,
         best_x=x,
         best_grad=zeros,
-        aux=_nothing(xp, aux),
-        best_aux=_nothing(xp, aux),  # not the same arrays: the loop takes them over
-        memory=_room(box).empty_memory(xp, x.size, maxcor, x.dtype),
-        numbers=pack_constants(x.dtype, OUTCOME, Search(*(zero,) * len(Search._fields)), progress),
+        aux=_zeros_like(xp, aux),
+        best_aux=_zeros_like(xp, aux),  # other arrays than those of `aux`: the loop donates each of them
+        memory=_direction(box).empty_memory(xp, x.size, maxcor, x.dtype),
+        scalars=pack_constants(x.dtype, OUTCOME_KINDS, Search(*(zero,) * len(Search._fields)), scalars),
         nit=xp.zeros((), np.int32),
         nfev=xp.zeros((), np.int32),
         rows=xp.zeros((rows, 3), x.dtype),
     )
 
 
-def _nothing(xp: Any, aux: Any) -> Any:
-    """Zeros of these shapes and types, of NumPy or of JAX; random keys are of JAX alone."""
+def _zeros_like(xp: ModuleType, aux: PyTree) -> PyTree:
+    """Make zeros of these shapes and types, in NumPy on the host. PRNG keys exist only in JAX."""
 
-    def zeros(leaf: Any) -> Any:
-        room = jnp if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else xp
-        return room.zeros(leaf.shape, leaf.dtype)
+    def zeros(leaf: jax.ShapeDtypeStruct) -> Any:
+        module = jnp if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else xp
+        return module.zeros(leaf.shape, leaf.dtype)
 
     return jax.tree.map(zeros, aux)
 
 
 def advance(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, until: Int[Array, ""]) -> State:
-    """Run until the solve has ended or `until` evaluations are made."""
+    """Run until the solve has ended or `until` evaluations have been made."""
 
     def goes_on(state: State) -> Flag:
-        _, progress = state.numbers.read()
-        return (progress.status == RUNNING) & (state.nfev < until)
+        _, scalars = state.scalars.read()
+        return (scalars.status == RUNNING) & (state.nfev < until)
 
-    def step(state: State) -> State:
-        return turn(evaluate_as_set, state, limits, box, runs(goes_on(state)))
+    def body(state: State) -> State:
+        return step(evaluate_as_set, state, limits, box, is_active(goes_on(state)))
 
     evaluate_as_set = with_user_promotion(evaluate)
     with standard_promotion():
-        return lax.while_loop(lambda state: any_active(goes_on(state)), step, state)
+        return lax.while_loop(lambda state: any_active(goes_on(state)), body, state)
 
 
-def turn(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:
-    """One evaluation and all that follows from it; nothing does unless `active`."""
+def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:
+    """Make one evaluation and process it. If not `active`, return the state unchanged."""
     value, grad, aux = evaluate(state.trial)
-    searched, before = state.numbers.read()
-    facts = _measure(state, before.starts, value, grad, box)
+    searched, before = state.scalars.read()
+    evaluation = _measure(state, before.is_start, value, grad, box)
     left = limits._replace(maxiter=limits.maxiter - state.nit, maxfun=limits.maxfun - state.nfev)
-    outcome = choose(before.starts, accept_start, weigh_trial, OUTCOME, state.numbers, facts, left)
-    verdict = outcome.or_else(active, state.numbers)
-    search, progress, decision = verdict.read()
-    moves, better = decision.moves, decision.better
-    nit, nfev = state.nit + (moves & (state.nfev > 0)), state.nfev + active
-    x, base = jnp.where(moves, state.trial, state.x), jnp.where(moves, grad, state.grad)
-    pair = _new_pair(state, searched.step, before.slot, progress.scale, facts, grad, decision)
-    memory = _room(box).update_memory(state.memory, pair)
-    target = jnp.where(
-        moves | decision.fails, _room(box).find_target(memory, x, base * progress.scale, box), state.target
+    packed = select_fused(
+        before.is_start, accept_start, process_trial, OUTCOME_KINDS, state.scalars, evaluation, left
+    ).or_else(active, state.scalars)
+    search, scalars, outcome = packed.read()
+    accepted, improves_best = outcome.accepted, outcome.improves_best
+    nit, nfev = state.nit + (accepted & (state.nfev > 0)), state.nfev + active
+    x, grad_at_x = jnp.where(accepted, state.trial, state.x), jnp.where(accepted, grad, state.grad)
+    pair = _new_pair(state, searched.step, before.slot, scalars.grad_scale, evaluation, grad, outcome)
+    direction = _direction(box)
+    memory = direction.update(state.memory, pair)
+    x_full_step = jnp.where(
+        accepted | outcome.search_failed,
+        direction.full_step(memory, x, grad_at_x * scalars.grad_scale),
+        state.x_full_step,
     )
-    step = search.step if box is None else _first_step(search.step, x, target, before.starts, box)
-    best_x = jnp.where(better, state.trial, state.best_x)
+    length = search.step if box is None else _first_step(search.step, x, x_full_step, before.is_start, box)
+    best_x = jnp.where(improves_best, state.trial, state.best_x)
+    trial = jnp.where(outcome.restarts, best_x, _take_step(x, x_full_step, length, box))
     return State(
-        trial=jnp.where(active, jnp.where(decision.renews, best_x, _take_step(x, target, step, box)), state.trial),
+        trial=jnp.where(active, trial, state.trial),
         x=x,
-        grad=base,
-        target=target,
+        grad=grad_at_x,
+        x_full_step=x_full_step,
         best_x=best_x,
-        best_grad=jnp.where(better, grad, state.best_grad),
-        aux=_select(moves, aux, state.aux),
-        best_aux=_select(better, aux, state.best_aux),
+        best_grad=jnp.where(improves_best, grad, state.best_grad),
+        aux=select(accepted, aux, state.aux),
+        best_aux=select(improves_best, aux, state.best_aux),
         memory=memory,
-        numbers=_keep_numbers(verdict, step, box),
+        scalars=_with_step(packed.take(Search, SolveScalars), length, box),
         nit=nit,
         nfev=nfev,
-        rows=_record(state.rows, jnp.where(moves, nit, nit + 1), nfev, facts, active),
+        rows=_record(state.rows, jnp.where(accepted, nit, nit + 1), nfev, evaluation, active),
     )
 
 
-def _measure(state: State, starts: Flag, value: Scalar, grad: Vector, box: Box | None) -> Facts:
-    """What the decision needs to know of the trial."""
-    direction = state.target - state.x
-    along = jnp.where(starts, grad, direction)
-    own = () if box is None else (grad,)
-    slope, slope_start, grad_norm, *size = sum_products(along, grad, state.grad, project(state.trial, grad, box), *own)
-    reach = jnp.asarray(LARGEST_STEP) if box is None else _reach(state.x, direction, state.nit, box)
-    return Facts(value, slope, slope_start, grad_norm, size[0] if size else grad_norm, reach)
+def _measure(state: State, is_start: Flag, value: Scalar, grad: Vector, box: Box | None) -> TrialEvaluation:
+    """Compute the scalars that the control logic needs."""
+    direction = state.x_full_step - state.x
+    along = jnp.where(is_start, grad, direction)
+    own = () if box is None else (grad,)  # without a box the gradient and the projected gradient are the same
+    slope, slope_start, grad_norm, *grad_max = sum_products(
+        along, grad, state.grad, project(state.trial, grad, box), *own
+    )
+    step_max = jnp.asarray(LARGEST_STEP) if box is None else _step_max(state.x, direction, state.nit, box)
+    return TrialEvaluation(value, slope, slope_start, grad_norm, grad_max[0] if grad_max else grad_norm, step_max)
 
 
 def _new_pair(
-    state: State, step: Scalar, slot: Scalar, scale: Scalar, facts: Facts, grad: Vector, decision: Decision
+    state: State,
+    step: Scalar,
+    slot: Scalar,
+    grad_scale: Scalar,
+    evaluation: TrialEvaluation,
+    grad: Vector,
+    outcome: TrialOutcome,
 ) -> NewPair:
-    """The step to the trial and the change of the scaled gradient over it."""
+    """Return the step to the trial and the change of the scaled gradient over it."""
     return NewPair(
-        s=step * (state.target - state.x),
-        y=(grad - state.grad) * scale,
-        curvature=(facts.slope - facts.slope_start) * step * scale,
+        s=step * (state.x_full_step - state.x),
+        y=(grad - state.grad) * grad_scale,
+        curvature=(evaluation.slope - evaluation.slope_start) * step * grad_scale,
         slot=slot.astype(jnp.int32),
-        keep=decision.keep,
-        drop=decision.fails,
+        keep=outcome.store_pair,
+        drop=outcome.search_failed,
     )
 
 
-def with_status(state: State, status: float) -> State:
-    """The carry of a solve that was stopped, with another status; on the host."""
-    return state._replace(numbers=state.numbers.with_number("status", status))
-
-
-def find_lost(state: State) -> Any:
-    """After NONFINITE: the last trial that was not finite; `retreat` has left its step as the longest."""
-    search, _ = state.numbers.read()
-    step = np.asarray(search.step_max)
-    return np.asarray(state.x) + step * (np.asarray(state.target) - np.asarray(state.x))
-
-
 def project(x: Vector, grad: Vector, box: Box | None) -> Vector:
-    """The projected gradient (6.1) of BLNZ: the gradient, cut where its step would leave the box."""
+    """Return the projected gradient (6.1) of BLNZ: x - P(x - grad), where P projects onto the box."""
     if box is None:
         return grad
     return jnp.where(grad < 0, jnp.maximum(x - box.upper, grad), jnp.minimum(x - box.lower, grad))
 
 
-def _room(box: Box | None) -> Any:
-    """Which step to take; without bounds nothing of the bounded one is compiled."""
-    return _free if box is None else _bounded
+def _direction(box: Box | None) -> Direction:
+    """Return the kind of step. Without bounds nothing of the bounded one is compiled."""
+    return UNBOUNDED if box is None else bounded_direction(box)
 
 
-def _select(condition: Flag, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+def _step_max(x: Vector, direction: Vector, nit: Int[Array, ""], box: Box) -> Scalar:
+    """Return the longest step inside the box: at least 1, the full step, and 1 in the first iteration."""
+    gap = jnp.where(direction < 0, box.lower - x, box.upper - x)
+    longest = jnp.min(jnp.where(direction != 0, gap / direction, LARGEST_STEP), initial=LARGEST_STEP)
+    return jnp.where(nit == 0, 1, jnp.maximum(longest, 1))
 
 
-def _reach(x: Vector, direction: Vector, nit: Int[Array, ""], box: Box) -> Scalar:
-    """How far the box lets the direction go; the full step is feasible, and all there is in the first iteration."""
-    room = jnp.where(direction < 0, box.lower - x, box.upper - x)
-    reach = jnp.min(jnp.where(direction != 0, room / direction, LARGEST_STEP), initial=LARGEST_STEP)
-    return jnp.where(nit == 0, 1, jnp.maximum(reach, 1))
-
-
-def _first_step(step: Scalar, x: Vector, target: Vector, starts: Flag, box: Box) -> Scalar:
-    """In a box, unit length is along the way to the Cauchy point, and not kept to if every side is finite."""
-    direction = target - x
+def _first_step(step: Scalar, x: Vector, x_full_step: Vector, is_start: Flag, box: Box) -> Scalar:
+    """At a start, return a step of unit length at most, or the full step if all bounds are finite; else `step`."""
+    direction = x_full_step - x
     unit = jnp.minimum(1 / jnp.sqrt(jnp.sum(direction * direction)), 1)
     boxed = jnp.all(jnp.isfinite(box.lower) & jnp.isfinite(box.upper))
-    return jnp.where(starts, jnp.where(boxed, 1, unit), step)
+    return jnp.where(is_start, jnp.where(boxed, 1, unit), step)
 
 
-def _take_step(x: Vector, target: Vector, step: Scalar, box: Box | None) -> Vector:
-    """x + step * (target - x); exactly the target after a full step, and inside the box whatever the rounding."""
-    trial = x + step * (target - x)
+def _take_step(x: Vector, x_full_step: Vector, step: Scalar, box: Box | None) -> Vector:
+    """Return x + step * (x_full_step - x): exactly x_full_step if step is 1, and never outside the box."""
+    trial = x + step * (x_full_step - x)
     trial = trial if box is None else jnp.clip(trial, box.lower, box.upper)
-    return jnp.where(step == 1, target, jnp.where(step > 0, trial, x))
+    return jnp.where(step == 1, x_full_step, jnp.where(step > 0, trial, x))
 
 
-def _keep_numbers(verdict: Packed, step: Scalar, box: Box | None) -> Packed:
-    """What the verdict says of the search and the progress, with the step that the box left."""
-    numbers = verdict.take(Search, Progress)
-    return numbers if box is None else Packed(numbers.values.at[0].set(step), numbers.kinds)
+def _with_step(scalars: Packed, step: Scalar, box: Box | None) -> Packed:
+    """Store the step that the box allows; it is the first field of Search."""
+    return scalars if box is None else Packed(scalars.values.at[0].set(step), scalars.kinds)
 
 
-def _record(rows: Array, place: Array, nfev: Array, facts: Facts, active: Flag) -> Array:
-    """A row of the trace for every trial, over the one before unless that was an iterate.
+def _record(rows: Array, place: Array, nfev: Array, evaluation: TrialEvaluation, active: Flag) -> Array:
+    """Write the trial's row of the trace. Row k modulo their number belongs to iteration k.
 
-    A ring: iteration k is row k modulo the number of rows.
+    A trial that is not accepted is written to the next iteration, and the next trial overwrites it.
     """
-    row = jnp.stack([facts.value, facts.grad_norm, lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(rows.dtype)])
+    count = lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(rows.dtype)
+    row = jnp.stack([evaluation.value, evaluation.grad_norm, count])
     return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row[None], active)

@@ -1,43 +1,42 @@
-"""The pairs that L-BFGS remembers: written once into a slot, never moved.
+"""The pairs of L-BFGS, each written once into a slot and never moved.
 
-s_i = x_{i+1} - x_i and y_i = g_{i+1} - g_i lie in the slot they were written to until m newer pairs have come.
-Slots hold zeros before, and what is computed from an empty slot is zero, so a half-full memory needs no
-special case.
+s_i = x_{i+1} - x_i and y_i = g_{i+1} - g_i stay in their slot until m newer pairs have been stored. An empty slot
+holds zeros and contributes zero to every result, so a memory that is not full needs no special case.
 
-`optax.scale_by_lbfgs` keeps such pairs too. It does not serve here: it stores a pair whatever the sign of
-s'y (L-BFGS-B skips those), weighs them in the default float type rather than the parameters' own, applies
-them leaf by leaf in 2 m dependent passes, and hands out no products between pairs, which bounds need.
+`optax.scale_by_lbfgs` keeps such pairs too, but cannot be used here: it stores a pair whatever the sign of s'y
+(L-BFGS-B skips pairs without positive curvature), weighs the pairs in the default float type instead of the type of
+the parameters, applies them leaf by leaf in 2 m dependent passes, and does not provide the products between pairs
+that bounds need.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..loop_tools import write_rows
-from .lanes import (
-    Flag,
-)
+from .lanes import Flag
 
-SHORT = 1024  # vectors up to this length are summed term after term
+SHORT = 1024  # vectors up to this length are summed in one sequential pass
 
 Scalar = Float[Array, ""]
 Vector = Float[Array, " n"]
 Square = Float[Array, "m m"]
 Rows = Float[Array, "two_m n"]
 Half = Float[Array, " m"]
-Halves = tuple[Half, Half]  # of S and of Y
+Halves = tuple[Half, Half]  # one number for each s_i, and one for each y_i
 
 
 class NewPair(NamedTuple):
-    """A step, the change of the gradient over it, and s'y, for a slot of the memory.
+    """A step s, the change y of the gradient over it, the curvature s'y, and the slot for them.
 
-    `keep` tells whether it is worth remembering, `drop` that all others are to be forgotten.
+    If `keep`, the pair is stored. If `drop`, the memory is emptied.
     """
 
     s: Vector
@@ -48,54 +47,54 @@ class NewPair(NamedTuple):
     drop: Flag
 
 
-def empty_rows(xp: Any, size: int, maxcor: int, dtype: jnp.dtype) -> Any:
-    """Room for `maxcor` pairs of vectors of length `size`: s_0, y_0, s_1, y_1, .., so that one pass multiplies all."""
+def empty_rows(xp: ModuleType, size: int, maxcor: int, dtype: jnp.dtype) -> PyTree:
+    """Make the rows s_0, y_0, s_1, y_1, ... as zeros of length `size`. In this order one pass multiplies all pairs."""
     return xp.zeros((2 * maxcor, size), dtype)
 
 
 def write_pair(rows: Rows, new: NewPair) -> Rows:
-    """The rows with the new pair over the oldest one, in place."""
+    """Overwrite the oldest pair with the new one, in place."""
     return write_rows(rows, 2 * new.slot, jnp.stack([new.s, new.y]), new.keep)
 
 
 def newest_slot(new: NewPair, slots: int) -> Bool[Array, " m"]:
-    """Where `new` goes: true in one slot, in none if it is not kept."""
+    """Return a mask that is true at the slot of `new`, and nowhere if it is not kept."""
     return (jnp.arange(slots) == new.slot) & new.keep
 
 
 def new_scale(theta: Scalar, new: NewPair, here: Bool[Array, " m"], y_products: Float[Array, " m"]) -> Scalar:
-    """theta of B_0 = theta I: y'y / s'y of the newest pair, (3.5) in Byrd et al. 1995; 1 without pairs."""
+    """Return theta of B_0 = theta I: y'y / s'y of the newest pair, (3.5) in Byrd et al. 1995; 1 without pairs."""
     newest = jnp.sum(jnp.where(here, y_products, 0)) / new.curvature
     return jnp.where(new.drop, 1, jnp.where(new.keep, newest, theta))
 
 
 def multiply_rows(rows: Rows, vector: Vector) -> Halves:
-    """S'v and Y'v in one pass over the memory."""
+    """Return S'v and Y'v, in one pass over the memory."""
     products = multiply(rows, vector)
     return products[0::2], products[1::2]
 
 
 def combine_rows(of_s: Float[Array, " m"], of_y: Float[Array, " m"], rows: Rows) -> Vector:
-    """S a + Y b in one pass over the memory."""
+    """Return S a + Y b, in one pass over the memory."""
     return multiply(jnp.stack([of_s, of_y], axis=1).reshape(-1), rows)
 
 
 def multiply(left: Array, right: Array) -> Array:
-    """left @ right, in full precision: accelerators would multiply float32 in fewer bits."""
+    """Return left @ right in full precision. By default, accelerators multiply float32 with fewer bits."""
     return jnp.dot(left, right, precision=lax.Precision.HIGHEST)
 
 
 def sum_products(along: Vector, left: Vector, right: Vector, *largest: Vector) -> tuple[Scalar, ...]:
-    """along'left, along'right, and the largest absolute value of each of `largest`.
+    """Return along'left, along'right, and the max abs of each of `largest`.
 
-    In one pass if they are short: one kernel to compile and to run instead of nine. Term after term that pass
-    would be slow, and inexact, if they are long.
+    Short vectors take one pass: one kernel to compile and to run instead of nine. That pass is sequential, so for
+    long vectors it would be slow and inexact.
     """
     if along.size > SHORT:
         return multiply(along, left), multiply(along, right), *(jnp.max(jnp.abs(each)) for each in largest)
     zero = jnp.zeros((), along.dtype)
 
-    def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    def join(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
         return a[0] + b[0], a[1] + b[1], *map(jnp.maximum, a[2:], b[2:])
 
     operands = (along * left, along * right, *map(jnp.abs, largest))
@@ -104,9 +103,10 @@ def sum_products(along: Vector, left: Vector, right: Vector, *largest: Vector) -
 
 @custom_vmap
 def multiply_small(left: Array, right: Array) -> Half:
-    """left @ right for a vector and a few rows: a sum joins its neighbors in one kernel, a product does not.
+    """Return left @ right for a vector and a small matrix.
 
-    A batch of such sums is slower than a batch of products.
+    It is written as a sum, which XLA fuses with its neighbors; it does not fuse a matrix product. A batch uses
+    matrix products, which are faster there.
     """
     return jnp.sum(left * right, axis=1) if right.ndim == 1 else jnp.sum(left[:, None] * right, axis=0)
 
@@ -117,6 +117,6 @@ def _multiply_many_small(size: int, batched: list[bool], left: Array, right: Arr
 
 
 def put(matrix: Square, slot: Bool[Array, " m"], row: Float[Array, " m"], column: Float[Array, " m"]) -> Square:
-    """`matrix` with the slot's row and then its column replaced."""
+    """Replace the slot's row of `matrix`, then its column."""
     matrix = jnp.where(slot[:, None], row[None, :], matrix)
     return jnp.where(slot[None, :], column[:, None], matrix)

@@ -1,0 +1,242 @@
+"""The loop of any Optax transformation: one `lax.while_loop` with the stopping rules of L-BFGS-B.
+
+A transformation sees the tree of the free parameters, so labels, masks and per-leaf rules work as in Optax.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._core.promotion import standard_promotion, with_user_promotion
+from .._core.status import RUNNING, Status
+from .._core.stopping import BACKOFF, CURVATURE, is_flat
+from .._core.types import FlatVector
+from .device_solver import Evaluate, Scalar, Tolerances
+from .loop_tools import COUNT_MODULUS, select, write_rows
+
+MAX_UNMOVED = 100  # zero steps in a row; schedules may begin at zero, and some transformations accumulate their steps
+LINE_SEARCH_STATES = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
+
+Flag = Bool[Array, ""]
+Count = Int[Array, ""]
+
+
+class Translation(NamedTuple):
+    """The conversions between the flat vector and the tree that the transformation sees."""
+
+    to_tree: Callable[[FlatVector], PyTree]
+    to_vector: Callable[[PyTree], FlatVector]
+
+
+class TransformState(NamedTuple):
+    """The carry: the point to evaluate next, and the last and best points evaluated."""
+
+    trial: FlatVector
+    x: FlatVector
+    value: Scalar
+    grad: FlatVector
+    aux: PyTree
+    best_x: FlatVector
+    best_value: Scalar
+    best_grad: FlatVector
+    best_aux: PyTree
+    inner: PyTree  # the transformation's own state
+    grad_norm: Scalar
+    nit: Count
+    nfev: Count
+    status: Count
+    retreats: Count  # number of trials in a row that were not finite
+    unmoved: Count  # number of steps in a row that were zero
+    step_was_reduced: Flag  # a line search backed off, and the steps have been short since
+    rows: Float[Array, "rows 3"]
+
+
+def start_transform(
+    method: optax.GradientTransformation, translation: Translation, x: FlatVector, aux: PyTree, rows: int
+) -> TransformState:
+    """Make the carry before the first evaluation. `aux` is a placeholder of the right shapes."""
+    zeros, infinity, zero = jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype), jnp.zeros((), jnp.int32)
+    return TransformState(
+        trial=x,
+        x=x,
+        value=infinity,
+        grad=zeros,
+        aux=aux,
+        best_x=x,
+        best_value=infinity,
+        best_grad=zeros,
+        best_aux=aux,
+        inner=method.init(translation.to_tree(x)),
+        grad_norm=infinity,
+        nit=zero,
+        nfev=zero,
+        status=zero + RUNNING,
+        retreats=zero,
+        unmoved=zero,
+        step_was_reduced=jnp.zeros((), bool),
+        rows=jnp.zeros((rows, 3), x.dtype),
+    )
+
+
+def advance_transform(
+    method: optax.GradientTransformation,
+    translation: Translation,
+    evaluate: Evaluate,
+    state: TransformState,
+    limits: Tolerances,
+    until: Int[Array, ""],
+) -> TransformState:
+    """Run until the solve has ended or `until` evaluations have been made."""
+    extended = optax.with_extra_args_support(method)
+    # Only Optax's own combinators are known not to rescale the step of a line search afterwards.
+    can_reuse = extended.update.__module__.partition(".")[0] == optax.__name__
+
+    def goes_on(state: TransformState) -> Flag:
+        return (state.status == RUNNING) & (state.nfev < until)
+
+    def step(state: TransformState) -> TransformState:
+        state = _move(extended, translation, evaluate_as_set, state)
+        value, grad, aux, new_evaluations = _evaluate(translation, evaluate_as_set, state, can_reuse)
+        return _process(state, value, grad, aux, new_evaluations, limits)
+
+    evaluate_as_set = with_user_promotion(evaluate)
+    with standard_promotion():
+        return lax.while_loop(goes_on, step, state)
+
+
+def _evaluate(
+    translation: Translation, evaluate: Evaluate, state: TransformState, can_reuse: bool
+) -> tuple[Scalar, FlatVector, PyTree, Count]:
+    """Evaluate the trial, or reuse what a line search knows of it. Return also the number of evaluations made."""
+    search = _last_search(state.inner) if can_reuse else None
+    if search is None or not jax.tree.leaves(search.grad) or jax.tree.leaves(state.aux):
+        return *evaluate(state.trial), jnp.ones((), jnp.int32)
+    unknown = ~jnp.isfinite(search.value) | (state.retreats > 0)
+
+    def recall(_: FlatVector) -> tuple[Scalar, FlatVector]:
+        return jnp.asarray(search.value, state.value.dtype), translation.to_vector(search.grad)
+
+    value, grad = lax.cond(unknown, lambda x: evaluate(x)[:2], recall, state.trial)
+    return value, grad, state.aux, unknown.astype(jnp.int32)
+
+
+def _last_search(inner: PyTree) -> PyTree:
+    """Return the state of the line search that chose the trial, or None if a later part may have changed its step.
+
+    The state of a chain is the tuple of the states of its parts. A part without state has an empty one, so the last
+    element always belongs to the last part.
+    """
+    while type(inner) is tuple and inner:
+        inner = inner[-1]
+    return inner if isinstance(inner, LINE_SEARCH_STATES) else None
+
+
+def _process(
+    state: TransformState, value: Scalar, grad: FlatVector, aux: PyTree, new_evaluations: Count, limits: Tolerances
+) -> TransformState:
+    """Record the trial and decide whether it ends the solve.
+
+    From a trial that is not finite the loop retreats towards the last point, at most maxls times in a row.
+    """
+    grad_norm = jnp.max(jnp.abs(grad))
+    nfev = state.nfev + new_evaluations
+    first = state.nfev == 0
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    improves_best = finite & (value < state.best_value)
+    # A zero step is no convergence: the next one may be longer, unless a line search found no step.
+    at_x = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
+    unmoved = jnp.where(at_x, state.unmoved + 1, 0)
+    stuck = at_x & ((unmoved >= MAX_UNMOVED) | (_count_searches(state.inner) > 0))
+    step_was_reduced = _is_reduced(state, grad)
+    # A small decrease is no convergence after a retreat or a reduced step.
+    flat = ~first & ~at_x & ~step_was_reduced & (state.retreats == 0) & is_flat(state.value, value, limits.ftol)
+    status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
+    status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
+    status = jnp.where(flat, Status.FTOL, status)
+    status = jnp.where(stuck, Status.LINESEARCH, status)
+    status = jnp.where(grad_norm <= limits.gtol, Status.GTOL, status)
+    closer = state.x + BACKOFF * (state.trial - state.x)
+    lost = ~finite & (first | (state.retreats >= limits.maxls) | jnp.all(closer == state.x))
+    limited = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
+    status = jnp.where(finite, status, jnp.where(lost, Status.NONFINITE, limited)).astype(jnp.int32)
+    row = jnp.stack([value, grad_norm, lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(value.dtype)])
+    place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
+    best = (state.trial, value, grad, aux)
+    earlier_best = (state.best_x, state.best_value, state.best_grad, state.best_aux)
+    best_x, best_value, best_grad, best_aux = select(improves_best, best, earlier_best)
+    accepted = finite | first
+    earlier = (state.x, state.value, state.grad, state.aux, state.grad_norm)
+    x, value, grad, aux, grad_norm = select(accepted, (state.trial, value, grad, aux, grad_norm), earlier)
+    return state._replace(
+        trial=jnp.where(accepted | lost, state.trial, closer),
+        retreats=jnp.where(accepted, 0, state.retreats + 1),
+        unmoved=unmoved,
+        step_was_reduced=step_was_reduced,
+        x=x,
+        value=value,
+        grad=grad,
+        aux=aux,
+        best_x=best_x,
+        best_value=best_value,
+        best_grad=best_grad,
+        best_aux=best_aux,
+        grad_norm=grad_norm,
+        nfev=nfev,
+        status=status,
+        rows=write_rows(state.rows, place, row[None], jnp.ones((), bool)),
+    )
+
+
+def _is_reduced(state: TransformState, grad: FlatVector) -> Flag:
+    """Return whether the step may be short because a line search backed off from trials that were not finite.
+
+    A line search reports only how many trials it made, so more than one is taken for a sign of it. A step is short,
+    and its small decrease no sign of convergence, if the objective is almost as steep at its end as at its start.
+    """
+    if not optax.tree_utils.tree_get_all_with_path(state.inner, "num_linesearch_steps"):
+        return state.step_was_reduced
+    step = state.trial - state.x
+    slope, slope_start = jnp.vdot(grad, step), jnp.vdot(state.grad, step)
+    short = (slope < CURVATURE * slope_start) | ~(slope_start < 0)
+    return short & (state.step_was_reduced | (_count_searches(state.inner) > 1))
+
+
+def _move(
+    method: optax.GradientTransformationExtraArgs, translation: Translation, evaluate: Evaluate, state: TransformState
+) -> TransformState:
+    """Apply the transformation at an iterate. At the start and after a retreat the trial is known already."""
+
+    def value_of(tree: PyTree) -> Scalar:
+        return evaluate(translation.to_vector(tree))[0]
+
+    def move(state: TransformState) -> TransformState:
+        tree, grad = translation.to_tree(state.x), translation.to_tree(state.grad)
+        known = _accepted_arguments(method.update, {"value": state.value, "grad": grad, "value_fn": value_of})
+        updates, inner = method.update(grad, state.inner, tree, **known)
+        searched = _count_searches(inner)
+        trial = translation.to_vector(optax.apply_updates(tree, updates))
+        return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
+
+    return lax.cond((state.nfev > 0) & (state.retreats == 0), move, lambda state: state, state)
+
+
+def _count_searches(inner: PyTree) -> Count:
+    """Return the number of evaluations that line searches made in the last move."""
+    counts = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
+    return sum((jnp.asarray(count, jnp.int32) for _, count in counts), jnp.zeros((), jnp.int32))
+
+
+def _accepted_arguments(update: Callable[..., PyTree], known: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Return those of the known arguments that an update takes. Some take one extra argument but not all."""
+    parameters = inspect.signature(update).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return known
+    return {name: value for name, value in known.items() if name in parameters}
