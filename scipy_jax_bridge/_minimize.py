@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from ._autodiff.implicit import LIMITS, HostServices, TracedCall, solve_in_trace
 from ._backend import Backend, Compiled
-from ._core.context import has_float64, scope, to_float64
+from ._core.context import has_float64, solve_context, to_float64
 from ._core.errors import unknown_name, warn
 from ._core.monitor import Progress, SolveMonitor
 from ._core.options import Options, read_options
@@ -105,7 +105,7 @@ class Minimizer:
             TypeError, ValueError: as `minimize`.
         """
         params = _point_of(params)
-        with scope(self._precision, params), SolveMonitor():
+        with solve_context(self._precision, params), SolveMonitor():
             problem = self._prepare_eagerly(params, args, solves=False)
             seconds = self._backend.compile(problem, self._options).seconds + problem.trace_s
             if seconds:
@@ -128,7 +128,7 @@ class Minimizer:
         params = _point_of(params)
         if self._is_traced(params, args):
             return self._solve_in_trace(params, args)
-        with scope(self._precision, params), self._monitor() as monitor:
+        with solve_context(self._precision, params), self._monitor() as monitor:
             problem = None
             try:
                 problem = self._prepare_eagerly(params, args, solves=True)
@@ -215,15 +215,15 @@ class CompiledSolve(NamedTuple):
     problem: Problem
     compiled: Compiled
     options: Options
-    scope: Callable[[], AbstractContextManager[None]]  # the precision and the device that hold inside
+    solve_context: Callable[[], AbstractContextManager[None]]  # the precision and the device that hold inside
 
 
 def compile_solve(solve: Minimizer, params: Params, args: Any) -> CompiledSolve:
     """What the solver would run for these arguments, compiled; for measurements."""
-    with scope(solve._precision, params):
+    with solve_context(solve._precision, params):
         problem = solve._prepare(params, args)
         compiled = solve._backend.compile(problem, solve._options)
-    return CompiledSolve(problem, compiled, solve._options, partial(scope, solve._precision, params))
+    return CompiledSolve(problem, compiled, solve._options, partial(solve_context, solve._precision, params))
 
 
 def minimize(

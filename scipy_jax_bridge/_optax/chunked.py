@@ -85,7 +85,7 @@ class ChunkedRun:
             state_then, report = self._advance(state, until)
             return state_then, report._replace(values=report.values.block_until_ready())
 
-        return self._monitor.compute(advance, expected_s)
+        return self._monitor.wait_interruptibly(advance, expected_s)
 
     def size(self) -> int:
         """Evaluations of the next chunk: a tenth of a second, and never more than the trace has room for."""
@@ -125,7 +125,7 @@ class ChunkedRun:
             return self._problem.spec.params.to_params(x, self._problem.static_leaves)
 
         norm = numbers.grad_norm
-        return self._monitor.report(Progress(self.nit, self.nfev, numbers.value, norm, self._last, tree))
+        return self._monitor.notify(Progress(self.nit, self.nfev, numbers.value, norm, self._last, tree))
 
 
 def _take_rows(ring: np.ndarray, first: int, end: int) -> np.ndarray:

@@ -209,7 +209,7 @@ class Record:
             return np.asarray(array, dtype=np.float64), aux
 
         began = time.perf_counter()
-        array, aux = self._monitor.compute(compute, self._took.get(program))
+        array, aux = self._monitor.wait_interruptibly(compute, self._took.get(program))
         if isinstance(program, jax.stages.Compiled):  # else JAX debugs it, and it holds the user's function
             self._took[program] = time.perf_counter() - began
         return array, aux
@@ -222,7 +222,7 @@ class Record:
 
     def _tell(self, point: Point, norm: float) -> Status | None:
         tree = functools.partial(self._tree, point.x)
-        return self._monitor.report(Progress(self.nit, self.nfev, point.value, norm, self._monitor.seconds, tree))
+        return self._monitor.notify(Progress(self.nit, self.nfev, point.value, norm, self._monitor.seconds, tree))
 
     def _keep(self, point: Point) -> None:
         self._recent.append(point)
