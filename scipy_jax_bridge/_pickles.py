@@ -1,4 +1,4 @@
-"""Load the pickles of version 0.1, which name the modules that held its classes."""
+"""Load pickles of version 0.1, which name modules that have moved since."""
 
 import sys
 
@@ -10,6 +10,6 @@ MOVED = {"_bounds": bounds, "_options": options, "_status": status, "_trace": tr
 
 
 def accept_old_names() -> None:
-    """Let `import` find the old modules, as pickle asks for them."""
+    """Register the modules under their old names, by which pickle imports them."""
     for name, module in MOVED.items():
         sys.modules.setdefault(f"{PACKAGE}.{name}", module)

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -51,3 +51,9 @@ def warn(message: str, category: type[Warning]) -> None:
     while outside < len(files) - 1 and any(home in files[outside].parents for home in SKIPPED):
         outside += 1
     warnings.warn(message, category, stacklevel=outside + 1)
+
+
+def join_short(names: Sequence[str], shown: int = 4) -> str:
+    """Join the first few names, and say how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

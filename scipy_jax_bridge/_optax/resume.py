@@ -114,7 +114,8 @@ def _are_equal(bounds: Any, others: Any) -> bool:
 def _is_at(problem: Problem, x: Any) -> bool:
     """Whether params are this point; a result may have been given others with `dataclasses.replace`."""
     leaves = problem.spec.params.unravel(np.asarray(x))
-    return all(np.array_equal(leaf, np.asarray(given)) for leaf, given in zip(leaves, problem.free, strict=True))
+    pairs = zip(leaves, problem.start_leaves, strict=True)
+    return all(np.array_equal(leaf, np.asarray(given)) for leaf, given in pairs)
 
 
 def _take_hyperparams(inner: Any, fresh: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from .._backend import Compiled
 from .._core.monitor import SolveMonitor
 from .._core.options import COUNT_MAX, Options
+from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.trace import unknown
@@ -55,14 +56,14 @@ def compile_optax(problem: Problem, method: Any, options: Options) -> Compiled:
     loop = make_device_solver(problem, method, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(loop.start), (_on_host(problem.free), box_of(problem))
+        return jax.jit(loop.start), (_on_host(problem.start_leaves), box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
         def run(state: Any, data: Data, limits: Any, box: Any, until: Any) -> tuple[Any, Report]:
             state = loop.advance(state, data, limits, box, until)
             return state, loop.report(state)
 
-        state = jax.eval_shape(loop.start, problem.free, box_of(problem))
+        state = jax.eval_shape(loop.start, problem.start_leaves, box_of(problem))
         inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
@@ -109,7 +110,7 @@ def solve_optax(
     def start(free: list[Any]) -> Any:
         return programs.start(_on_host(free), box)
 
-    fresh = start(problem.free)
+    fresh = start(problem.start_leaves)
     state, note = fresh, ""
     if earlier is not None:
         state, note = resume(earlier, chunks, loop, fresh, start, problem, method, options)
@@ -162,11 +163,11 @@ def _explain(
     return f"In iteration {chunks.nit + 1}: {what}."
 
 
-def trace_optax(problem: Problem, method: Any, options: Options) -> Outcome:
+def trace_optax(problem: Problem, method: Any, options: Options) -> FlatOutcome:
     """The same inside a trace: one loop, no clock; the trace keeps the last ROWS_INSIDE iterations."""
     # One row more than is handed back: a solve that ends within a search leaves an unfinished trial in it.
     loop, box = make_device_solver(problem, method, options, ROWS_INSIDE + 1), box_of(problem)
-    state = loop.start(_forbid_crossed(problem.free, box), box)
+    state = loop.start(_forbid_crossed(problem.start_leaves, box), box)
     state = loop.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
         return _read_end(loop.report(state), state)
@@ -180,14 +181,14 @@ def _forbid_crossed(free: list[Any], box: Any) -> list[Any]:
     return [jnp.where(crossed, jnp.asarray(jnp.nan, leaf.dtype), leaf) for leaf in map(jnp.asarray, free)]
 
 
-def _read_end(report: Report, state: Any) -> Outcome:
+def _read_end(report: Report, state: Any) -> FlatOutcome:
     """The outcome of a loop inside a trace."""
     numbers = LoopScalars(*report.counts, *report.values)
     converged, last, best = find_points(state, report, numbers)
     found = jax.tree.map(lambda a, b: jnp.where(converged, a, b), last, best)
-    trace, timing = _trace_inside(report.rows, numbers), Timing(unknown(), unknown(), 0)
+    trace = _trace_inside(report.rows, numbers)
     counts = (numbers.nit, numbers.nfev, numbers.status)
-    return Outcome(found.x, found.value, found.grad, found.aux, *counts, trace, timing)
+    return FlatOutcome(found.x, found.value, found.grad, found.aux, *counts, trace)
 
 
 def _trace_inside(ring: Any, numbers: LoopScalars) -> Trace:

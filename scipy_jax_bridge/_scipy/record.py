@@ -55,7 +55,7 @@ class Record:
         self._program, self._data, self._bounds, self._held = evaluate, problem.data, problem.bounds, held
         self._cast = None if problem.spec.dtype == np.float64 else problem.spec.dtype
         self._has_grad, self._tests, self._options, self._monitor = has_grad, tests, options, monitor
-        self._structure, self._riders, self._free = problem.spec.params, problem.static_leaves, problem.free
+        self._structure, self._riders, self._free = problem.spec.params, problem.static_leaves, problem.start_leaves
         self._recent: deque[Point] = deque(maxlen=RECENT)
         self._rows: list[tuple[float, float, int, float]] = []
         self.iterate: Point | None = None

@@ -122,7 +122,7 @@ def _drive(
 
 def _place(problem: Problem, held: FixedComponents | None) -> tuple[FreeVector, Any]:
     """The start and SciPy's bounds, both of what the method sees."""
-    x0 = problem.spec.params.ravel_on_host(problem.free, np.float64)
+    x0 = problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
     if problem.bounds is None:
         return x0, None
     lower, upper = problem.bounds.lower, problem.bounds.upper
