@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from ._core.errors import unknown_name
@@ -99,4 +101,9 @@ def choose_backend(name: str, method: Any) -> Backend:
     """
     if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(unknown_name("backend", name, BACKENDS))
-    return import_module(BACKENDS[name], __package__).choose(method)
+    return _load(name).choose(method)
+
+
+@functools.cache
+def _load(name: str) -> ModuleType:
+    return import_module(BACKENDS[name], __package__)
