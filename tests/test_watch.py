@@ -187,7 +187,7 @@ def test_second_derivatives_begin_nothing_after_a_stop(
 ) -> None:
     """A Newton step takes many products, which looked at no clock and no keyboard."""
     asked: list[str] = []
-    stop = SolveMonitor.stop
+    stop = SolveMonitor.stop_status
     own = {"product": Record.product, "hessian": Record.hessian}
 
     def second(self: Record, *inputs: Any, name: str) -> Any:
@@ -196,7 +196,7 @@ def test_second_derivatives_begin_nothing_after_a_stop(
 
     for name in own:
         monkeypatch.setattr(Record, name, functools.partialmethod(second, name=name))
-    monkeypatch.setattr(SolveMonitor, "stop", lambda self: status if len(asked) >= 2 else stop(self))
+    monkeypatch.setattr(SolveMonitor, "stop_status", lambda self: status if len(asked) >= 2 else stop(self))
     result = sjb.minimize(lambda x: jnp.sum(x**4 + x**2) + x[0] * x[1], START, method=method)
     assert result.status == status and len(asked) == 2
     assert float(result.fun) == float(np.min(result.trace.fun))
