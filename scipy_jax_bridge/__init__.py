@@ -1,9 +1,9 @@
-"""Minimize a JAX function over a tree of parameters: by SciPy, or by a loop that stays on the device."""
+"""Minimize a JAX function over a tree of parameters, with SciPy or with a loop that stays on the device."""
 
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
 from typing import Any as _Any
 
-from ._autodiff.derivative import DerivativeWarning as DerivativeWarning
+from ._autodiff.warning import DerivativeWarning as DerivativeWarning
 from ._compare.compare import Comparison as Comparison, compare as compare
 from ._core.errors import HeldLeafWarning as HeldLeafWarning
 from ._core.monitor import Progress as Progress
@@ -17,7 +17,7 @@ from ._result import Result as Result, Timing as Timing, Trace as Trace
 
 
 def _publish(names: dict[str, _Any]) -> None:
-    """What is public says that it is of this package: in errors, in pickles, on pages of documentation."""
+    """Set the module of public names to this package, for errors, pickles and documentation."""
     for name, value in names.items():
         if not name.startswith("_") and getattr(value, "__module__", "").startswith(f"{__name__}."):
             value.__module__ = __name__

@@ -1,30 +1,37 @@
-"""What a backend is: facts about it with one of its methods, and the functions that solve."""
+"""What a backend is: facts about it with one of its methods, and the functions that solve. The list of backends."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
+from ._core.errors import unknown_name
 from ._core.monitor import SolveMonitor
 from ._core.options import Options
+from ._core.outcome import FlatOutcome, Outcome
 from ._problem.bounds import Bounds
 from ._problem.problem import Problem
-from ._result import Outcome, Result
+from ._result import Result
+
+BACKENDS = {"scipy": "._scipy", "optax": "._optax"}  # name -> folder with a function `choose`, imported at first use
 
 
 class Compiled(NamedTuple):
-    """The programs of a solve, and what `compare` needs to know to attribute its time.
+    """The programs of a solve, and the facts by which `compare` splits its time.
 
     Args:
         programs: the backend's own named tuple of compiled programs.
         seconds: spent on compiling them in this call.
         compiles: how many were compiled in this call.
-        evaluate: the program that the host calls for every evaluation; None if the evaluation is part of a loop.
+        evaluate: the program that the host calls for every evaluation; None if a loop on the device evaluates.
         has_grad: whether an evaluation computes the gradient.
         only_evaluates: whether `nfev` counts everything that is computed; false with Hessian products.
         reports_per_s: how often a loop returns to the host.
-        report_shape: the array that it brings.
+        report_shape: shape of the array that it returns.
     """
 
     programs: Any
@@ -42,15 +49,15 @@ class Backend:
     """One backend with one method.
 
     Args:
-        name: as the user says it.
-        method: what its functions take: a key of METHODS, or a transformation or None.
-        method_name: what a Result and an error say.
+        name: a key of BACKENDS.
+        method: the argument of its functions: a key of METHODS, a transformation, or None.
+        method_name: name of the method in results and errors.
         option_names: names of the method's own options.
         bounded: whether the method takes bounds.
-        bounds_hint: what to take instead for bounds.
-        solve_with: (problem, method, options, watch, earlier result or None) -> outcome.
+        bounds_hint: which method to take for bounds instead.
+        solve_with: (problem, method, options, monitor, earlier result or None) -> outcome.
         compile_with: (problem, method, options) -> compiled programs.
-        trace_with: (problem, method, options) -> outcome, inside jit and vmap; None if it runs on the host alone.
+        trace_with: (problem, method, options) -> flat outcome, inside jit and vmap; None if it runs on the host only.
         program_key: equal for methods that compute the same.
     """
 
@@ -62,25 +69,41 @@ class Backend:
     bounds_hint: str
     solve_with: Callable[[Problem, Any, Options, SolveMonitor, Result | None], Outcome]
     compile_with: Callable[[Problem, Any, Options], Compiled]
-    trace_with: Callable[[Problem, Any, Options], Outcome] | None
+    trace_with: Callable[[Problem, Any, Options], FlatOutcome] | None
     program_key: Hashable
 
     def solve(
         self, problem: Problem, options: Options, monitor: SolveMonitor, earlier: Result | None = None
     ) -> Outcome:
-        """Minimize, or go on from an earlier result."""
+        """Minimize, or continue from an earlier result."""
         return self.solve_with(problem, self.method, options, monitor, earlier)
 
     def compile(self, problem: Problem, options: Options) -> Compiled:
-        """Compile what a solve runs, or find it compiled."""
+        """Compile what a solve runs; return it at once if it was compiled before."""
         return self.compile_with(problem, self.method, options)
 
-    def trace(self, problem: Problem, options: Options) -> Outcome:
+    def trace(self, problem: Problem, options: Options) -> FlatOutcome:
         """Minimize inside a trace."""
-        assert self.trace_with is not None, "asked before: trace_with"
+        assert self.trace_with is not None, "the caller checks trace_with"
         return self.trace_with(problem, self.method, options)
 
     def check_bounds(self, bounds: Bounds | None) -> None:
         """Raise ValueError if bounds are given and the method takes none."""
         if bounds is not None and not self.bounded:
             raise ValueError(f"method {self.method_name!r} takes no bounds. {self.bounds_hint}")
+
+
+def choose_backend(name: str, method: Any) -> Backend:
+    """Return the backend of this name with one of its methods.
+
+    Raises:
+        TypeError, ValueError: the backend or the method is unknown.
+    """
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise ValueError(unknown_name("backend", name, BACKENDS))
+    return _load(name).choose(method)
+
+
+@functools.cache
+def _load(name: str) -> ModuleType:
+    return import_module(BACKENDS[name], __package__)

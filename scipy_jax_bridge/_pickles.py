@@ -1,7 +1,8 @@
-"""Load the pickles of version 0.1, which name the modules that held its classes."""
+"""Load pickles of version 0.1, which name modules that have moved since."""
 
 import sys
 
+from . import _result
 from ._core import options, status, trace
 from ._problem import bounds
 
@@ -10,6 +11,7 @@ MOVED = {"_bounds": bounds, "_options": options, "_status": status, "_trace": tr
 
 
 def accept_old_names() -> None:
-    """Let `import` find the old modules, as pickle asks for them."""
+    """Register modules and classes under their old names, by which pickle imports them."""
+    _result.Carry = _result.ResumeState  # type: ignore[attr-defined]
     for name, module in MOVED.items():
         sys.modules.setdefault(f"{PACKAGE}.{name}", module)

@@ -1,4 +1,4 @@
-"""What a solve hands back, and the one place where it is made."""
+"""The public result of a solve, and the only function that makes it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from ._core.outcome import (
+    FRESH_MEMORY as FRESH_MEMORY,
+    Outcome as Outcome,
+    ResumeState as ResumeState,
+)
 from ._core.status import Status
 from ._core.stopping import projected_norm
 from ._core.trace import (
@@ -20,8 +25,7 @@ from ._core.trace import (
     drop_padding,
 )
 from ._core.types import Params, Tracer, is_traced
-from ._problem.notes import describe_point
-from ._problem.params import join_short, leaf_paths
+from ._problem.notes import describe_optimized, describe_point
 from ._problem.problem import Problem
 from ._render.figure import draw_one
 from ._render.panels import Curve
@@ -29,82 +33,33 @@ from ._render.panels import Curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FRESH_MEMORY = (
-    "Went on from the params of the earlier result with fresh memory; nit, nfev and trace are of this call alone."
-)
-
-
-@dataclass(frozen=True, eq=False)
-class ResumeState:
-    """All that the device loop needs to go on as if it had never stopped, and what it belongs to.
-
-    The defaults are those of a pickle that is older than the field.
-
-    Arguments:
-        leaves: of the loop's carry, in the order of its tree.
-        structure: of the auxiliary output and of a transformation's state, in words.
-        format: the version of what the leaves mean; see `_resume.FORMAT`.
-        params: for each leaf of params its kind, shape and type.
-        bounds: the lower and the upper flat vector; None without bounds.
-        maxcor: pairs in memory; 0 for a transformation.
-        method, hyperparams: the fingerprint of the transformation.
-    """
-
-    leaves: tuple[Any, ...]
-    structure: str
-    format: int = 0
-    params: tuple[str, ...] = ()
-    bounds: tuple[Any, Any] | None = None
-    maxcor: int = 0
-    method: str = ""
-    hyperparams: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a backend hands back: the free leaves, or inside a trace the flat vector, and plain numbers.
-
-    `x`, `value`, `grad` and `aux` belong to the final point if the solve converged, else to the best one.
-    `detail` is what the method itself said, `note` what else there is to say.
-    """
-
-    x: Any
-    value: Any
-    grad: Any
-    aux: Any
-    nit: Any
-    nfev: Any
-    status: Any
-    trace: Trace
-    timing: Timing
-    detail: str = ""
-    note: str = ""
-    carry: ResumeState | None = None
-
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The result of a solve: immutable, a pytree, and equal to itself alone. Pass it as `params` to go on from it.
+    """The result of a solve. Pass it as `params` to continue from it.
 
-    Arguments:
-        params: the final point if the solve converged, otherwise the best finite point it saw. The same tree,
-            types and static leaves as given, inside the bounds.
-        fun: the objective there.
-        jac: its gradient there, with the tree of params; None in the place of every leaf that was not optimized,
-            and None altogether after a method that uses no derivatives.
-        aux: the auxiliary output there; None without has_aux.
-        nit: iterations; 0 when the start is converged.
-        nfev: objective evaluations, each with its gradient.
-        code: the status as a number; see `status`.
-        trace: one row an iteration.
-        timing: seconds of compiling and solving, programs compiled.
-        backend, method: who solved it.
-        detail, note: what the method itself said; what else there is to say.
+    It is immutable, a pytree, and equal only to itself.
+
+    Args:
+        params: the final point if the solve converged, otherwise the best finite point. It has the tree, the types
+            and the static leaves of the params passed in, and lies inside the bounds.
+        fun: the objective at params.
+        jac: the gradient at params, with the same tree; None in place of every leaf that was not optimized.
+            None as a whole after a method without derivatives.
+        aux: the auxiliary output at params; None without has_aux.
+        nit: number of iterations; 0 if the start is converged.
+        nfev: number of objective evaluations, each with its gradient.
+        code: the status as an integer; see `status`.
+        trace: the record of the solve, one row per iteration.
+        timing: seconds of compiling and solving, number of programs compiled.
+        backend, method: their names.
+        detail: what the method itself reports.
+        note: further remarks.
         bounded: whether there were bounds.
-        carry: what the device loop needs to go on bit for bit, after a stop from outside or at a limit: the memory
-            of the solve, about 2 maxcor + 10 vectors. It is pickled with the result, and no part of the tree.
+        carry: the state from which the device loop continues bit for bit, after a stop from outside or at a limit.
+            It holds about 2 maxcor + 10 vectors. It is pickled with the result but is not part of the pytree.
         free: for each leaf of params whether it was optimized.
-        norm: `grad_norm`, where it cannot be told from the others later; no part of the tree either.
+        norm: `grad_norm`, if it cannot be computed from the other fields. It is not part of the pytree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,7 +89,7 @@ class Result:
 
     @property
     def x(self) -> Params:
-        """The same as params, under SciPy's name."""
+        """SciPy's name of params."""
         return self.params
 
     @property
@@ -152,21 +107,21 @@ class Result:
 
     @property
     def grad_norm(self) -> float:
-        """Max abs of the projected gradient at params; NaN where it is not known, as without derivatives.
+        """Max abs of the projected gradient at params; NaN if unknown, as without derivatives.
 
-        Errors:
+        Raises:
             ValueError: the result is that of a batch or inside a trace.
         """
         status, trace = self._status_of_one(), drop_padding(self.trace)
         if self.jac is None:
             return math.nan
-        if status.success and trace.grad_norm.size:  # params are those of the last row
+        if status.success and trace.grad_norm.size:  # the last row belongs to params
             return float(trace.grad_norm[-1])
         if self.norm is not None:
             return self.norm
         if not self.bounded:
             return max((float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(self.jac) if leaf.size), default=0.0)
-        rows = np.flatnonzero(trace.fun == float(self.fun))  # of none, if the best point was a trial
+        rows = np.flatnonzero(trace.fun == float(self.fun))  # empty if the best point was a trial
         return float(trace.grad_norm[rows[0]]) if rows.size else math.nan
 
     @property
@@ -175,25 +130,25 @@ class Result:
         status = self.status
         if not isinstance(status, Status):
             return "A batch of solves; see status."
-        own_rule = status == Status.FTOL and self.detail  # not the interface's
+        own_rule = status == Status.FTOL and self.detail  # the method ended by a test of its own
         return " ".join(filter(None, ("Converged." if own_rule else status.sentence, self.detail, self.note)))
 
     def plot(self, path: str | Path | None = None, *, title: str | None = None, dark: bool = False) -> Figure:
-        """Draws the objective against seconds, the gradient against evaluations, and compilation beside the solve.
+        """Plot the objective over seconds, the gradient over evaluations, and the seconds of compiling and solving.
 
-        Of a solve inside jit or vmap, which has no clock, the objective against evaluations.
+        A solve inside jit or vmap has no clock: plot its objective over evaluations.
 
-        Arguments:
-            path: where to write the picture; its ending says the format, such as ".png" or ".svg".
-            title: a line above the picture. Default: backend, method and status.
-            dark: light on dark, for a dark page. Default False.
+        Args:
+            path: file to write; its extension sets the format, such as ".png" or ".svg". Default None: no file.
+            title: title of the figure. Default: backend, method and status.
+            dark: whether to draw light on dark. Default False.
 
         Returns:
             The Matplotlib figure. A notebook shows it.
 
-        Errors:
+        Raises:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
-            ValueError: the result is that of a batch or inside a trace, which has no one curve.
+            ValueError: the result is that of a batch or inside a trace.
         """
         status = self._status_of_one()
         title = title or f"{self.backend}, {self.method}: {status.name}"
@@ -210,28 +165,20 @@ class Result:
             f"  grad_norm {_write(self.grad_norm, '.3g')}",
             f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
             f"  seconds   {_write(timing.solve_s, '.4g')} solving, {_write(timing.compile_s, '.4g')} compiling",
-            *([f"  params    {self._describe_free()}"] if self.free else []),
+            *([f"  params    {describe_optimized(self.params, self.free)}"] if self.free else []),
             f"  {self.message}",
         ]
         return "\n".join(lines)
 
-    def _describe_free(self) -> str:
-        """How many numbers were optimized, and which leaves were held; strings and functions need no words."""
-        leaves = list(zip(self.free, jax.tree.leaves(self.params), leaf_paths(self.params), strict=False))
-        size = sum(int(np.size(leaf)) for free, leaf, _ in leaves if free)
-        held = [path for free, leaf, path in leaves if not free and _is_number(leaf)]
-        return f"{size} free" + (f", held: {join_short(held)}" if held else "")
-
     def __getstate__(self) -> dict[str, Any]:
-        """Plain fields, so that a pickle names no private module."""
+        """Return plain fields, so that a pickle names no private module."""
         return vars(self) | {"carry": None if self.carry is None else vars(self.carry)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         carry = state.get("carry")
-        if isinstance(carry, dict):  # a pickle that is older holds the carry itself
-            carry = ResumeState(
-                **{name: value for name, value in carry.items() if name in ResumeState.__dataclass_fields__}
-            )
+        if isinstance(carry, dict):  # older pickles hold the object itself
+            known = ResumeState.__dataclass_fields__
+            carry = ResumeState(**{name: value for name, value in carry.items() if name in known})
         vars(self).update(state, carry=carry)
 
     def _status_of_one(self) -> Status:
@@ -256,25 +203,23 @@ def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
     return Result(**dict(zip((*DATA, *META), (*data, *meta), strict=True)))
 
 
-# register_dataclass of JAX 0.6 takes the names of fields to leave out letter by letter
+# not register_dataclass: that of JAX 0.6 reads a field name to drop as a list of letters
 jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 
 def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Curve:
-    """The trace of a result for a picture."""
+    """Convert the trace of a result to a curve of a plot."""
     trace = drop_padding(result.trace)
     return Curve(name, trace.seconds, trace.nfev, trace.fun, trace.grad_norm, compile_s, solve_s)
 
 
 def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
-    """The public result: the only place where flat vectors become trees again."""
+    """Make the public result of an outcome, and write its notes unless it is traced."""
     structure, spec = problem.spec.params, problem.spec
-    free = outcome.x if isinstance(outcome.x, list) else structure.unravel(outcome.x)
-    grads = outcome.grad if isinstance(outcome.grad, list | None) else structure.unravel(outcome.grad)
-    value = outcome.value
+    leaves, grads, value = outcome.leaves, outcome.grad, outcome.value
     value = value if value.dtype == spec.value_dtype else value.astype(spec.value_dtype)
     result = Result(
-        params=structure.combine(free, problem.static_leaves),
+        params=structure.combine(leaves, problem.static_leaves),
         fun=value,
         jac=None if grads is None else structure.params_or_none(grads),
         aux=outcome.aux,
@@ -288,21 +233,17 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         detail=outcome.detail,
         note=outcome.note,
         bounded=problem.bounds is not None,
-        free=structure.is_free,
+        free=structure.is_optimized,
         carry=outcome.carry,
     )
-    if is_traced((free, grads, result.code, result.trace)):
+    if is_traced((leaves, grads, result.code, result.trace)):
         return result
     if not result.success and problem.bounds is not None and grads is not None:
-        x, grad = (structure.ravel_on_host(leaves, np.float64) for leaves in (free, grads))
+        x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
         result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
-    said = describe_point(problem, result.status, free, grads, drop_padding(result.trace), result.grad_norm)
+    said = describe_point(problem, result.status, leaves, grads, drop_padding(result.trace), result.grad_norm)
     return replace(result, note=" ".join(filter(None, (result.note, said)))) if said else result
 
 
-def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, (int, float, np.generic)) or hasattr(leaf, "dtype")
-
-
-def _write(number: Any, form: str) -> str:
+def _write(number: float | Array | np.ndarray, form: str) -> str:
     return "unknown" if not number >= 0 else format(float(number), form)

@@ -26,7 +26,10 @@ def import_as_users_do() -> Any:
     modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "scipy_jax_bridge"}
     sys.meta_path[:] = [finder for finder in hooked if "jaxtyping" not in type(finder).__module__]
     try:
-        return importlib.import_module("scipy_jax_bridge")
+        package = importlib.import_module("scipy_jax_bridge")
+        for backend in BACKENDS:
+            package.Minimizer(len, backend=backend)  # a backend is imported at its first use
+        return package
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "scipy_jax_bridge"]:
             del sys.modules[name]

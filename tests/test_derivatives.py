@@ -12,8 +12,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import scipy_jax_bridge as sjb
-from scipy_jax_bridge._autodiff.implicit import TracedCall
 from scipy_jax_bridge._autodiff.linear import DENSE, solve_symmetric
+from scipy_jax_bridge._autodiff.traced import TracedCall
 
 backends = pytest.mark.parametrize("backend", ["scipy", "optax"])
 modes = pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd], ids=["reverse", "forward"])

@@ -14,7 +14,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from helpers_calls import count_compiles
-from scipy_jax_bridge._autodiff.implicit import TracedCall
+from scipy_jax_bridge._autodiff.traced import TracedCall
 
 backends = pytest.mark.parametrize("backend", ["scipy", "optax"])
 START = {"b": np.array(0.1), "w": np.zeros(3)}

@@ -154,7 +154,7 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt_with_the_best_point(backend: st
 
 def test_work_of_unknown_length_runs_beside() -> None:
     with SolveMonitor() as watch:
-        threads = [watch.compute(threading.current_thread, expected_s) for expected_s in (None, 1.0, 1e-3)]
+        threads = [watch.wait_interruptibly(threading.current_thread, expected_s) for expected_s in (None, 1.0, 1e-3)]
     assert [each is threading.main_thread() for each in threads] == [False, False, True]
 
 
@@ -162,13 +162,13 @@ def test_work_of_unknown_length_runs_beside() -> None:
 def test_the_first_evaluation_runs_beside(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody knows yet how long it takes. That a program is fast is known from call to call."""
     expected: list[float | None] = []
-    compute = SolveMonitor.compute
+    compute = SolveMonitor.wait_interruptibly
 
     def noted(self: SolveMonitor, work: Any, expected_s: float | None) -> Any:
         expected.append(expected_s)
         return compute(self, work, expected_s)
 
-    monkeypatch.setattr(SolveMonitor, "compute", noted)
+    monkeypatch.setattr(SolveMonitor, "wait_interruptibly", noted)
     solve = sjb.Minimizer(lambda x: rosenbrock(x), backend=backend)
     solve(START)
     assert expected[0] is None and all(each is not None for each in expected[1:])

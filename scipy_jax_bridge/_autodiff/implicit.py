@@ -1,231 +1,192 @@
-"""A solve inside a trace: where a derivative is taken, a batch made, or a program compiled.
+"""The derivative of a solution, by implicit differentiation at the solution; nothing is unrolled.
 
-Nothing that JAX keeps may refer to a traced value: what is traced goes in as an argument, also the limits and what
-the objective closes over.
+At a minimizer x(a) the projected gradient vanishes. With F the components that no bound holds, A the others, H the
+Hessian of the objective and g its gradient, differentiating g_F(x(a), a) = 0 gives
+
+    dx_F = -H_FF^+ ((dg/da da)_F + H_FA dx_A),        dx_A = the change of the bounds that hold A.
+
+The pseudo-inverse H_FF^+ chooses the shortest change where the Hessian is singular. The value changes by its partial
+derivative alone, since g_F = 0. Source: A. V. Fiacco, "Introduction to Sensitivity and Stability Analysis in Nonlinear
+Programming", 1983, section 3.2; M. Blondel et al., "Efficient and modular implicit differentiation", NeurIPS 2022.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax import lax
+from jaxtyping import Array, Bool, PyTree
 
-from .._backend import Backend
-from .._core.monitor import SolveMonitor
-from .._core.options import Options
-from .._core.trace import unknown
-from .._core.types import Tracer, is_traced
-from .._problem.bounds import FlatBounds
-from .._problem.cache import Programs
-from .._problem.problem import Problem
-from .._result import Outcome, Timing, Trace
-from .derivative import Derivative, warn_of_early_end
+from .._core.outcome import FlatOutcome
+from .._core.promotion import standard_promotion
+from .._core.types import FlatVector, Leaf, Scalar
+from .._problem.problem import Data
+from .linear import Multiply, solve_symmetric
+from .warning import REFUSED, Sides, make_residual_report
 
-Inputs = tuple[list[Any], Any, Any, dict[str, Any]]  # start, data with hoisted constants, bounds, traced limits
+Extended = tuple[Data, list[Leaf]]  # the data of the objective, and the traced values that it closes over
+FlatObjective = Callable[..., tuple[Scalar, PyTree]]  # (x, data, *closed-over values) -> (value, aux)
 
 
-LIMITS = ("gtol", "ftol", "maxiter", "maxfun", "maxls")  # options that may be traced
+class Point(NamedTuple):
+    """The point at which the solution is differentiated, and what it depends on."""
+
+    x: FlatVector
+    grad: FlatVector
+    extended: Extended
+    bounds: Sides | None
 
 
-class TracedCall(RuntimeError):
-    """What runs on the host was asked for inside jit or vmap."""
+class Derivative:
+    """The derivative of the minimizer of one objective. Its functions are compiled at their first call.
 
-
-class HostServices(NamedTuple):
-    """What the caller wants of the host while it solves."""
-
-    monitor: Callable[[], AbstractContextManager[SolveMonitor]]
-    attach: Callable[[BaseException, Problem, SolveMonitor], None]  # the best result so far to an exception
-    wanted: tuple[str, ...]  # the arguments that need it
-
-
-def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: HostServices) -> Outcome:
-    """Solve where something is traced: a derivative is being taken, a batch made, or a program compiled.
-
-    Arguments:
-        backend, problem, options: what to solve, and by whom.
-        host: who may stop it, if the values themselves are known and only their derivative is traced.
-
-    Errors:
-        TracedCall: the values themselves are traced, and the backend runs eagerly, or somebody waits for a report.
+    Args:
+        objective: (x, data, *closed-over values) -> (value, aux).
+        rounding: the relative rounding of the value.
     """
-    objective, hoisted = _hoist(problem)
-    rounding = problem.spec.rounding
-    if hoisted:
-        derivative = Derivative(objective, rounding)
-    else:  # it knows nothing of this call, and serves the next one too
-        derivative = problem.spec.programs.keep("derivative", lambda: Derivative(objective, rounding))
-    inputs, solver = _separate(backend, problem, options, host, objective, hoisted)
 
-    @jax.custom_jvp
-    def solve(inputs: Inputs) -> tuple[Any, ...]:
-        return solver.run(inputs)
-
-    @solve.defjvp
-    def differentiate(primals: Any, tangents: Any) -> Any:
-        solution = solve(*primals)
-        for known in solver.eager:
-            warn_of_early_end(known.status, known.x, known.grad, primals[0][2])
-        moved = derivative.tangents(solution, primals[0][1:3], tangents[0][1:3], reports=bool(solver.eager))
-        return solution, moved
-
-    try:
-        x, value, grad, aux, nit, nfev, status, *trace = solve(inputs)
-    finally:
-        solver.hosts.clear()
-    outcome = Outcome(x, value, grad, aux, nit, nfev, status, Trace(*trace), Timing(unknown(), unknown(), 0))
-    if not solver.eager:
-        return outcome
-    told = solver.eager.pop()
-    return replace(outcome, timing=told.timing, detail=told.detail, note=told.note)
-
-
-def _separate(
-    backend: Backend,
-    problem: Problem,
-    options: Options,
-    host: HostServices,
-    objective: Callable[..., Any],
-    hoisted: list[Any],
-) -> tuple[Inputs, _Solver]:
-    """What may be traced, and a solver that holds nothing of it."""
-    bounds = None if problem.bounds is None else (problem.bounds.lower, problem.bounds.upper)
-    limits = {name: limit for name in LIMITS if isinstance(limit := getattr(options, name), Tracer)}
-    inputs = jax.tree.map(jnp.asarray, (problem.free, (problem.data, hoisted), bounds, limits))
-    fun = objective if hoisted else problem.fun
-    detached = replace(problem, fun=fun, static_leaves=[], free=[], data=([], []), bounds=None)
-    options = replace(options, **dict.fromkeys(limits, 1))  # in place of what is traced
-    return inputs, _Solver(backend, detached, objective, options, host.wanted, [host])
-
-
-def _hoist(problem: Problem) -> tuple[Callable[..., Any], list[Any]]:
-    """The objective with the traced values it closes over made arguments, as custom derivatives need them.
-
-    It is made of the program that the user's function traces to, and does not refer to the function.
-    """
-    x = jnp.zeros(problem.spec.params.size, problem.spec.dtype)
-    program, output = jax.make_jaxpr(problem.value, return_shape=True)(x, problem.data)
-    places = [place for place, const in enumerate(program.consts) if isinstance(const, Tracer)]
-    known = [None if place in places else const for place, const in enumerate(program.consts)]
-    jaxpr, treedef = program.jaxpr, jax.tree.structure(output)  # not the program, which holds the traced values
-
-    def objective(x: Any, data: Any, *hoisted: Any) -> Any:
-        consts = list(known)
-        for place, value in zip(places, hoisted, strict=True):
-            consts[place] = value
-        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves((x, data)))
-        return jax.tree.unflatten(treedef, leaves)
-
-    return objective, [program.consts[place] for place in places]
-
-
-@dataclass(frozen=True)
-class _Solver:
-    """Solves by values that are traced (optax) or known (scipy, while a derivative is taken); it holds none of them."""
-
-    backend: Backend
-    problem: Problem
-    objective: Callable[..., Any]
-    options: Options
-    wanted: tuple[str, ...]
-    hosts: list[HostServices]  # the caller's, until the call is over: it refers to what may be traced
-    eager: list[Outcome] = field(default_factory=list)  # what a solve by known values told, until it is fetched
-
-    def run(self, inputs: Inputs) -> tuple[Any, ...]:
-        """The outcome as arrays."""
-        if is_traced(inputs):
-            _check_traceable(self.backend, self.wanted)
-            return self._trace(inputs)
-        outcome = self._solve(inputs)
-        ravel, dtype = self.problem.spec.params.ravel, self.problem.spec.dtype
-        grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
-        outcome = replace(outcome, x=ravel(outcome.x, dtype), value=outcome.value.astype(dtype), grad=grad)
-        self.eager[:] = [outcome]
-        return _columns(outcome)
-
-    def _solve(self, inputs: Inputs) -> Outcome:
-        """On the host, with its clock and its keyboard."""
-        free, (data, hoisted), bounds, limits = inputs
-        problem = self.problem
-        if hoisted:  # its programs serve this call alone
-            problem = replace(problem, spec=replace(problem.spec, programs=Programs()))
-            problem = _convert(problem, self.objective, hoisted)
-        box = None if bounds is None else FlatBounds(*map(np.asarray, bounds))
-        problem = replace(problem, free=free, static_leaves=data[0], data=data, bounds=box)
-        options = replace(self.options, **{name: limit.item() for name, limit in limits.items()})
-        host = self.hosts[0]
-        with host.monitor() as monitor:
-            try:
-                return self.backend.solve(problem, options, monitor)
-            except BaseException as error:
-                host.attach(error, problem, monitor)
-                raise
-
-    def _trace(self, inputs: Inputs) -> tuple[Any, ...]:
-        """The loop inside the trace. It is one jitted function, so that a batch made outside jit compiles it once."""
-        backend, options = self.backend, self.options
-        detached = replace(self.problem, fun=self.objective)
-
-        def solve(inputs: Inputs, limits: dict[str, Any]) -> tuple[Any, ...]:
-            free, (data, hoisted), bounds, _ = inputs
-            box = None if bounds is None else FlatBounds(*bounds)
-            own = replace(_convert(detached, detached.fun, hoisted), free=free, data=data, bounds=box)
-            return _columns(backend.trace(own, replace(options, **limits)))
-
-        if not inputs[1][1]:
-            name = ("trace", backend.program_key, inputs[2] is None, options.maxcor)
-            solve = self.problem.spec.programs.keep(name, lambda: jax.jit(solve))
-        return solve(inputs, {name: inputs[3].get(name, float(getattr(options, name))) for name in LIMITS})
-
-
-def _check_traceable(backend: Backend, wanted: tuple[str, ...]) -> None:
-    if backend.trace_with is None:
-        raise TracedCall(
-            "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
-            "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
-        )
-    if wanted:
-        raise TracedCall(
-            f"{' and '.join(wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
-            "compiled program. Leave it out there, or call minimize outside."
+    def __init__(self, objective: FlatObjective, rounding: float) -> None:
+        self._objective, self._rounding = objective, rounding
+        self._report = make_residual_report(rounding)
+        self._gradient, self._right_side, self._multiply, self._invert, self._follow = map(
+            jax.jit, (self._find_gradient, self._find_right_side, self._times_hessian, self._solve, self._move)
         )
 
+    def tangents(
+        self,
+        solution: FlatOutcome,
+        inputs: tuple[Extended, Sides | None],
+        tangents: tuple[PyTree, PyTree],
+        *,
+        reports: bool,
+    ) -> FlatOutcome:
+        """Return the tangents of the solution. Those of the counters and of the trace are zero.
 
-def _convert(problem: Problem, objective: Callable[..., Any], hoisted: list[Any]) -> Problem:
-    """The problem with the flat objective, which got the values that it closes over as arguments."""
-    own = {each.name: getattr(problem, each.name) for each in fields(problem)}
-    return _Converted(**{**own, "fun": objective}, hoisted=hoisted)
+        Args:
+            solution: where the solve ended.
+            inputs: the data of the objective with the values it closes over, and the bounds.
+            tangents: their tangents.
+            reports: whether to warn of an inaccurate derivative; only if the values are known.
+        """
+        x, value, grad, aux = solution[:4]
+        grad = self._gradient(x, inputs[0]) if grad is None else grad
+        point, real = Point(x, grad, *inputs), _real_leaves(tangents)
 
+        def solve(_: Multiply, b: FlatVector) -> FlatVector:
+            y, residual = self._invert(point, b)
+            if reports:
+                self._report(residual)  # outside of what is compiled
+            return y
 
-@dataclass(frozen=True)
-class _Converted(Problem):
-    """A problem whose objective got the values that it closes over as arguments."""
+        b, d_held, d_value = self._right_side(point, real)
+        step = lax.custom_linear_solve(partial(self._multiply, point), b, solve, symmetric=True)
+        dx, d_value, d_grad, d_aux = _complete(self._follow(point, step, d_held, d_value, real), (x, value, grad, aux))
+        zeros = jax.tree.map(_zero_tangent, solution[4:])
+        return FlatOutcome(dx, d_value, None if solution.grad is None else d_grad, d_aux, *zeros)
 
-    hoisted: list[Any] = field(default_factory=list)
-
-    def value(self, x: Any, data: Any) -> tuple[Any, Any]:
-        return self.fun(x, data, *self.hoisted)
-
-    def value_and_grad(self, x: Any, data: Any) -> tuple[Any, Any, Any]:
-        (value, aux), grad = jax.value_and_grad(self.value, has_aux=True)(x, data)
+    def _evaluate(self, x: FlatVector, extended: Extended) -> tuple[Scalar, FlatVector, PyTree]:
+        data, closed_over = extended
+        (value, aux), grad = jax.value_and_grad(self._objective, has_aux=True)(x, data, *closed_over)
         return value, grad, aux
 
+    def _find_gradient(self, x: FlatVector, extended: Extended) -> FlatVector:
+        return self._evaluate(x, extended)[1]
 
-def _columns(outcome: Outcome) -> tuple[Any, ...]:
-    """The outcome as arrays."""
-    parts = (outcome.x, outcome.value, outcome.grad, outcome.aux, outcome.nit, outcome.nfev, outcome.status)
-    return jax.tree.map(_as_array, (*parts, *outcome.trace))
+    def _find_right_side(self, point: Point, real_tangents: list[Leaf]) -> tuple[FlatVector, FlatVector, Scalar]:
+        """Return the right side of the linear system, dx_A, and the tangent of the value."""
+        with standard_promotion():
+            x, _, extended, bounds = point
+            d_extended, d_bounds = _complete(real_tangents, (extended, bounds))
+            held, d_held = _find_held(point), _move_held(point, d_bounds)
+            _, (d_value, d_grad, _) = jax.jvp(self._evaluate, (x, extended), (d_held, d_extended))
+            return jnp.where(held, 0, -d_grad), d_held, d_value
+
+    def _multiplier(self, point: Point) -> Multiply:
+        """Return v -> H_FF v."""
+        held, product = _find_held(point), _hessian_at(lambda x: self._find_gradient(x, point.extended), point.x)
+        return lambda v: jnp.where(held, 0, product(jnp.where(held, 0, v)))
+
+    def _times_hessian(self, point: Point, v: FlatVector) -> FlatVector:
+        with standard_promotion():
+            return self._multiplier(point)(v)
+
+    def _solve(self, point: Point, b: FlatVector) -> tuple[FlatVector, Scalar]:
+        """Return H_FF^+ b, NaN where it is too inaccurate, and its relative residual."""
+        with standard_promotion():
+            b = jnp.where(_find_held(point), 0, b)
+            y, residual = solve_symmetric(self._multiplier(point), b, self._rounding)
+            return jnp.where(residual <= REFUSED, y, jnp.nan), residual
+
+    def _move(
+        self, point: Point, step: FlatVector, d_held: FlatVector, d_value: Scalar, real_tangents: list[Leaf]
+    ) -> list[Leaf]:
+        """Return the real tangents of x, of the value, which is passed in, of gradient and aux."""
+        with standard_promotion():
+            x, _, extended, bounds = point
+            d_extended, _ = _complete(real_tangents, (extended, bounds))
+            held = _find_held(point)
+            dx = jnp.where(held, d_held, step)
+            d_value += jnp.sum(jnp.where(held & ~held, step, 0))  # 0: JAX 0.6 cannot transpose an unused linear solve
+            _, (_, d_grad, d_aux) = jax.jvp(self._evaluate, (x, extended), (dx, d_extended))
+            return _real_leaves((dx, d_value, d_grad, d_aux))
 
 
-def _as_array(value: Any) -> Any:
-    """An array of a type that JAX knows; on the host if it was there, where nothing is compiled for its shape."""
-    if isinstance(value, jax.Array):
-        return value
-    value = np.asarray(value)
-    return value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+def _find_active(point: Point, bounds: Sides) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
+    """Return which components lie at the lower and at the upper bound with a gradient that keeps them there."""
+    lower, upper = (side.astype(point.x.dtype) for side in bounds)
+    return (point.x <= lower) & (point.grad >= 0), (point.x >= upper) & (point.grad <= 0)
+
+
+def _find_held(point: Point) -> Bool[Array, " n"]:
+    """Return which components are in A."""
+    if point.bounds is None:
+        return jnp.zeros(point.x.shape, bool)
+    at_lower, at_upper = _find_active(point, point.bounds)
+    return at_lower | at_upper
+
+
+def _move_held(point: Point, d_bounds: Sides | None) -> FlatVector:
+    """Return dx_A: a component that a bound holds moves with it."""
+    if point.bounds is None or d_bounds is None:
+        return jnp.zeros_like(point.x)
+    at_lower, at_upper = _find_active(point, point.bounds)
+    d_lower, d_upper = (side.astype(point.x.dtype) for side in d_bounds)
+    return jnp.where(at_lower, d_lower, jnp.where(at_upper, d_upper, 0))
+
+
+def _hessian_at(gradient: Callable[[FlatVector], FlatVector], x: FlatVector) -> Multiply:
+    """Return v -> H v, by reverse differentiation of the gradient; H is symmetric.
+
+    Unlike forward differentiation, it works through rules of jax.custom_vjp. Loops of unknown length in the gradient
+    have no reverse derivative: differentiate those forward.
+    """
+    try:
+        _, pull = jax.vjp(gradient, x)
+        jax.eval_shape(pull, x)
+    except ValueError:
+        return jax.linearize(gradient, x)[1]
+    return lambda v: pull(v)[0]
+
+
+def _zero_tangent(value: Array | np.ndarray) -> np.ndarray:
+    return np.zeros(value.shape, value.dtype if _is_real(value) else jax.dtypes.float0)
+
+
+def _is_real(value: Array | np.ndarray) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jnp.inexact))
+
+
+def _real_leaves(tangents: PyTree) -> list[Leaf]:
+    """Drop the tangents of integers, which have type float0: a jitted function does not accept them."""
+    return [tangent for tangent in jax.tree.leaves(tangents) if tangent.dtype != jax.dtypes.float0]
+
+
+def _complete(real_tangents: list[Leaf], values: PyTree) -> PyTree:
+    """Put the tangents of integers back: the inverse of `_real_leaves` for tangents of these values."""
+    real = iter(real_tangents)
+    return jax.tree.map(lambda value: next(real) if _is_real(value) else _zero_tangent(value), values)

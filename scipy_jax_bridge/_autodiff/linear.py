@@ -1,12 +1,12 @@
-"""Symmetric linear systems that may be singular: the least-squares solution of minimum norm, H^+ b.
+"""Solve symmetric linear systems that may be singular: the least-squares solution of minimum norm, H^+ b.
 
 The pseudo-inverse H^+ is symmetric, so forward and reverse derivatives that apply it are transposes of each other.
-A small matrix is written out and decomposed into eigenvectors, which shows every negative and every vanishing
-eigenvalue. A large one is only multiplied: by conjugate gradients, which stay in the range of H, in two cases.
+A small matrix is formed and decomposed into eigenvectors, which shows every negative and every vanishing eigenvalue.
+A large matrix is only multiplied: conjugate gradients stay in the range of H. There are two cases.
 
-1. b lies in the range of H: one solve.
-2. It does not, and the curvature of the search directions vanishes. Then v = H^+ H b, the projection of b, solves
-   H v = H b, and H y = v has the wanted solution y. Both right sides lie in the range.
+1. b lies in the range of H: one solve suffices.
+2. Otherwise the curvature of the search directions vanishes. Then v = H^+ H b, the projection of b, solves
+   H v = H b, and H y = v has the solution y = H^+ b. Both right sides lie in the range.
 
 Source: M. R. Hestenes and E. Stiefel, J. Research of the National Bureau of Standards 49 (1952), 409-436; for
 singular systems E. F. Kaasschieter, J. Computational and Applied Mathematics 24 (1988), 265-275.
@@ -15,44 +15,71 @@ singular systems E. F. Kaasschieter, J. Computational and Applied Mathematics 24
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Int
 
-Multiply = Callable[[Any], Any]  # v -> H v
+from .._core.types import FlatVector, Scalar
 
-DENSE = 64  # unknowns up to which the matrix is written out: as many products as conjugate gradients may take
-ACCURACY = 0.85  # of the digits: closer to rounding, an ill-conditioned residual never gets
-RANK = 0.75  # of the digits: curvature below that, relative to the largest, is taken for rounding
-MOST = 20_000  # products of one solve by conjugate gradients, however many unknowns
+Multiply = Callable[[FlatVector], FlatVector]  # v -> H v
+
+DENSE = 64  # largest number of unknowns for which the matrix is formed; conjugate gradients may need as many products
+ACCURACY = 0.85  # relative residual wanted: rounding**ACCURACY. Ill-conditioned systems never get closer to rounding
+RANK = 0.75  # curvature below rounding**RANK, relative to the largest, counts as zero
+CG_MAXITER = 20_000  # products of one solve by conjugate gradients, however many unknowns
 
 
 class Solution(NamedTuple):
-    """The solution, and its relative residual in the range of H; infinite if H has negative curvature."""
+    """The solution, and its relative residual in the range of H: infinite if H has negative curvature."""
 
-    y: Any
-    residual: Any
+    y: FlatVector
+    residual: Scalar
 
 
 class _State(NamedTuple):
-    """Of conjugate gradients; `norm` estimates that of H, `curvature` is the last one of a search direction."""
+    """State of conjugate gradients.
 
-    y: Any
-    r: Any
-    p: Any
-    best: Any
-    best_r: Any  # the residual's norm at the best point
-    norm: Any
-    curvature: Any
-    products: Any
+    Args:
+        y, r, p: iterate, residual and search direction.
+        best, best_r: the best point, and the norm of its residual.
+        norm: estimate of the norm of H.
+        curvature: p' H p / p' p of the last search direction.
+        products: number of products with H so far.
+    """
+
+    y: FlatVector
+    r: FlatVector
+    p: FlatVector
+    best: FlatVector
+    best_r: Scalar
+    norm: Scalar
+    curvature: Scalar
+    products: Int[Array, ""]
 
 
-def solve_symmetric(multiply: Multiply, b: Any, rounding: float) -> Solution:
-    """H^+ b.
+class _Stages(NamedTuple):
+    """State of the three solves; `stage` 3 is the end.
 
-    Arguments:
+    Args:
+        stage: 0 solves H y = b, 1 solves H v = H b, 2 solves H y = v.
+        solution: of the last stage.
+        right: right side of the stage; before stage 1 without the factor H.
+        norm: estimate of the norm of H.
+    """
+
+    stage: Int[Array, ""]
+    solution: Solution
+    right: FlatVector
+    norm: Scalar
+
+
+def solve_symmetric(multiply: Multiply, b: FlatVector, rounding: float) -> Solution:
+    """Compute H^+ b.
+
+    Args:
         multiply: the product with the symmetric matrix H.
         b: the right side, a vector; it need not lie in the range of H.
         rounding: the relative accuracy of the products.
@@ -64,7 +91,7 @@ def solve_symmetric(multiply: Multiply, b: Any, rounding: float) -> Solution:
     return Solution(y * unit, jnp.where(size == 0, 0, residual))
 
 
-def _by_eigenvectors(multiply: Multiply, b: Any, rounding: float) -> Solution:
+def _by_eigenvectors(multiply: Multiply, b: FlatVector, rounding: float) -> Solution:
     matrix = lax.map(multiply, jnp.eye(b.size, dtype=b.dtype))
     matrix = (matrix + matrix.T) / 2
     values, vectors = jnp.linalg.eigh(matrix)
@@ -76,14 +103,14 @@ def _by_eigenvectors(multiply: Multiply, b: Any, rounding: float) -> Solution:
     return Solution(y, jnp.where(jnp.any(~flat & (values < 0)), jnp.inf, residual))
 
 
-def _by_conjugate_gradients(multiply: Multiply, b: Any, rounding: float) -> Solution:
-    """The two cases as stages of one loop: of b itself, then H v = H b, then H y = v."""
+def _by_conjugate_gradients(multiply: Multiply, b: FlatVector, rounding: float) -> Solution:
+    """Solve in up to three stages of one loop, so that XLA compiles `_descend` once."""
     size, tolerance = _norm(b), rounding**ACCURACY
 
-    def goes_on(state: tuple[Any, ...]) -> Any:
-        return state[0] < 3
+    def goes_on(state: _Stages) -> Bool[Array, ""]:
+        return state.stage < 3
 
-    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    def step(state: _Stages) -> _Stages:
         stage, solution, right, norm = state
         right = lax.cond(stage == 1, multiply, lambda v: v, right)
         scale = jnp.where(stage == 1, norm * size, _norm(right))
@@ -93,21 +120,22 @@ def _by_conjugate_gradients(multiply: Multiply, b: Any, rounding: float) -> Solu
         residual = jnp.where(lost, jnp.inf, jnp.maximum(residual, jnp.where(stage == 2, solution.residual, 0)))
         singular = (residual > tolerance) & (end.curvature <= rounding**RANK * end.norm)
         following = jnp.where(lost | (stage == 0) & ~singular, 3, stage + 1)
-        return following, Solution(end.best, residual), jnp.where(stage == 1, end.best, b), end.norm
+        return _Stages(following, Solution(end.best, residual), jnp.where(stage == 1, end.best, b), end.norm)
 
     zero = jnp.zeros((), b.dtype)
-    return lax.while_loop(goes_on, step, (jnp.int32(0), Solution(jnp.zeros_like(b), zero), b, zero))[1]
+    start = _Stages(jnp.int32(0), Solution(jnp.zeros_like(b), zero), b, zero)
+    return lax.while_loop(goes_on, step, start).solution
 
 
-def _descend(multiply: Multiply, b: Any, enough: Any, norm: Any, rounding: float) -> _State:
-    """Conjugate gradients on H y = b from 0, until the residual is small enough or a direction has no curvature.
+def _descend(multiply: Multiply, b: FlatVector, enough: Scalar, norm: Scalar, rounding: float) -> _State:
+    """Run conjugate gradients on H y = b from 0, until the residual is at most `enough` or the curvature vanishes.
 
-    The best point is that of the last residual less than half of the best before: in a system that is consistent
-    only up to rounding, the residual stagnates and the iterates go astray along the kernel.
+    A point becomes the best if its residual is less than half that of the best before. In a system that is consistent
+    only up to rounding, the residual stagnates and the iterates drift along the kernel.
     """
-    most = min(20 * b.size, MOST)
+    most = min(20 * b.size, CG_MAXITER)
 
-    def goes_on(state: _State) -> Any:
+    def goes_on(state: _State) -> Bool[Array, ""]:
         curved = state.curvature > rounding**RANK * state.norm
         return curved & (_norm(state.r) > enough) & (state.products < most)
 
@@ -128,13 +156,13 @@ def _descend(multiply: Multiply, b: Any, enough: Any, norm: Any, rounding: float
     return lax.while_loop(goes_on, step, _State(zeros, b, b, zeros, _norm(b), norm, norm + one, jnp.int32(0)))
 
 
-def _dot(a: Any, b: Any) -> Any:
+def _dot(a: FlatVector, b: FlatVector) -> Scalar:
     return jnp.sum(a * b)
 
 
-def _norm(a: Any) -> Any:
+def _norm(a: FlatVector) -> Scalar:
     return jnp.sqrt(jnp.sum(a * a))
 
 
-def _ratio(part: Any, whole: Any) -> Any:
+def _ratio(part: Scalar, whole: Scalar) -> Scalar:
     return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))

@@ -214,7 +214,7 @@ def _repeat(problem: Problem, has_grad: bool) -> Repeat:
 
 
 def _start(problem: Problem) -> HostVector:
-    x = problem.spec.params.ravel_on_host(problem.free, np.float64)
+    x = problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
     if problem.bounds is not None:
         x = np.clip(x, problem.bounds.lower, problem.bounds.upper)
     return x.astype(problem.spec.dtype)

@@ -1,13 +1,13 @@
-"""In which precision and on which device a call runs."""
+"""The precision and the device in which a call runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from .types import Params
 
@@ -20,25 +20,22 @@ def has_float64() -> bool:
 
 
 @contextmanager
-def scope(precision: str | None, params: Params = None) -> Iterator[None]:
-    """Double precision inside if asked for, and the device of the params as the default, for this thread alone.
+def solve_context(precision: str | None, params: Params = None) -> Iterator[None]:
+    """Run a solve on the device of its params, in double precision if `precision` is set. Affects this thread only.
 
-    A call that is driven from the host moves data by intention: as explicit transfers do, it passes a caller's
-    jax.transfer_guard("disallow").
+    The host drives the solve and moves data on purpose, so `jax.transfer_guard("disallow")` is lifted inside.
     """
     with ExitStack() as stack:
         if "disallow" in [getattr(jax.config, name) for name in GUARDS]:
             stack.enter_context(jax.transfer_guard("allow"))
-        device = _device_of(params)
-        if device is not None:
-            stack.enter_context(jax.default_device(device))
+        stack.enter_context(_default_device_of(params))
         if precision is not None and not has_float64():
             stack.enter_context(_enable_x64(True))
         yield
 
 
 def carry_context() -> Callable[[], AbstractContextManager[None]]:
-    """A context for another thread, which makes it compute in the precision and on the device of this one."""
+    """Return a context that gives another thread the precision and the default device of this one."""
     double, device = has_float64(), getattr(jax.config, "jax_default_device")  # noqa: B009
 
     @contextmanager
@@ -50,31 +47,30 @@ def carry_context() -> Callable[[], AbstractContextManager[None]]:
 
 
 def is_debugging() -> bool:
-    """Whether JAX runs the objective's own Python code at every evaluation, in the caller's thread and contexts."""
+    """Whether JAX runs the objective's Python code at every evaluation, in the caller's thread and contexts."""
     return any(getattr(jax.config, name) for name in ("jax_disable_jit", "jax_debug_nans"))
 
 
-def _enable_x64(value: bool) -> Any:
+def _enable_x64(value: bool) -> AbstractContextManager[None]:
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(value)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its home before JAX 0.8
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its place before JAX 0.8
 
     return enable_x64(value)
 
 
-def _device_of(params: Params) -> Any:
-    """The one device on which the params were put on purpose; None if there is none, or more."""
+def _default_device_of(params: Params) -> AbstractContextManager[None]:
+    """Make the one device to which the caller committed the params the default; keep the default otherwise."""
     arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
     found = {device for leaf in arrays if getattr(leaf, "committed", False) for device in leaf.devices()}
-    return next(iter(found)) if len(found) == 1 else None
+    return jax.default_device(next(iter(found))) if len(found) == 1 else nullcontext()
 
 
-def to_float64(tree: Any) -> Any:
-    """The tree with its floating-point arrays in float64."""
+def to_float64(tree: PyTree) -> PyTree:
+    """Convert the floating-point arrays of the tree to float64."""
 
-    def to_float64(leaf: Any) -> Any:
-        if isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jax.numpy.issubdtype(leaf.dtype, np.floating):
-            return leaf.astype(np.float64)
-        return leaf
+    def is_floating(leaf: PyTree) -> bool:
+        is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+        return is_array and bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
 
-    return jax.tree.map(to_float64, tree)
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if is_floating(leaf) else leaf, tree)

@@ -1,38 +1,47 @@
-"""One vocabulary of options with one meaning on both backends."""
+"""Options with one name and one meaning on both backends."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import shorten, unknown_name
 from .types import Tracer
 
-MOST_PAIRS = 1000  # the step costs their number squared
+MAXCOR_MAX = 1000  # a step costs maxcor squared
 
-# name -> (what it must be, the test); the test never sees a tracer
+
+class Rule(NamedTuple):
+    """What the value of an option must be, in words and as a test. The test is never called with a tracer."""
+
+    meaning: str
+    is_valid: Callable[[Any], bool]
+
+
 RULES = {
-    "gtol": ("a number that is at least 0", lambda value: _is_real(value) and value >= 0),
-    "ftol": ("a number that is at least 0 (0 disables the test)", lambda value: _is_real(value) and value >= 0),
-    "maxiter": ("a whole number that is at least 0", lambda value: _is_whole(value) and value >= 0),
-    "maxfun": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
-    "maxls": ("a whole number that is at least 1", lambda value: _is_whole(value) and value >= 1),
-    "maxcor": (
-        f"a whole number from 1 to {MOST_PAIRS}; 10 to 50 pairs are usual",
-        lambda value: _is_whole(value) and 1 <= value <= MOST_PAIRS,
+    "gtol": Rule("a number that is at least 0", lambda value: _is_real(value) and value >= 0),
+    "ftol": Rule("a number that is at least 0 (0 disables the test)", lambda value: _is_real(value) and value >= 0),
+    "maxiter": Rule("a whole number that is at least 0", lambda value: _is_integer(value) and value >= 0),
+    "maxfun": Rule("a whole number that is at least 1", lambda value: _is_integer(value) and value >= 1),
+    "maxls": Rule("a whole number that is at least 1", lambda value: _is_integer(value) and value >= 1),
+    "maxcor": Rule(
+        f"a whole number from 1 to {MAXCOR_MAX}; 10 to 50 pairs are usual",
+        lambda value: _is_integer(value) and 1 <= value <= MAXCOR_MAX,
     ),
-    "timeout": ("None or a positive number of seconds", lambda value: value is None or (_is_real(value) and value > 0)),
+    "timeout": Rule(
+        "None or a positive number of seconds", lambda value: value is None or (_is_real(value) and value > 0)
+    ),
 }
 COUNT_MAX = 2**31 - 1  # iterations and evaluations are counted in int32
-WHOLE = ("maxiter", "maxfun", "maxls", "maxcor")
-KNOWN = ("maxcor", "timeout")  # not traced: one is a shape of the program, the other is for the clock of the host
+INTEGER_OPTIONS = ("maxiter", "maxfun", "maxls", "maxcor")
+STATIC_OPTIONS = ("maxcor", "timeout")  # cannot be traced: maxcor sets array shapes, timeout is read on the host
 
 
-class Native(Mapping[str, Any]):
-    """Options of a method by name, immutable. A MappingProxyType can be neither pickled nor copied nor hashed."""
+class FrozenOptions(Mapping[str, Any]):
+    """An immutable mapping. Unlike a MappingProxyType, it can be pickled, copied and hashed."""
 
     def __init__(self, entries: Mapping[str, Any]) -> None:
         self._entries = dict(entries)
@@ -55,24 +64,24 @@ class Native(Mapping[str, Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """When a solve ends; the defaults are those of SciPy's L-BFGS-B.
+    """Stopping criteria and limits of a solve. The defaults are those of SciPy's L-BFGS-B.
 
-    Arguments:
+    Args:
         gtol: stop when max abs of the projected gradient is at most this. Default 1e-5.
-        ftol: stop when (f_k - f_{k+1}) / max(abs f_k, abs f_{k+1}, 1) is at most this; 0 disables.
+        ftol: stop when (f_k - f_{k+1}) / max(abs f_k, abs f_{k+1}, 1) is at most this; 0 disables the test.
             Default 2.220446049250313e-09, which is 1e7 times the rounding of float64.
-        maxiter: iterations; 2147483647, where the counters end, stands for all that is larger. Default 15000.
-        maxfun: objective evaluations, with the same end, never exceeded; only a line search inside an Optax
-            transformation is finished first. Default 15000.
-        maxls: line-search evaluations in one iteration. Default 20.
-        maxcor: L-BFGS memory, pairs. Default 10.
-        timeout: wall-clock seconds of solving, compilation not counted. Default None: no limit.
-        native: options of a SciPy method under SciPy's own names, handed on as they are. In a plain
-            mapping they stand beside the others: `options={"gtol": 1e-8, "initial_tr_radius": 0.5}`.
+        maxiter: maximum number of iterations; larger values count as 2147483647. Default 15000.
+        maxfun: maximum number of objective evaluations; larger values count as 2147483647. It is never exceeded,
+            except to finish a line search inside an Optax transformation. Default 15000.
+        maxls: maximum number of line-search evaluations in one iteration. Default 20.
+        maxcor: number of pairs in the L-BFGS memory. Default 10.
+        timeout: wall-clock limit of the solve in seconds, without compilation. Default None: no limit.
+        native: options of a SciPy method under SciPy's own names, passed on unchanged. A plain mapping of options
+            can hold them beside the others: `options={"gtol": 1e-8, "initial_tr_radius": 0.5}`.
 
-    Errors:
-        TypeError: a traced value where only a known one will do, or `native` is no mapping.
-        ValueError: a value that makes no sense, with what it must be.
+    Raises:
+        TypeError: maxcor or timeout is traced, or `native` is not a mapping.
+        ValueError: a value is invalid; the message says what it must be.
 
     Example:
         >>> import scipy_jax_bridge as sjb
@@ -90,27 +99,27 @@ class Options:
     native: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, (meaning, holds) in RULES.items():
+        for name, rule in RULES.items():
             value = getattr(self, name)
             if isinstance(value, Tracer):
                 _check_traceable(name)
                 continue
-            if not holds(value):
-                raise ValueError(f"option {name!r} must be {meaning}, not {shorten(value)}.")
-            if name in WHOLE:  # 7.0 and NumPy's integers too: SciPy and shapes take Python's own
+            if not rule.is_valid(value):
+                raise ValueError(f"option {name!r} must be {rule.meaning}, not {shorten(value)}.")
+            if name in INTEGER_OPTIONS:  # SciPy and array shapes need a Python int, not 7.0 or NumPy's
                 object.__setattr__(self, name, min(int(value), COUNT_MAX))
-        object.__setattr__(self, "native", Native(_as_mapping(self.native)))
+        object.__setattr__(self, "native", FrozenOptions(_as_mapping(self.native)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Plain fields, so that a pickle names no private module."""
+        """Return plain fields, so that a pickle names no private module."""
         return vars(self) | {"native": dict(self.native)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, native=Native(state["native"]))
+        vars(self).update(state, native=FrozenOptions(state["native"]))
 
 
 def read_options(options: Options | Mapping[str, Any] | None, native_names: frozenset[str], method: str) -> Options:
-    """The options of a call, checked; names that only the method knows become its native options."""
+    """Check the options of a call. Names that only the method knows become native options."""
     owner = f"method {method!r}"
     if options is None:
         options = Options()
@@ -133,7 +142,7 @@ def read_options(options: Options | Mapping[str, Any] | None, native_names: froz
 
 
 def _check_traceable(name: str) -> None:
-    if name in KNOWN:
+    if name in STATIC_OPTIONS:
         raise TypeError(
             f"option {name!r} must be known when the program is compiled, and it is traced by JAX. Make it a plain "
             "number: close over it, or list it in static_argnames of jax.jit."
@@ -149,7 +158,7 @@ def _is_real(value: object) -> bool:
         return False
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return True
     return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]

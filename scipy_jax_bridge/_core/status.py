@@ -1,18 +1,19 @@
-"""Why a solve ended: a code that fits on the device, and the sentence that goes with it."""
+"""Why a solve ended: an integer code that can live on the device, and its sentence."""
 
 from __future__ import annotations
 
 import enum
 
-RUNNING = -1  # the code of a solve that has not ended; never in a Result
+RUNNING = -1  # code of a solve that has not ended; never in a Result
 
 
 class Status(enum.IntEnum):
-    """Why a solve ended. The first two are success: a test that was set, gtol or ftol, holds.
+    """Why a solve ended. GTOL and FTOL are success: the test of that name holds.
 
-    NOISE_FLOOR is none, however small the gradient: set a gtol that the precision can reach, or go on in another.
+    NOISE_FLOOR is not success, however small the gradient. Set a gtol that the precision can reach, or continue in a
+    higher precision.
 
-    `status.sentence` says the likely cause and the cure in words.
+    `status.sentence` explains the likely cause and the cure.
     """
 
     sentence: str

@@ -1,4 +1,4 @@
-"""The record of a solve as columns, and the measure of its gradient."""
+"""The record of a solve as columns, and its timing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import numpy as np
 
 
 class Trace(NamedTuple):
-    """The record of a solve: one row an iteration, row 0 the start.
+    """The record of a solve: one row per iteration; row 0 is the start.
 
-    fun: the objective. grad_norm: max abs of the projected gradient. nfev: evaluations so far. seconds: since
-    the solve began; in a device loop, which has no clock, spread evenly over the evaluations of each chunk.
+    Inside jit and vmap the columns hold the last 1024 iterations. Unfilled rows have nfev 0 and NaN elsewhere. All
+    seconds are NaN there. Under `jax_debug_nans`, -1 replaces NaN.
 
-    Inside jit and vmap it has room for the last 1024 iterations. In the rows that are not filled nfev is 0 and the
-    others are NaN, as are all seconds; under `jax_debug_nans` they are -1.
+    Args:
+        fun: the objective.
+        grad_norm: max abs of the projected gradient.
+        nfev: evaluations so far.
+        seconds: time since the solve began. A device loop has no clock: the time of each chunk is spread evenly over
+            its evaluations.
     """
 
     fun: Any
@@ -26,12 +30,18 @@ class Trace(NamedTuple):
 
 
 def unknown() -> float:
-    """What stands for a number that is not known, as times are inside a trace: NaN, or -1 where JAX forbids NaN."""
+    """Return the placeholder of an unknown number, such as a time inside jit: NaN, or -1 under `jax_debug_nans`."""
     return -1.0 if jax.config.jax_debug_nans else math.nan  # type: ignore[attr-defined]
 
 
 class Timing(NamedTuple):
-    """Seconds spent on compiling and on solving in this call, and the number of programs compiled in it."""
+    """What this call took.
+
+    Args:
+        compile_s: seconds of tracing and compiling.
+        solve_s: seconds of solving.
+        compiles: number of programs compiled.
+    """
 
     compile_s: Any
     solve_s: Any
@@ -39,7 +49,7 @@ class Timing(NamedTuple):
 
 
 def drop_padding(trace: Trace) -> Trace:
-    """The rows that were written, on the host: a program that JAX compiles has room for more than it needs."""
+    """Return the filled rows, on the host. A compiled program has a fixed number of rows and fills some."""
     columns = [np.asarray(column, np.float64) for column in trace]
     written = columns[2] > 0
     fun, grad_norm, nfev, seconds = (column[written] for column in columns)

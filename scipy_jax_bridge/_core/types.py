@@ -1,4 +1,4 @@
-"""The words of the package: what a parameter tree, a flat vector and an objective are."""
+"""Types shared by the whole package: parameter trees, leaves, flat vectors and objectives."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from jax.core import Tracer as Tracer
 from jaxtyping import Array, Float, PyTree
 
 Params = PyTree  # any tree; its floating-point leaves are optimized
+Leaf = Array | np.ndarray | np.generic | int | float | complex  # a leaf that a compiled program takes as an input
 Objective = Callable[..., Any]  # fun(params, *args) -> a real scalar, or (scalar, aux)
-FlatVector = Float[Array, " n"]  # the free leaves, ravelled, on the device
-HostVector = Float[np.ndarray, " n"]  # the same for SciPy: float64, on the host
+Scalar = Float[Array, ""]
+FlatVector = Float[Array, " n"]  # the optimized leaves, ravelled and concatenated, on the device
+HostVector = Float[np.ndarray, " n"]  # a flat vector on the host; float64 for SciPy
+Vector = FlatVector | HostVector
 
 
 def is_traced(tree: PyTree) -> bool:

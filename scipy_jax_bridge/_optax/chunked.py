@@ -100,7 +100,7 @@ class ChunkedRun:
             state_then, report = self._advance(state, until)
             return state_then, report._replace(values=report.values.block_until_ready())
 
-        return self._monitor.compute(advance, expected_s)
+        return self._monitor.wait_interruptibly(advance, expected_s)
 
     def next_chunk(self) -> int:
         """Return the evaluations of the next chunk: CHUNK_S seconds, and at most as many as the trace has rows for."""
@@ -143,7 +143,7 @@ class ChunkedRun:
             return self._problem.spec.params.to_params(x, self._problem.static_leaves)
 
         value, grad_norm = float(scalars.value), float(scalars.grad_norm)
-        return self._monitor.report(Progress(self.nit, self.nfev, value, grad_norm, self._last_s, params))
+        return self._monitor.notify(Progress(self.nit, self.nfev, value, grad_norm, self._last_s, params))
 
 
 def _take_rows(ring: HostRows, first: int, end: int) -> HostRows:

@@ -19,14 +19,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
 from .._core.stopping import is_false
-from .._core.types import FlatVector, HostVector, Tracer
+from .._core.types import FlatVector, HostVector, Leaf, Tracer
 from .._problem.problem import Data, Problem
 from .loop_tools import COUNT_MODULUS
 
 ROWS = 4096  # rows of the trace on the device; the host collects them after each chunk
 ROWS_INSIDE = 1024  # rows of the trace of a solve inside jit or vmap, where no host collects them
 
-Leaves = Sequence[ArrayLike]  # the free leaves of params
+Leaves = Sequence[Leaf]  # the free leaves of params
 Scalar = Float[Array, ""]
 Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, PyTree]]  # x -> value, gradient, aux
 

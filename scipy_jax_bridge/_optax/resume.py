@@ -115,7 +115,8 @@ def _are_equal(bounds: tuple[ArrayLike, ArrayLike] | None, others: tuple[ArrayLi
 def _is_at(problem: Problem, x: ArrayLike) -> bool:
     """Return whether params are this point. `dataclasses.replace` may have given the result other params."""
     leaves = problem.spec.params.unravel(np.asarray(x))
-    return all(np.array_equal(leaf, np.asarray(given)) for leaf, given in zip(leaves, problem.free, strict=True))
+    pairs = zip(leaves, problem.start_leaves, strict=True)
+    return all(np.array_equal(leaf, np.asarray(given)) for leaf, given in pairs)
 
 
 def _copy(leaf: jax.Array | np.ndarray | np.generic) -> jax.Array | np.ndarray:

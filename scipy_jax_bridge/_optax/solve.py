@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from .._backend import Compiled
 from .._core.monitor import SolveMonitor
 from .._core.options import COUNT_MAX, Options
+from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.trace import unknown
@@ -63,7 +64,7 @@ def compile_optax(problem: Problem, method: Method, options: Options) -> Compile
     solver = algorithm_of(method).device_solver(problem, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(solver.start), (_on_host(problem.free), box_of(problem))
+        return jax.jit(solver.start), (_on_host(problem.start_leaves), box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
         def run(
@@ -72,7 +73,7 @@ def compile_optax(problem: Problem, method: Method, options: Options) -> Compile
             state = solver.advance(state, data, limits, box, until)
             return state, solver.report(state)
 
-        state = jax.eval_shape(solver.start, problem.free, box_of(problem))
+        state = jax.eval_shape(solver.start, problem.start_leaves, box_of(problem))
         inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
@@ -121,7 +122,7 @@ def solve_optax(
     def start(free: Leaves) -> DeviceState:
         return programs.start(_on_host(free), box)
 
-    fresh = start(problem.free)
+    fresh = start(problem.start_leaves)
     state, note = fresh, ""
     if earlier is not None:
         state, note = resume(earlier, chunks, solver, fresh, start, problem, algorithm, options)
@@ -182,11 +183,11 @@ def _explain_nonfinite(
     return f"In iteration {chunks.nit + 1}: {what}."
 
 
-def trace_optax(problem: Problem, method: Method, options: Options) -> Outcome:
+def trace_optax(problem: Problem, method: Method, options: Options) -> FlatOutcome:
     """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
     solver, box = algorithm_of(method).device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
-    state = solver.start(_forbid_crossed(problem.free, box), box)
+    state = solver.start(_forbid_crossed(problem.start_leaves, box), box)
     state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
         return _read_end(solver.report(state), state)
@@ -200,14 +201,14 @@ def _forbid_crossed(free: Leaves, box: Box | None) -> Leaves:
     return [jnp.where(crossed, jnp.asarray(jnp.nan, leaf.dtype), leaf) for leaf in map(jnp.asarray, free)]
 
 
-def _read_end(report: LoopReport, state: DeviceState) -> Outcome:
+def _read_end(report: LoopReport, state: DeviceState) -> FlatOutcome:
     """Return the outcome of a loop inside a trace."""
     scalars = LoopScalars(*report.counts, *report.values)
     converged, last, best = find_points(state, report, scalars)
     point = select(converged, last, best)
-    trace, timing = _trace_inside(report.rows, scalars), Timing(unknown(), unknown(), 0)
     counts = (scalars.nit, scalars.nfev, scalars.status)
-    return Outcome(point.x, point.value, point.grad, point.aux, *counts, trace, timing)
+    x, value, grad = map(jnp.asarray, (point.x, point.value, point.grad))
+    return FlatOutcome(x, value, grad, point.aux, *counts, _trace_inside(report.rows, scalars))
 
 
 def _trace_inside(ring: Float[Array, "rows 3"], scalars: LoopScalars) -> Trace:

@@ -1,4 +1,4 @@
-"""Bounds: one value, or a prefix tree of params, spread over the flat vector."""
+"""Spread bounds, one value or a prefix tree of params, over the flat vector."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from .._core.errors import shorten
 from .._core.types import is_traced
-from .params import TreeSpec, leaf_paths, spread_prefix
+from .params import TreeSpec
+from .prefix import leaf_paths, spread_prefix
+
+Side = Any  # the lower or upper bounds of one leaf: np.ndarray, or a tracer
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
     """Lower and upper bounds of params.
 
-    Arguments:
+    Args:
         lower: None (no bound), a scalar for all leaves, or a prefix tree of params whose leaves are None,
             scalars, or arrays that broadcast to the shape of their leaf. In the units of params. Default None.
-        upper: the same. Equal bounds hold a component where it is. Default None.
+        upper: as lower. A component with equal bounds is fixed. Default None.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,16 +54,16 @@ class Bounds:
 
 @dataclass(frozen=True)
 class FlatBounds:
-    """Bounds of the flat vector, infinite where there is none: float64 on the host, or tracers."""
+    """Bounds of the flat vector, infinite where there is none: float64 on the host, or traced."""
 
-    lower: Any
+    lower: Any  # np.ndarray, or a tracer
     upper: Any
 
 
 def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
-    """What the caller gave, as a Bounds; None if it bounds nothing.
+    """Convert the argument `bounds` to a Bounds; None if it bounds nothing.
 
-    Errors:
+    Raises:
         TypeError: it is neither a Bounds nor a pair.
     """
     if bounds is None:
@@ -79,10 +83,11 @@ def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
 
 
 def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatBounds | None:
-    """The bounds of the free leaves as two flat vectors; None if all are infinite.
+    """Return the bounds of the optimized leaves as two flat vectors; None if all are infinite.
 
-    Errors:
-        ValueError: a side does not fit the tree or a leaf's shape, is NaN, or leaves no finite number; with the path.
+    Raises:
+        ValueError: a side does not fit the tree or a leaf's shape, is NaN, or leaves no finite number. The message
+            names the path.
     """
     lower = _flatten_side(bounds.lower, -np.inf, "bounds.lower", params, structure)
     upper = _flatten_side(bounds.upper, np.inf, "bounds.upper", params, structure)
@@ -90,10 +95,10 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatB
         return FlatBounds(jnp.concatenate(lower), jnp.concatenate(upper))
     low, high = np.concatenate(lower), np.concatenate(upper)
     if not (low <= high).all():
-        for sides in zip(lower, upper, _free_paths(params, structure), strict=True):
+        for sides in zip(lower, upper, _optimized_paths(params, structure), strict=True):
             _check_order(*sides)
-    if any(leaf.dtype != np.float64 for leaf in structure.free):
-        inside = map(_round_inside, lower, upper, [leaf.dtype for leaf in structure.free])
+    if any(leaf.dtype != np.float64 for leaf in structure.optimized):
+        inside = map(_round_inside, lower, upper, [leaf.dtype for leaf in structure.optimized])
         low, high = (np.concatenate(side) for side in zip(*inside, strict=True))
     for side, given, name, wrong in ((low, lower, "lower", np.inf), (high, upper, "upper", -np.inf)):
         if (side == wrong).any():
@@ -104,8 +109,8 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatB
 def _refuse_infinite(
     place: int, given: list[np.ndarray], name: str, wrong: float, params: PyTree, structure: TreeSpec
 ) -> NoReturn:
-    """A bound that leaves no finite number at this place of the flat vector."""
-    for side, leaf, path in zip(given, structure.free, _free_paths(params, structure), strict=True):
+    """Raise for a bound that leaves no finite number at this component of the flat vector."""
+    for side, leaf, path in zip(given, structure.optimized, _optimized_paths(params, structure), strict=True):
         if place < side.size:
             raise ValueError(
                 f"bounds.{name} of {path} is {side[place]} at component {place}, which leaves no finite {leaf.dtype}. "
@@ -115,8 +120,8 @@ def _refuse_infinite(
     raise AssertionError("the place lies in no leaf")
 
 
-def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: TreeSpec) -> list[Any]:
-    """For each free leaf its bounds, ravelled."""
+def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: TreeSpec) -> list[Side]:
+    """Return the bounds of each optimized leaf, ravelled."""
     flat = []
     for place, (leaf, value) in enumerate(zip(structure.leaves, spread_prefix(side, params, name), strict=True)):
         if leaf.kind == "free":
@@ -127,8 +132,8 @@ def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, struc
     return flat
 
 
-def _spread_value(value: Any, shape: tuple[int, ...]) -> Any:
-    """The value at each component; errors go on from "bounds.lower of params['w']"."""
+def _spread_value(value: PyTree, shape: tuple[int, ...]) -> Side:
+    """Broadcast a bound to a leaf, ravelled. The errors continue the sentence "bounds.lower of params['w']"."""
     if not is_traced(value):
         array = np.asarray(_as_float(value) if isinstance(value, int) else value)
         if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
@@ -162,22 +167,22 @@ def _check_order(lower: np.ndarray, upper: np.ndarray, path: str) -> None:
         )
 
 
-def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds as numbers of the leaf's own type, rounded into the box, so that no leaf leaves it by rounding."""
+def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+    """Round the bounds to numbers of the leaf's type inside them, so that rounding moves no leaf out of bounds."""
     if np.dtype(dtype) == np.float64:
         return lower, upper
     infinity = np.asarray(np.inf, dtype)
-    with np.errstate(over="ignore"):  # beyond the type's range is infinite
+    with np.errstate(over="ignore"):  # beyond the range of the type they become infinite
         low, high = lower.astype(dtype), upper.astype(dtype)
         low = np.where(low.astype(np.float64) < lower, np.nextafter(low, infinity), low)
         high = np.where(high.astype(np.float64) > upper, np.nextafter(high, -infinity), high)
         nearest = lower.astype(dtype)
-    crossed = low > high  # no number of this type lies between them: the nearest one holds
+    crossed = low > high  # no number of this type lies between: take the nearest
     low, high = np.where(crossed, nearest, low), np.where(crossed, nearest, high)
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _free_paths(params: PyTree, structure: TreeSpec) -> list[str]:
+def _optimized_paths(params: PyTree, structure: TreeSpec) -> list[str]:
     leaves = zip(leaf_paths(params), structure.leaves, strict=True)
     return [path for path, leaf in leaves if leaf.kind == "free"]
 

@@ -76,7 +76,7 @@ class Programs:
     def get(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
         """The program of this name, and the seconds it took to compile it now.
 
-        Arguments:
+        Args:
             name: which program.
             make: gives the function to compile, jitted, and arguments that show shapes and types.
         """

@@ -1,55 +1,59 @@
-"""What there is to say of a point that is handed back, beside why the solve ended."""
+"""Notes about the point that a solve returns, beside why the solve ended."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
+from .._core.errors import join_short
 from .._core.status import Status
 from .._core.stopping import noise
 from .._core.trace import Trace
+from .._core.types import FlatVector, Leaf, Params
 from .cache import settle
-from .params import leaf_paths
 from .precision import describe_digits, describe_gain, describe_narrowest
-from .problem import Problem
+from .prefix import leaf_paths
+from .problem import Data, Problem
 
-PROBES = 16  # directions in which the curvature is looked at; all there are, if they are no more
+PROBES = 16  # directions in which the curvature is probed; with fewer parameters, all
 
 
 def describe_point(
-    problem: Problem, status: Status, free: list[Any], grads: list[Any] | None, trace: Trace, norm: float
+    problem: Problem, status: Status, leaves: list[Leaf], grads: list[Leaf] | None, trace: Trace, grad_norm: float
 ) -> str:
-    """The notes of a solve on the host.
+    """Write the notes of a solve on the host.
 
-    Arguments:
+    Args:
         problem: what was minimized.
-        status: why it ended.
-        free, grads: leaves at the point; no gradient after a method without derivatives.
-        trace: of the solve, without padding.
-        norm: of the projected gradient.
+        status: why the solve ended.
+        leaves: optimized leaves at the point.
+        grads: the gradient there, leaf by leaf; None after a method without derivatives.
+        trace: record of the solve, without padding.
+        grad_norm: max abs of the projected gradient.
     """
     notes = [_describe_unread(problem)]
     if status in (Status.NOISE_FLOOR, Status.LINESEARCH):
-        narrowest = problem.spec.narrowest
-        notes.append(describe_gain(problem.spec.dtype, norm) if narrowest is None else describe_narrowest(narrowest))
+        dtype, narrowest = problem.spec.dtype, problem.spec.narrowest
+        notes.append(describe_gain(dtype, grad_norm) if narrowest is None else describe_narrowest(narrowest))
     if status == Status.FTOL:
-        notes += [_describe_last(problem, trace), _describe_unmoved(problem, free, grads)]
-    if status == Status.GTOL and len(trace.fun) == 1 and norm == 0 and not notes[0]:
-        notes.append(_describe_curvature(problem, free))
+        notes += [_describe_last(problem, trace), _describe_unmoved(problem, leaves, grads)]
+    if status == Status.GTOL and len(trace.fun) == 1 and grad_norm == 0 and not notes[0]:
+        notes.append(_describe_curvature(problem, leaves))
     return " ".join(filter(None, notes))
 
 
 def _paths(problem: Problem, places: list[int]) -> str:
     structure = problem.spec.params
-    paths = leaf_paths(structure.params_or_none(range(len(structure.free))))
+    paths = leaf_paths(structure.params_or_none(range(len(structure.optimized))))
     return ", ".join(paths[place] for place in places)
 
 
 def _describe_unread(problem: Problem) -> str:
-    leaves = problem.spec.params.free
+    leaves = problem.spec.params.optimized
     places = [place for place in problem.spec.unread if leaves[place].size]
     if not places:
         return ""
@@ -57,7 +61,7 @@ def _describe_unread(problem: Problem) -> str:
 
 
 def _describe_last(problem: Problem, trace: Trace) -> str:
-    """Of an objective coarser than float64: whether its last change was rounding."""
+    """Note that the last change of an objective coarser than float64 is within rounding."""
     spec = problem.spec
     if spec.rounding <= np.finfo(np.float64).eps or len(trace.fun) < 2:
         return ""
@@ -67,10 +71,11 @@ def _describe_last(problem: Problem, trace: Trace) -> str:
     return describe_digits(spec.dtype if spec.narrowest is None else spec.narrowest.dtype)
 
 
-def _describe_unmoved(problem: Problem, free: list[Any], grads: list[Any] | None) -> str:
+def _describe_unmoved(problem: Problem, leaves: list[Leaf], grads: list[Leaf] | None) -> str:
+    """Note leaves that ended where they started although their gradient is not zero."""
     if grads is None or problem.bounds is not None:
         return ""
-    pairs = [tuple(map(np.asarray, each)) for each in zip(problem.free, free, grads, strict=True)]
+    pairs = [tuple(map(np.asarray, each)) for each in zip(problem.start_leaves, leaves, grads, strict=True)]
     places = [place for place, (start, end, grad) in enumerate(pairs) if grad.any() and np.array_equal(start, end)]
     if not places or len(places) == len(pairs):
         return ""
@@ -80,17 +85,17 @@ def _describe_unmoved(problem: Problem, free: list[Any], grads: list[Any] | None
     )
 
 
-def _describe_curvature(problem: Problem, free: list[Any]) -> str:
-    """Of a start whose gradient is zero: whether the Hessian says that it is no minimum."""
+def _describe_curvature(problem: Problem, leaves: list[Leaf]) -> str:
+    """Note that the Hessian at a start with zero gradient does not prove a minimum."""
     if problem.bounds is not None:
         return ""
     structure, dtype = problem.spec.params, problem.spec.dtype
     size = structure.size
     probes = np.eye(size) if size <= PROBES else np.random.default_rng(0).standard_normal((PROBES, size))
     probes = np.linalg.qr(probes.T)[0].T.astype(dtype)
-    inputs = (structure.ravel_on_host(free, dtype), probes, problem.data)
+    inputs = (structure.ravel_on_host(leaves, dtype), probes, problem.data)
 
-    def products(x: Any, probes: Any, data: Any) -> Any:
+    def products(x: FlatVector, probes: Float[Array, "k n"], data: Data) -> Float[Array, "k n"]:
         return jax.lax.map(
             lambda v: jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(probes)
         )
@@ -98,8 +103,8 @@ def _describe_curvature(problem: Problem, free: list[Any]) -> str:
     try:
         program, _ = problem.compile("curvature", lambda: (jax.jit(products), inputs))
         found = np.asarray(program(*inputs), np.float64)
-        settle(problem.fun)  # what it changes while it is traced for this program is no change of it, either
-    except (TypeError, ValueError, NotImplementedError):  # an objective without a forward rule
+        settle(problem.fun)  # its side effects while it was traced for this program must not invalidate the cache
+    except (TypeError, ValueError, NotImplementedError):  # the objective has no forward derivative
         return ""
     if not np.isfinite(found).all():
         return ""
@@ -113,3 +118,15 @@ def _describe_curvature(problem: Problem, free: list[Any]) -> str:
             "maximum. Start elsewhere."
         )
     return ""
+
+
+def describe_optimized(params: Params, is_optimized: Sequence[bool]) -> str:
+    """Say how many numbers were optimized and which numeric leaves were fixed, for the summary of a result."""
+    leaves = list(zip(is_optimized, jax.tree.leaves(params), leaf_paths(params), strict=False))
+    size = sum(int(np.size(leaf)) for optimized, leaf, _ in leaves if optimized)
+    fixed = [path for optimized, leaf, path in leaves if not optimized and _is_number(leaf)]
+    return f"{size} free" + (f", held: {join_short(fixed)}" if fixed else "")
+
+
+def _is_number(leaf: PyTree) -> bool:
+    return isinstance(leaf, (int, float, np.generic)) or hasattr(leaf, "dtype")

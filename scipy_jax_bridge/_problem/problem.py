@@ -1,7 +1,7 @@
 """A problem: the objective as a function of one flat vector, and the programs compiled from it.
 
-The parameters are split once. A `Plan` is what stays the same from call to call (structures, types, compiled
-programs) and knows no user function; a `Problem` is one call: a plan, the function, and the arrays.
+A `ProblemSpec` is what stays the same from call to call: tree specs, types and compiled programs. It holds no user
+function. A `Problem` is one call: a spec, the function and the arrays.
 """
 
 from __future__ import annotations
@@ -9,30 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._core.errors import HeldLeafWarning, warn
-from .._core.types import FlatVector, Objective, Params, is_traced
+from .._core.types import FlatVector, Leaf, Objective, Params, Scalar, Vector, is_traced
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, cache_of
-from .params import (
-    TreeSpec,
-    describe_integers,
-    describe_unknown,
-    leaf_paths,
-    partition_args,
-    partition_params,
-    spread_prefix,
-)
+from .params import TreeSpec, partition_args, partition_params
 from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
 from .recompilation import ProgramKey
+from .validation import check_output_leaves, describe_integers, describe_unregistered, read_fixed, split_output
 
-SETTINGS = (
+JAX_SETTINGS = (  # those that change what a program computes
     "jax_enable_x64",
     "jax_default_matmul_precision",
     "jax_default_device",
@@ -43,37 +36,45 @@ SETTINGS = (
     "jax_threefry_partitionable",
     "jax_disable_jit",
 )
-Data = tuple[list[Any], list[Any]]  # the arrays that are not optimized: of params, of args
+Data = tuple[list[Leaf], list[Leaf]]  # the arrays of params and of args that are not optimized
+
+
+class DevicePoint(TypedDict):
+    """A point on the device: the objective, the optimized leaves and the gradient leaf by leaf, or None."""
+
+    value: Array
+    leaves: list[Leaf]
+    grad: list[Leaf] | None
 
 
 @dataclass(frozen=True)
 class ProblemSpec:
-    """What a problem shares with every other of its structure.
+    """What all problems of one structure share.
 
-    Arguments:
+    Args:
         params, args: the trees without their arrays.
-        dtype: of the flat vector: the widest of the free leaves and of the value, at least float32.
-        value_dtype: of the objective.
-        coarsest: where the objective is computed in a coarser type than the flat vector's; None if nowhere.
-        aux: shapes and types of the auxiliary output, None without one.
-        unread: free leaves that the objective does not depend on, by their places.
-        traced: whether the objective holds traced values of this call, which then is the only one the plan serves.
-        programs: what has been compiled.
-        paces: evaluations a second in the last solve, by method.
-        took: seconds of the last call of a program, by program.
+        dtype: type of the flat vector: the widest of the optimized leaves and of the value, at least float32.
+        value_dtype: type of the objective.
+        narrowest: where the objective is computed in a narrower type than `dtype`; None if nowhere.
+        aux: shapes and types of the auxiliary output; None without one.
+        unread: positions of the optimized leaves on which the objective does not depend.
+        traced: whether the objective closes over traced values. Then the spec serves this call only.
+        programs: compiled programs.
+        paces: evaluations per second in the last solve, by method.
+        took: seconds that the last call of a program took, by program.
     """
 
     params: TreeSpec
     args: TreeSpec
-    dtype: Any
-    value_dtype: Any
+    dtype: np.dtype
+    value_dtype: np.dtype
     narrowest: NarrowestDtype | None
     aux: PyTree
     unread: tuple[int, ...] = ()
     traced: bool = False
     programs: Programs = field(default_factory=Programs)
     paces: dict[Hashable, float] = field(default_factory=dict)
-    took: dict[Any, float] = field(default_factory=dict)
+    took: dict[Hashable, float] = field(default_factory=dict)
 
     @property
     def rounding(self) -> float:
@@ -83,161 +84,140 @@ class ProblemSpec:
 
 @dataclass(frozen=True)
 class Problem:
-    """One call's problem. `data` enters the compiled programs; nothing of it is baked in."""
+    """The problem of one call.
+
+    Args:
+        fun, has_aux: as in `minimize`.
+        spec: what it shares with other problems of its structure.
+        start_leaves: the optimized leaves of params, at the start.
+        static_leaves: the data of params, as the caller passed them.
+        data: inputs of the compiled programs: the data of params and of args, on the device.
+        bounds: bounds of the flat vector; None if there are none.
+        key: what the programs are compiled for.
+        is_new: whether no call before had this key.
+        trace_s: seconds that this call spent on making the spec.
+        flat_objective: (x, data) -> (value, aux), used in place of `fun`; it has the values that `fun` closes over
+            bound to it.
+    """
 
     fun: Objective
     has_aux: bool
     spec: ProblemSpec
-    free: list[Any]
-    static_leaves: list[Any]  # the data of params as they were given
+    start_leaves: list[Leaf]
+    static_leaves: list[Leaf]
     data: Data
     bounds: FlatBounds | None
     key: ProgramKey
-    is_new: bool  # no call before had this key
-    trace_s: float = 0.0  # seconds that making the plan took now
+    is_new: bool
+    trace_s: float = 0.0
+    flat_objective: Callable[[FlatVector, Data], tuple[Scalar, PyTree]] | None = None
 
-    def value(self, x: FlatVector, data: Data) -> tuple[Any, Any]:
-        """The objective at the flat vector, in the vector's type, and the auxiliary output."""
-        return self._value_of(self.spec.params.unravel(x), data)
+    def value(self, x: FlatVector, data: Data) -> tuple[Scalar, PyTree]:
+        """Evaluate the objective in the type of the flat vector; return it with the auxiliary output."""
+        if self.flat_objective is not None:
+            return self.flat_objective(x, data)
+        return self._value_at(self.spec.params.unravel(x), data)
 
-    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Any, FlatVector, Any]:
-        """The objective, its gradient and the auxiliary output.
+    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Scalar, FlatVector, PyTree]:
+        """Evaluate the objective, its gradient and the auxiliary output.
 
-        Differentiated by leaves: through the slices of one vector, every leaf would add a padded vector of its own.
+        Differentiate with respect to the leaves. The derivative through the slices of the flat vector would pad the
+        gradient of every leaf to the full length.
         """
-        free = self.spec.params.unravel(x)
-        (value, aux), grads = jax.value_and_grad(self._value_of, has_aux=True)(free, data)
+        if self.flat_objective is not None:
+            (value, aux), grad = jax.value_and_grad(self.flat_objective, has_aux=True)(x, data)
+            return value, grad, aux
+        leaves = self.spec.params.unravel(x)
+        (value, aux), grads = jax.value_and_grad(self._value_at, has_aux=True)(leaves, data)
         return value, self.spec.params.ravel(grads, self.spec.dtype), aux
 
-    def _value_of(self, free: list[Any], data: Data) -> tuple[Any, Any]:
-        params = self.spec.params.combine(free, data[0])
+    def _value_at(self, leaves: list[Leaf], data: Data) -> tuple[Scalar, PyTree]:
+        params = self.spec.params.combine(leaves, data[0])
         output = self.fun(params, *self.spec.args.combine([], data[1]))
         value, aux = output if self.has_aux else (output, None)
         return jnp.asarray(value).astype(self.spec.dtype), aux
 
-    def on_device(self, x: Any, value: Any, grad: Any) -> dict[str, Any]:
-        """A point as leaves on the device; flat, on the host or on the device, the gradient perhaps None."""
-        value = np.asarray(value, self.spec.value_dtype)
-        return dict(zip(("value", "x", "grad"), self.spec.params.to_device(value, x, grad), strict=True))
+    def on_device(self, x: Vector, value: Leaf, grad: Vector | None) -> DevicePoint:
+        """Move a point to the device, split into leaves. The vectors may be on the host or on the device."""
+        moved, (leaves, grads) = self.spec.params.to_device(np.asarray(value, self.spec.value_dtype), x, grad)
+        assert moved is not None and leaves is not None
+        return DevicePoint(value=moved, leaves=leaves, grad=grads)
 
-    def compile(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
-        """The plan's program of this name, and the seconds spent on compiling it now; `make` as in Programs."""
+    def compile(
+        self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]
+    ) -> tuple[Callable[..., Any], float]:
+        """Return the program of this name and the seconds spent on compiling it now. See `Programs.get`."""
         return self.spec.programs.get(name, make)
 
 
 def prepare(
     fun: Objective,
     params: Params,
-    args: Any,
+    args: PyTree,
     *,
     fixed: PyTree = None,
     bounds: Bounds | None = None,
     has_aux: bool = False,
 ) -> Problem:
-    """The problem of one call; its plan is made once for a structure.
+    """Make the problem of one call. The spec is made once per structure, and cached.
 
-    Errors:
-        TypeError, ValueError: what is wrong with the objective, the leaves, the bounds or the mask, and where.
+    Raises:
+        TypeError, ValueError: the objective, a leaf, the bounds or `fixed` is invalid; the message names the place.
     """
     args = args if isinstance(args, tuple) else (args,)
-    held = _read_fixed(fixed, params)
-    structure, free, static_leaves = partition_params(params, held)
+    is_fixed = read_fixed(fixed, params)
+    structure, start_leaves, static_leaves = partition_params(params, is_fixed)
     if structure.size == 0:
         raise ValueError(
             "there are no free parameters: params holds no floating-point values that are not fixed. "
-            + (describe_unknown(params) or "Turn integers into floats, and leave something out of `fixed`.")
+            + (describe_unregistered(params) or "Turn integers into floats, and leave something out of `fixed`.")
         )
     args_structure, arrays = partition_args(args)
-    box = None if bounds is None else flatten_bounds(bounds, params, structure)
+    flat_bounds = None if bounds is None else flatten_bounds(bounds, params, structure)
     data = (_to_device(static_leaves), _to_device(arrays))
 
     seconds: list[float] = []
 
     def make() -> ProblemSpec:
-        began = time.perf_counter()
-        spec = _make_spec(fun, has_aux, structure, args_structure, free, data)
-        seconds.append(time.perf_counter() - began)
+        started_at = time.perf_counter()
+        spec = _make_spec(fun, has_aux, structure, args_structure, start_leaves, data)
+        seconds.append(time.perf_counter() - started_at)
         return spec
 
-    key, cache = ProgramKey(structure, args_structure, has_aux, _settings()), cache_of(fun)
+    key, cache = ProgramKey(structure, args_structure, has_aux, _jax_settings()), cache_of(fun)
     spec = cache.get(key, make)
     if spec.traced:
         cache.drop(key)
-    if seconds and (integers := describe_integers(params, held)):
+    if seconds and (integers := describe_integers(params, is_fixed)):
         warn(integers, HeldLeafWarning)
-    return Problem(fun, has_aux, spec, free, static_leaves, data, box, key, bool(seconds), sum(seconds, 0.0))
+    is_new, trace_s = bool(seconds), sum(seconds, 0.0)
+    return Problem(fun, has_aux, spec, start_leaves, static_leaves, data, flat_bounds, key, is_new, trace_s)
 
 
 def _make_spec(
-    fun: Objective, has_aux: bool, structure: TreeSpec, args: TreeSpec, free: list[Any], data: Data
+    fun: Objective, has_aux: bool, structure: TreeSpec, args: TreeSpec, leaves: list[Leaf], data: Data
 ) -> ProblemSpec:
-    """Prove that the objective is a real scalar, without evaluating it."""
+    """Trace the objective, without evaluating it, and check that its value is a real scalar."""
 
-    def call(free: list[Any], data: Data) -> Any:
-        output = fun(structure.combine(free, data[0]), *args.combine([], data[1]))
-        _check_leaves(output, has_aux)
+    def call(leaves: list[Leaf], data: Data) -> PyTree:
+        output = fun(structure.combine(leaves, data[0]), *args.combine([], data[1]))
+        check_output_leaves(output, has_aux)
         return output
 
-    program, output = jax.make_jaxpr(call, return_shape=True)(free, data)
-    if has_aux:
-        if not (isinstance(output, tuple) and len(output) == 2):
-            raise TypeError("with has_aux=True fun must return a pair (value, aux).")
-        output, aux = output
-    else:
-        aux = None
-    _check_value(output, has_aux)
+    program, output = jax.make_jaxpr(call, return_shape=True)(leaves, data)
+    value, aux = split_output(output, has_aux)
     with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(jnp.float32, output.dtype, *(leaf.dtype for leaf in structure.free))
-    narrowest = find_narrowest_dtype(program, len(free))
+        dtype = jnp.result_type(jnp.float32, value.dtype, *(leaf.dtype for leaf in structure.optimized))
+    narrowest = find_narrowest_dtype(program, len(leaves))
     if narrowest is not None and jnp.finfo(narrowest.dtype).eps <= jnp.finfo(dtype).eps:
         narrowest = None
     traced = is_traced(program.consts)
-    unread = find_unread(program, len(free))
-    return ProblemSpec(structure, args, dtype, output.dtype, narrowest, aux, unread, traced)
+    unread = find_unread(program, len(leaves))
+    return ProblemSpec(structure, args, dtype, value.dtype, narrowest, aux, unread, traced)
 
 
-def _check_leaves(output: Any, has_aux: bool) -> None:
-    """What JAX would refuse to trace, in our words."""
-    if output is None:
-        raise TypeError("fun must return a real scalar, but it returned None. Is the return missing?")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(output):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
-            what = f"aux{jax.tree_util.keystr(path[1:])}" if has_aux and len(path) > 0 else "its value"
-            raise TypeError(
-                f"fun must return arrays and numbers, but {what} is a {type(leaf).__name__} ({leaf!r}). Leave it out."
-            )
-
-
-def _check_value(output: Any, has_aux: bool) -> None:
-    if not isinstance(output, jax.ShapeDtypeStruct):
-        cure = "" if has_aux or not isinstance(output, tuple) else " If the rest is auxiliary, pass has_aux=True."
-        raise TypeError(f"fun must return a real scalar, but it returned a {type(output).__name__}.{cure}")
-    if output.shape != ():
-        raise TypeError(
-            f"fun must return a scalar, but it returned an array of shape {output.shape}. "
-            "Sum or average it; a single element is squeezed with .squeeze()."
-        )
-    if not jnp.issubdtype(output.dtype, jnp.floating):
-        kind = "complex" if jnp.issubdtype(output.dtype, jnp.complexfloating) else "not a floating-point number"
-        raise TypeError(f"fun must return a real scalar, but its value is {kind} ({output.dtype}).")
-
-
-def _read_fixed(fixed: PyTree, params: Params) -> list[bool] | None:
-    """For each leaf of params whether it is held."""
-    if fixed is None:
-        return None
-    values = spread_prefix(fixed, params, "fixed")
-    for value, path in zip(values, leaf_paths(params, "fixed"), strict=True):
-        if not (value is None or isinstance(value, (bool, np.bool_))):
-            raise TypeError(
-                f"{path} must be True or False, not {value!r}. "
-                "To hold single components of an array, give them equal lower and upper bounds."
-            )
-    return [bool(value) for value in values]
-
-
-def _to_device(arrays: list[Any]) -> list[Any]:
-    """NumPy arrays on the device, once a call and not once an evaluation."""
+def _to_device(arrays: list[Leaf]) -> list[Leaf]:
+    """Move NumPy arrays to the device, once per call instead of once per evaluation."""
     places = [place for place, each in enumerate(arrays) if isinstance(each, (np.ndarray, np.generic))]
     moved = list(arrays)
     if places:
@@ -246,6 +226,5 @@ def _to_device(arrays: list[Any]) -> list[Any]:
     return moved
 
 
-def _settings() -> Hashable:
-    """JAX's settings that change what a program computes."""
-    return tuple(getattr(jax.config, name) for name in SETTINGS)
+def _jax_settings() -> Hashable:
+    return tuple(getattr(jax.config, name) for name in JAX_SETTINGS)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._core.errors import warn
-from .params import TreeSpec, leaf_paths
+from .params import TreeSpec
+from .prefix import leaf_paths
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
@@ -91,7 +92,7 @@ def count_call(
     A compilation is wasted if the same code was compiled for the same structures before, in another function
     object, or if the same function object is compiled for yet other structures. If both are new, so is the problem.
 
-    Arguments:
+    Args:
         fun: the objective.
         key: what it is compiled for.
         inputs: params and args, which say where each leaf lies.
@@ -129,10 +130,10 @@ def _draw(key: ProgramKey, inputs: tuple[Any, Any]) -> _Sketch:
     trees = (params, args if isinstance(args, tuple) else (args,))
     for name, structure, tree in zip(("params", "args"), (key.params, key.args), trees, strict=True):
         for path, leaf in zip(leaf_paths(tree, name), structure.leaves, strict=True):
-            static = _shorten(leaf.tag[1] if isinstance(leaf.tag, tuple) else leaf.tag) if leaf.kind == "static" else ""
-            weak, placement = _read_tag(leaf)
-            words = ("", "a strong type (an array)", "a weak type (a plain number)")[0 if weak is None else 1 + weak]
-            leaves.append(_Leaf(path, static, str(leaf.shape), str(leaf.dtype), words, str(placement)))
+            static = "" if leaf.static is None else _shorten(leaf.static)
+            words = ("a strong type (an array)", "a weak type (a plain number)")[leaf.weak_type]
+            words = words if leaf.kind == "data" else ""
+            leaves.append(_Leaf(path, static, str(leaf.shape), str(leaf.dtype), words, str(leaf.sharding)))
     return _Sketch(_shorten(key.params.treedef), _shorten(key.args.treedef), tuple(leaves), str(key.settings))
 
 
@@ -153,13 +154,6 @@ def _find_cause(before: _Sketch, now: _Sketch, same: bool, is_method: bool) -> t
     if before.settings != now.settings:
         return "none", f"JAX's settings went from {before.settings} to {now.settings}", "settings"
     return "fun", "what it reads from outside its arguments is another each time", "object"
-
-
-def _read_tag(leaf: Any) -> tuple[bool | None, Any]:
-    """Whether the type is weak, and where the leaf lies."""
-    if leaf.kind == "data":
-        return leaf.tag
-    return None, leaf.tag if leaf.kind == "free" else None
 
 
 def _shorten(value: Any) -> str:

@@ -89,7 +89,8 @@ class HostEvaluator:
 
     def start(self) -> HostVector:
         """Return the start of the problem, clipped to the bounds."""
-        x, bounds = self._problem.spec.params.ravel_on_host(self._problem.free, np.float64), self._problem.bounds
+        problem, bounds = self._problem, self._problem.bounds
+        x = problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
         return x if bounds is None else np.clip(x, bounds.lower, bounds.upper)
 
     def to_params(self, x: HostVector) -> PyTree:
@@ -123,7 +124,7 @@ class HostEvaluator:
             return np.asarray(array, dtype=np.float64), aux
 
         began, took = time.perf_counter(), self._problem.spec.took
-        array, aux = self._monitor.compute(compute, took.get(program))
+        array, aux = self._monitor.wait_interruptibly(compute, took.get(program))
         if isinstance(program, jax.stages.Compiled):  # under JAX's debug flags it is a closure over the user's function
             took[program] = time.perf_counter() - began
         return array, aux

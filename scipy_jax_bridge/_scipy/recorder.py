@@ -166,7 +166,7 @@ class SolveRecorder:
 
     def _report(self, point: Evaluation, norm: float) -> Status | None:
         params = functools.partial(self.evaluator.to_params, point.x)
-        return self._monitor.report(Progress(self.nit, self.nfev, point.value, norm, self._monitor.seconds, params))
+        return self._monitor.notify(Progress(self.nit, self.nfev, point.value, norm, self._monitor.seconds, params))
 
     def _record(self, evaluation: Evaluation) -> None:
         search = self.search

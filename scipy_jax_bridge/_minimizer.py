@@ -1,0 +1,228 @@
+"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from jaxtyping import PyTree
+
+from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
+from ._backend import Compiled, choose_backend
+from ._core.context import has_float64, solve_context, to_float64
+from ._core.errors import warn
+from ._core.monitor import Callback, SolveMonitor
+from ._core.options import Options, read_options
+from ._core.status import Status
+from ._core.types import Objective, Params, is_traced
+from ._problem.bounds import Bounds, read_bounds
+from ._problem.cache import settle
+from ._problem.precision import describe_narrowest
+from ._problem.problem import Problem, prepare
+from ._problem.recompilation import count_call
+from ._result import Outcome, Result, finish
+
+
+class Minimizer:
+    """A solver for one objective. Call it again and again with new parameters and data.
+
+    Args:
+        fun, backend, method, bounds, fixed, has_aux, options, callback, progress, precision: as in `minimize`.
+
+    Raises:
+        TypeError, ValueError: the backend, the method or an option is unknown, or a value is invalid. Raised before
+            anything is compiled; the message names the nearest known name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> solve = sjb.Minimizer(lambda x, center: jnp.sum((x - center) ** 2), backend="optax")
+        >>> seconds = solve.compile(jnp.zeros(2), (jnp.ones(2),))
+        >>> solve.compile(jnp.zeros(2), (jnp.ones(2),))
+        0.0
+        >>> solve(jnp.zeros(2), (2 * jnp.ones(2),)).timing.compiles
+        0
+    """
+
+    def __init__(
+        self,
+        fun: Objective,
+        *,
+        backend: str = "scipy",
+        method: Any = None,
+        bounds: Bounds | tuple[PyTree, PyTree] | None = None,
+        fixed: PyTree = None,
+        has_aux: bool = False,
+        options: Options | Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        progress: bool = False,
+        precision: str | None = None,
+    ) -> None:
+        if not callable(fun):
+            raise TypeError(f"fun must be a function of params, not {type(fun).__name__}.")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function, not {type(callback).__name__}.")
+        for name, flag in (("has_aux", has_aux), ("progress", progress)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, not {flag!r}.")
+        if precision not in (None, "float64"):
+            raise ValueError(f"precision must be None or 'float64', not {precision!r}.")
+        self._fun, self._fixed, self._has_aux, self._precision = fun, fixed, has_aux, precision
+        self._backend = choose_backend(backend, method)
+        self._bounds = read_bounds(bounds)
+        self._backend.check_bounds(self._bounds)
+        self._options = read_options(options, self._backend.option_names, self._backend.method_name)
+        self._callback, self._progress = callback, progress
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a call with its arguments, so that a pickle names no private module."""
+        names = ("bounds", "fixed", "has_aux", "options", "callback", "progress", "precision")
+        given = {name: getattr(self, f"_{name}") for name in names}
+        return partial(Minimizer, backend=self._backend.name, method=self._backend.method, **given), (self._fun,)
+
+    def compile(self, params: Params, args: PyTree = ()) -> float:
+        """Compile ahead of time, for arguments of these shapes.
+
+        Args:
+            params, args: as in `minimize`; only their trees, shapes and types count.
+
+        Returns:
+            Seconds spent on tracing and compiling; 0.0 if everything was compiled before.
+
+        Raises:
+            TypeError, ValueError: as `minimize`.
+        """
+        params = _start_params(params)
+        with solve_context(self._precision, params), SolveMonitor():
+            problem = self._prepare_eagerly(params, args, solves=False)
+            seconds = self._backend.compile(problem, self._options).seconds + problem.trace_s
+            if seconds:
+                settle(self._fun)
+            return seconds
+
+    def __call__(self, params: Params, args: PyTree = ()) -> Result:
+        """Minimize from `params`.
+
+        Args:
+            params, args: as in `minimize`.
+
+        Returns:
+            A Result.
+
+        Raises:
+            Exception: as `minimize`.
+        """
+        earlier = params if isinstance(params, Result) else None
+        params = _start_params(params)
+        if self._is_traced(params, args):
+            return self._solve_in_trace(params, args)
+        with solve_context(self._precision, params), self._monitor() as monitor:
+            problem = None
+            try:
+                problem = self._prepare_eagerly(params, args, solves=True)
+                if not problem.spec.traced:
+                    outcome = self._backend.solve(problem, self._options, monitor, earlier)
+                    if problem.is_new or outcome.timing.compiles:
+                        settle(self._fun)
+                    return self._finish(outcome, problem)
+            except BaseException as error:
+                self._attach(error, problem, monitor)
+                raise
+        return self._solve_in_trace(params, args)  # the objective closes over traced values
+
+    def _prepare(self, params: Params, args: PyTree) -> Problem:
+        if self._precision == "float64":
+            params, args = to_float64((params, args))
+        return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
+
+    def _prepare_eagerly(self, params: Params, args: PyTree, *, solves: bool) -> Problem:
+        problem = self._prepare(params, args)
+        solver = (self._backend.name, self._backend.method_name)
+        count_call(self._fun, problem.key, (params, args), solver, compiles=problem.is_new, solves=solves)
+        if problem.is_new and self._precision is not None and problem.spec.narrowest is not None:
+            narrowest = describe_narrowest(problem.spec.narrowest)
+            warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
+        return problem
+
+    def _is_traced(self, params: Params, args: PyTree) -> bool:
+        bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
+        return is_traced((params, args, bounds, [getattr(self._options, name) for name in TRACEABLE_OPTIONS]))
+
+    def _solve_in_trace(self, params: Params, args: PyTree) -> Result:
+        if self._precision is not None and not has_float64():
+            raise TracedCall(
+                f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
+                "jax.config.update('jax_enable_x64', True) when the program starts, or call minimize outside."
+            )
+        given = {"callback": self._callback, "progress": self._progress, "timeout": self._options.timeout}
+        host = HostServices(self._monitor, self._attach, tuple(name for name, value in given.items() if value))
+        try:
+            problem = self._prepare(params, args)
+            return self._finish(solve_in_trace(self._backend, problem, self._options, host), problem)
+        except BaseException as error:
+            if not hasattr(error, "best_result"):
+                self._attach(error, None, SolveMonitor())
+            raise
+
+    def _finish(self, outcome: Outcome, problem: Problem) -> Result:
+        timing = outcome.timing
+        if problem.trace_s:  # the first call with a structure traces the objective to find its types
+            outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
+        return finish(outcome, problem, self._backend.name, self._backend.method_name)
+
+    def _attach(self, error: BaseException, problem: Problem | None, monitor: SolveMonitor) -> None:
+        """Set the attribute `best_result` of the exception: the best result so far, or None.
+
+        Leave an exception that accepts no attributes unchanged.
+        """
+        outcome = None if monitor.best_so_far is None or problem is None else monitor.best_so_far()
+        with suppress(Exception):
+            error.best_result = None  # type: ignore[attr-defined]
+            if outcome is None or problem is None:
+                return
+            if isinstance(error, KeyboardInterrupt):
+                outcome = replace(outcome, status=int(Status.INTERRUPTED))
+            error.best_result = self._finish(outcome, problem)  # type: ignore[attr-defined]
+            error.add_note("The best result so far is this exception's attribute best_result.")
+
+    @contextmanager
+    def _monitor(self) -> Iterator[SolveMonitor]:
+        with SolveMonitor(self._options.timeout, self._callback) as monitor:
+            if not self._progress:
+                yield monitor
+                return
+            from ._core.progress import show_progress
+
+            with show_progress(monitor, self._options):
+                yield monitor
+
+
+class CompiledSolve(NamedTuple):
+    """What a solve would run, for measurements.
+
+    Args:
+        problem, options: what to solve.
+        compiled: the programs.
+        solve_context: makes the context in which they run: precision and device.
+    """
+
+    problem: Problem
+    compiled: Compiled
+    options: Options
+    solve_context: Callable[[], AbstractContextManager[None]]
+
+
+def compile_solve(solve: Minimizer, params: Params, args: PyTree) -> CompiledSolve:
+    """Compile what the solver would run for these arguments."""
+    with solve_context(solve._precision, params):
+        problem = solve._prepare(params, args)
+        compiled = solve._backend.compile(problem, solve._options)
+    return CompiledSolve(problem, compiled, solve._options, partial(solve_context, solve._precision, params))
+
+
+def _start_params(params: Params) -> Params:
+    """Return the start: the params, or those where an earlier result ended."""
+    return params.params if isinstance(params, Result) else params

@@ -1,0 +1,110 @@
+"""Check what the caller passes to a solve, and explain what is wrong with it and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._core.errors import join_short
+from .._core.types import Params
+from .prefix import leaf_paths, spread_prefix
+
+
+def check_output_leaves(output: PyTree, has_aux: bool) -> None:
+    """Raise TypeError for outputs of `fun` that JAX would refuse to trace."""
+    if output is None:
+        raise TypeError("fun must return a real scalar, but it returned None. Is the return missing?")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(output):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            what = f"aux{jax.tree_util.keystr(path[1:])}" if has_aux and len(path) > 0 else "its value"
+            raise TypeError(
+                f"fun must return arrays and numbers, but {what} is a {type(leaf).__name__} ({leaf!r}). Leave it out."
+            )
+
+
+def split_output(output: PyTree, has_aux: bool) -> tuple[jax.ShapeDtypeStruct, PyTree]:
+    """Return shape and type of the value of `fun`, and those of its auxiliary output, None without one.
+
+    Raises:
+        TypeError: the value is not a real scalar, or with has_aux the output is not a pair.
+    """
+    value, aux = output, None
+    if has_aux:
+        if not (isinstance(output, tuple) and len(output) == 2):
+            raise TypeError("with has_aux=True fun must return a pair (value, aux).")
+        value, aux = output
+    if not isinstance(value, jax.ShapeDtypeStruct):
+        cure = "" if has_aux or not isinstance(value, tuple) else " If the rest is auxiliary, pass has_aux=True."
+        raise TypeError(f"fun must return a real scalar, but it returned a {type(value).__name__}.{cure}")
+    if value.shape != ():
+        raise TypeError(
+            f"fun must return a scalar, but it returned an array of shape {value.shape}. "
+            "Sum or average it; a single element is squeezed with .squeeze()."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        kind = "complex" if jnp.issubdtype(value.dtype, jnp.complexfloating) else "not a floating-point number"
+        raise TypeError(f"fun must return a real scalar, but its value is {kind} ({value.dtype}).")
+    return value, aux
+
+
+def read_fixed(fixed: PyTree, params: Params) -> list[bool] | None:
+    """Return for each leaf of params whether it is fixed; None if `fixed` is None.
+
+    Raises:
+        TypeError: a leaf of `fixed` is not a boolean.
+        ValueError: `fixed` is not a prefix tree of params.
+    """
+    if fixed is None:
+        return None
+    values = spread_prefix(fixed, params, "fixed")
+    for value, path in zip(values, leaf_paths(params, "fixed"), strict=True):
+        if not (value is None or isinstance(value, (bool, np.bool_))):
+            raise TypeError(
+                f"{path} must be True or False, not {value!r}. "
+                "To hold single components of an array, give them equal lower and upper bounds."
+            )
+    return [bool(value) for value in values]
+
+
+def describe_unregistered(params: Params) -> str:
+    """Explain the first leaf that may hold parameters invisible to JAX; empty if there is none."""
+    for value, path in zip(jax.tree.leaves(params), leaf_paths(params), strict=True):
+        name = type(value).__qualname__
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return (
+                f"{path} is a {name}, a dataclass that JAX takes for a single leaf: "
+                "register it with jax.tree_util.register_dataclass."
+            )
+        if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
+            return (
+                f"{path} is a {name}, an object that JAX takes for a single leaf: pass a dict of its arrays, or "
+                "register the class with jax.tree_util.register_pytree_node_class."
+            )
+    return ""
+
+
+def describe_integers(params: Params, fixed: Sequence[bool] | None) -> str:
+    """Explain that scalar integers, which look like parameters, are not optimized; empty if there is none.
+
+    Leave out fixed ones, and integer arrays, which usually are counts or indices.
+    """
+    fixed = fixed or [False] * len(jax.tree.leaves(params))
+    found = [
+        (path, value)
+        for path, value, is_fixed in zip(leaf_paths(params), jax.tree.leaves(params), fixed, strict=True)
+        if not is_fixed and (type(value) is int or isinstance(value, np.integer))
+    ]
+    if not found:
+        return ""
+    path, value = found[0]
+    more = f" So do {join_short([path for path, _ in found[1:]])}." if found[1:] else ""
+    return (
+        f"{path} is an integer and stays {value}; write {float(value)!r} to fit it, or say with fixed=True there that "
+        f"it shall stay.{more}"
+    )
