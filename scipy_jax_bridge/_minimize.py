@@ -74,7 +74,7 @@ def minimize(
         Exception: whatever the objective or the callback raises, with the best result so far as its attribute
             `best_result`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import scipy_jax_bridge as sjb
         >>> def loss(params, x, y):

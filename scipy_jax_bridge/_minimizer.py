@@ -30,13 +30,22 @@ class Minimizer:
     """A solver for one objective. Call it again and again with new parameters and data.
 
     Args:
-        fun, backend, method, bounds, fixed, has_aux, options, callback, progress, precision: as in `minimize`.
+        fun: as in `minimize`.
+        backend: as in `minimize`.
+        method: as in `minimize`.
+        bounds: as in `minimize`.
+        fixed: as in `minimize`.
+        has_aux: as in `minimize`.
+        options: as in `minimize`.
+        callback: as in `minimize`.
+        progress: as in `minimize`.
+        precision: as in `minimize`.
 
     Raises:
         TypeError, ValueError: the backend, the method or an option is unknown, or a value is invalid. Raised before
             anything is compiled; the message names the nearest known name.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import scipy_jax_bridge as sjb
         >>> solve = sjb.Minimizer(lambda x, center: jnp.sum((x - center) ** 2), backend="optax")
@@ -87,7 +96,8 @@ class Minimizer:
         """Compile ahead of time, for arguments of these shapes.
 
         Args:
-            params, args: as in `minimize`; only their trees, shapes and types count.
+            params: as in `minimize`; only its tree, shapes and types count.
+            args: as in `minimize`; the same.
 
         Returns:
             Seconds spent on tracing and compiling; 0.0 if everything was compiled before.
@@ -107,7 +117,8 @@ class Minimizer:
         """Minimize from `params`.
 
         Args:
-            params, args: as in `minimize`.
+            params: as in `minimize`.
+            args: as in `minimize`.
 
         Returns:
             A Result.

@@ -52,7 +52,8 @@ class Result:
         code: the status as an integer; see `status`.
         trace: the record of the solve, one row per iteration.
         timing: seconds of compiling and solving, number of programs compiled.
-        backend, method: their names.
+        backend: name of the backend.
+        method: name of the method.
         detail: what the method itself reports.
         note: further remarks.
         bounded: whether there were bounds.
@@ -61,7 +62,7 @@ class Result:
         free: for each leaf of params whether it was optimized.
         norm: `grad_norm`, if it cannot be computed from the other fields. It is not part of the pytree.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import scipy_jax_bridge as sjb
         >>> result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(2))

@@ -75,7 +75,7 @@ def compare(
         KeyboardInterrupt: at the first Ctrl-C; its attribute `results` maps each run to a solve that had ended.
         Exception: whatever `minimize` raises, with a note that names the run.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import scipy_jax_bridge as sjb
         >>> comparison = sjb.compare(lambda x: jnp.sum((x - 3.0) ** 2), jnp.zeros(2), repeats=1)

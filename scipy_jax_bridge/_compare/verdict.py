@@ -111,7 +111,7 @@ def find_break_even_points(costs: Mapping[str, tuple[float, float]]) -> list[tup
     Returns:
         Pairs (number of solves, name). The first number is 1, the others are larger.
 
-    Example:
+    Examples:
         >>> find_break_even_points({"slow": (0.1, 0.05), "fast": (1.0, 0.01)})
         [(1, 'slow'), (23, 'fast')]
     """

@@ -21,9 +21,11 @@ T = TypeVar("T")
 class Progress:
     """The argument of a callback.
 
-    Args:
-        nit, nfev: iterations and evaluations so far.
-        fun, grad_norm: objective and max abs of the projected gradient at the current iterate; NaN if unknown.
+    Attributes:
+        nit: iterations so far.
+        nfev: evaluations so far.
+        fun: the objective at the current iterate; NaN if unknown.
+        grad_norm: max abs of the projected gradient there; NaN if unknown.
         seconds: time since the solve began.
         params: the current iterate; made on first access.
     """

@@ -83,7 +83,7 @@ class Options:
         TypeError: maxcor or timeout is traced, or `native` is not a mapping.
         ValueError: a value is invalid; the message says what it must be.
 
-    Example:
+    Examples:
         >>> import scipy_jax_bridge as sjb
         >>> sjb.Options(gtol=1e-8).maxiter
         15000

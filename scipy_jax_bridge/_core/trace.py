@@ -15,7 +15,7 @@ class Trace(NamedTuple):
     Inside jit and vmap the columns hold the last 1024 iterations. Unfilled rows have nfev 0 and NaN elsewhere. All
     seconds are NaN there. Under `jax_debug_nans`, -1 replaces NaN.
 
-    Args:
+    Attributes:
         fun: the objective.
         grad_norm: max abs of the projected gradient.
         nfev: evaluations so far.
@@ -37,7 +37,7 @@ def unknown() -> float:
 class Timing(NamedTuple):
     """What this call took.
 
-    Args:
+    Attributes:
         compile_s: seconds of tracing and compiling.
         solve_s: seconds of solving.
         compiles: number of programs compiled.

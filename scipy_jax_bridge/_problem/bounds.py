@@ -28,7 +28,7 @@ class Bounds:
             scalars, or arrays that broadcast to the shape of their leaf. In the units of params. Default None.
         upper: as lower. A component with equal bounds is fixed. Default None.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import scipy_jax_bridge as sjb
         >>> fun = lambda p: jnp.sum((p["w"] - 2.0) ** 2) + p["b"] ** 2

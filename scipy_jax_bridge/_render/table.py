@@ -14,7 +14,7 @@ Row = Mapping[str, Any]  # of `Comparison.rows`: strings and numbers by column
 def format_seconds(seconds: float) -> str:
     """Write seconds with three digits and a unit.
 
-    Example:
+    Examples:
         >>> [format_seconds(value) for value in (93.0, 1.5, 0.0123, 4.2e-5)]
         ['93.0 s', '1.50 s', '12.3 ms', '42.0 µs']
     """
@@ -55,7 +55,7 @@ SHARES: tuple[tuple[str, Callable[[Row], str]], ...] = (
 def format_share(share: float) -> str:
     """Write a fraction in percent; a dash if it is NaN.
 
-    Example:
+    Examples:
         >>> [format_share(value) for value in (0.5, 0.0004, float("nan"))]
         ['50 %', '< 1 %', '-']
     """

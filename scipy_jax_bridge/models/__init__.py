@@ -35,7 +35,7 @@ def load(name: str, **settings: Any) -> Model:
         ValueError: there is no such model; the message suggests the nearest name.
         ModuleNotFoundError: the library that ships the data is not installed.
 
-    Example:
+    Examples:
         >>> load("rosenbrock", n=4).params
         array([-1.2,  1. , -1.2,  1. ])
     """
