@@ -13,5 +13,6 @@ MOVED = {"_bounds": bounds, "_options": options, "_status": status, "_trace": tr
 def accept_old_names() -> None:
     """Register modules and classes under their old names, by which pickle imports them."""
     _result.Carry = _result.ResumeState  # type: ignore[attr-defined]
+    options.Native = options.FrozenOptions  # type: ignore[attr-defined]
     for name, module in MOVED.items():
         sys.modules.setdefault(f"{PACKAGE}.{name}", module)

@@ -104,15 +104,18 @@ def test_a_long_trace_inside_a_program_holds_iterates_alone() -> None:
         options = {"maxfun": maxfun, "gtol": 0.0, "ftol": 0.0, "maxcor": 1}
         return sjb.minimize(valley, jnp.linspace(-3, 3, 40), backend="optax", options=options)
 
-    inside, eager = jax.jit(run), run(2400)
-    assert eager.nit > 1100
-    spent = np.diff(eager.trace.nfev)
-    within = np.flatnonzero((spent > 1) & (np.arange(spent.size) > 1030))[-1]
-    for maxfun in (eager.trace.nfev[within], eager.trace.nfev[within] + 1, 2400):
-        trace, whole = inside(int(maxfun)).trace, run(int(maxfun)).trace
+    inside = jax.jit(run)  # one program: its rounding is the same at each limit
+    whole = inside(2400)
+    assert whole.nit > 1100
+    rows = whole.trace
+    within = np.flatnonzero(np.diff(rows.nfev) > 1)[-1]
+    for maxfun in (rows.nfev[within], rows.nfev[within] + 1, 2400):
+        trace = inside(int(maxfun)).trace
         assert trace.fun.shape == (1024,) and np.all(np.diff(trace.nfev) > 0)
-        np.testing.assert_array_equal(trace.nfev, whole.nfev[-1024:])
-        np.testing.assert_allclose(trace.fun, whole.fun[-1024:], rtol=1e-3)
+        late, early = trace.nfev >= rows.nfev[0], rows.nfev <= maxfun
+        assert np.sum(early) > 500
+        np.testing.assert_array_equal(trace.nfev[late], rows.nfev[early])
+        np.testing.assert_array_equal(trace.fun[late], rows.fun[early])
 
 
 @pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
@@ -188,8 +191,11 @@ def test_a_debugged_call_leaves_nothing_alive(backend: str, setting: Any) -> Non
             return jnp.sum(scale * (x - data) ** 2)
 
         with setting(True):
-            assert sjb.minimize(own, jnp.zeros(2), (data,), backend=backend).success
-            assert sjb.minimize(own, jnp.zeros(2), (2 * data,), backend=backend).params[0] == pytest.approx(2.0)
+            first, second = (
+                sjb.minimize(own, jnp.zeros(2), (each,), backend=backend, options={"maxfun": 3})
+                for each in (data, 2 * data)
+            )
+        assert first.nfev == second.nfev == 3 and 0 < float(first.params[0]) < float(second.params[0])
         return [weakref.ref(each) for each in (own, scale, data)]
 
     left = call()

@@ -136,7 +136,7 @@ def test_a_changed_closure_is_seen(backend: str) -> None:
 def test_a_method_whose_function_is_gone() -> None:
     """Its place in memory is taken again by another function."""
     owner = types.SimpleNamespace()
-    for center in range(8):
+    for center in range(4):
         fun = eval(f"lambda self, x: (x - {center}.0) ** 2")
         found = sjb.minimize(types.MethodType(fun, owner), 0.5).params
         del fun
