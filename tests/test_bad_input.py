@@ -232,6 +232,7 @@ CALLS = [
     bad("fixed-names", TypeError, "True or False", "'w'", fixed="w"),
     bad("fixed-mask", TypeError, "['w']", "bounds", fixed={"w": np.array([True, False, True]), "part": False}),
     bad("fixed-all", *NO_FREE, fixed=True),
+    bad("fixed-all-of-jax", ValueError, "something out of `fixed`", params=jnp.ones(2), fixed=True),
     bad("fixed-all-leaves", *NO_FREE, fixed={"w": True, "part": {"b": True}}),
     # the objective
     bad("fun-none", TypeError, "fun must be a function", "NoneType", fun=None),

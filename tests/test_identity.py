@@ -253,6 +253,8 @@ def test_a_transformation_made_anew_shares_its_program() -> None:
         lambda: optax.adam(0.1),
         lambda: optax.sgd(0.1, momentum=0.5),
         lambda: optax.lbfgs(),
+        lambda: optax.adam(jnp.array(0.1)),
+        lambda: optax.inject_hyperparams(optax.sgd)(np.array(0.1)),
         lambda: optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 100)),
         lambda: optax.chain(optax.adam(0.1), optax.keep_params_nonnegative()),
     ],
@@ -269,7 +271,10 @@ def test_structures_tell_arrays_and_functions_apart() -> None:
 
     values = np.full(9, 0.1)
     assert structure_of(scheduled(values)) == structure_of(scheduled(values))
-    assert structure_of(scheduled(values)) != structure_of(scheduled(np.full(9, 0.1)))
+    assert structure_of(scheduled(values)) == structure_of(scheduled(np.full(9, 0.1)))
+    assert structure_of(scheduled(values)) != structure_of(scheduled(np.full(9, 0.2)))
+    large = np.zeros(10**4)  # too large to be read at every call
+    assert structure_of(scheduled(large)) == structure_of(scheduled(large)) != structure_of(scheduled(large.copy()))
     assert structure_of(optax.adam(0.1)) != structure_of(optax.adamw(0.1))
     assert structure_of(optax.adam(1.0)) != structure_of(optax.adam(True))
 

@@ -74,6 +74,12 @@ def test_options_are_keys() -> None:
     assert dataclasses.replace(OPTIONS, native={"xtol": 2e-3}) != OPTIONS
 
 
+@pytest.mark.parametrize(("method", "name"), [("BFGS", "xrtol"), ("Nelder-Mead", "xatol"), ("TNC", "eta")])
+def test_a_native_option_that_no_float_can_hold_is_refused(method: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"native option '{name}' must be a number that float64 can hold.*401 digits"):
+        sjb.minimize(rosenbrock, START, method=method, options={name: 10**400})
+
+
 @pytest.mark.parametrize("kind", [float, np.float64, np.int32, np.array, jnp.asarray], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", ["maxiter", "maxfun", "maxls", "maxcor"])
 @pytest.mark.parametrize("backend", BACKENDS)

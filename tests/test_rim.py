@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import scipy_jax_bridge as sjb
@@ -47,6 +48,34 @@ def test_a_class_that_checks_its_arrays_may_be_args_and_params(backend: str) -> 
         lambda d: jnp.sum((d.x - d.y) ** 2), Dataset(jnp.zeros((2, 1)), jnp.ones((2, 1), int)), backend=backend
     )
     assert [leaf.shape for leaf in jax.tree.leaves(mixed.jac)] == [(2, 1)]
+
+
+ADAM = optax.adam(0.1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"backend": "scipy"},
+        {"backend": "scipy", "method": "trust-exact"},
+        {"backend": "optax"},
+        {"backend": "optax", "method": ADAM},
+    ],
+    ids=["scipy", "hessian", "optax", "adam"],
+)
+def test_a_class_that_checks_its_arrays_may_be_aux_and_lie_in_the_state_of_a_solver(given: dict[str, Any]) -> None:
+    def loss(params: Dataset, data: Dataset) -> tuple[jax.Array, Dataset]:
+        gap = params.x - data.x
+        return jnp.mean(gap**2) + jnp.mean((params.y - data.y) ** 2), Dataset(gap, data.y)
+
+    solve = sjb.Minimizer(loss, has_aux=True, **given)
+    start = Dataset(jnp.zeros((3, 2)), jnp.zeros((3, 1)))
+    fit = solve(start, DATA)
+    assert fit.success and isinstance(fit.params, Dataset) and isinstance(fit.aux, Dataset)
+    stopped = sjb.Minimizer(loss, has_aux=True, options={"maxiter": 1, "gtol": 0.0, "ftol": 0.0}, **given)(start, DATA)
+    assert solve(stopped, DATA).success
+    if given["backend"] == "optax":
+        assert isinstance(jax.jit(solve)(start, DATA).aux, Dataset)
 
 
 class Closed(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -135,9 +136,11 @@ def read_options(options: Options | Mapping[str, Any] | None, native_names: froz
         if own:
             given["native"] = {**_as_mapping(given.get("native", {})), **own}
         options = Options(**given)
-    for name in options.native:
+    for name, value in options.native.items():
         if name not in native_names:
             raise ValueError(unknown_name("native option", name, native_names, owner))
+        if isinstance(value, int) and abs(value) > sys.float_info.max:  # SciPy would fail in its arithmetic
+            raise ValueError(f"native option {name!r} must be a number that float64 can hold, not {shorten(value)}.")
     return options
 
 

@@ -55,7 +55,7 @@ class LoopPrograms(NamedTuple):
     """The compiled loop."""
 
     start: Callable[..., DeviceState]  # free leaves, box -> the state before the first evaluation
-    advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
+    advance: Callable[..., tuple[DeviceState, LoopReport]]  # leaves, data, tolerances, box, until -> state, report
 
 
 def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled:
@@ -67,14 +67,18 @@ def compile_optax(problem: Problem, method: Method, options: Options) -> Compile
         return jax.jit(solver.start), (_on_host(problem.start_leaves), box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
+        state = jax.eval_shape(solver.start, problem.start_leaves, box_of(problem))
+        leaves, tree = jax.tree.flatten(state)
+
+        # A state may hold classes of the user, from params or aux. JAX puts placeholders into the trees that a
+        # program takes, which a class that checks its arguments refuses. So the program takes the leaves alone.
         def run(
-            state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
+            leaves: list[Array], data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
         ) -> tuple[DeviceState, LoopReport]:
-            state = solver.advance(state, data, limits, box, until)
+            state = solver.advance(tree.unflatten(leaves), data, limits, box, until)
             return state, solver.report(state)
 
-        state = jax.eval_shape(solver.start, problem.start_leaves, box_of(problem))
-        inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
+        inputs = (leaves, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
     begin, begin_s = solver.start_on_host, 0.0
@@ -113,7 +117,7 @@ def solve_optax(
     solver = algorithm.device_solver(problem, options, ROWS)
 
     def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
-        return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
+        return programs.advance(jax.tree.leaves(state), problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
     monitor.begin()
     paces, method_key = problem.spec.paces, structure_of(method)

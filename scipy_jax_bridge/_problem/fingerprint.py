@@ -16,10 +16,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._core.types import is_traced
+
 DEPTH = 3  # functions called by functions
+MAX_SIZE_BY_VALUE = 1000  # a larger array in a transformation is known by its identity
 PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic)
 READS = ("LOAD_GLOBAL", "LOAD_NAME")
 WRITES = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "DELETE_GLOBAL", "DELETE_ATTR")
@@ -161,6 +165,9 @@ def _describe(value: Any, open_functions: set[int]) -> Hashable:
         return dict, tuple((repr(name), _describe(each, open_functions)) for name, each in value.items())
     if isinstance(value, (tuple, list)):
         return type(value), tuple(_describe(each, open_functions) for each in value)
+    if isinstance(value, (jax.Array, np.ndarray)) and _is_readable(value):
+        details = (value.dtype, value.shape, getattr(value, "weak_type", False), str(getattr(value, "sharding", "")))
+        return type(value), *details, np.asarray(value).tobytes()
     if not isinstance(value, types.FunctionType) or id(value) in open_functions:
         return ById(value)
     outside: list[Any] = [value.__defaults__, value.__kwdefaults__]
@@ -171,3 +178,10 @@ def _describe(value: Any, open_functions: set[int]) -> Hashable:
             outside.append(cell)
     inside = _describe(outside, open_functions | {id(value)})
     return value.__code__, id(value.__globals__), inside
+
+
+def _is_readable(array: jax.Array | np.ndarray) -> bool:
+    """Whether the array is small, and its values are known here."""
+    if is_traced(array) or array.size > MAX_SIZE_BY_VALUE or not getattr(array, "is_fully_addressable", True):
+        return False
+    return array.dtype != object and not jnp.issubdtype(array.dtype, jax.dtypes.extended)

@@ -76,6 +76,8 @@ def describe_unregistered(params: Params) -> str:
     """Explain the first leaf that may hold parameters invisible to JAX; empty if there is none."""
     for value, path in zip(jax.tree.leaves(params), leaf_paths(params), strict=True):
         name = type(value).__qualname__
+        if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+            continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return (
                 f"{path} is a {name}, a dataclass that JAX takes for a single leaf: "
