@@ -28,6 +28,7 @@ SAYS = {
     "_core": "options, status, stopping",
     "_render": "tables, figures, pages",
 }
+PART_OF = {"_minimizer": "_minimize"}  # modules drawn in one box with another
 WIDTH, HEIGHT, GAP, RISE = 186, 44, 20, 40
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" role="img" aria-label="Imports between folders">
 <style>
@@ -43,12 +44,13 @@ def read_imports() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in SAYS}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
+        here = PART_OF.get(parts[0], parts[0])
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if parts[0] in found and isinstance(node, ast.ImportFrom) and node.level:
+            if here in found and isinstance(node, ast.ImportFrom) and node.level:
                 base = parts[: len(parts) - node.level]
                 target = (*base, *filter(None, [node.module, *([a.name for a in node.names] if not base else [])]))
                 name = target[0].split(".")[0]
-                found[parts[0]] |= {name} & found.keys() - {parts[0]}
+                found[here] |= {PART_OF.get(name, name)} & found.keys() - {here}
     found["_minimize"] |= {"_scipy", "_optax"}  # by name, when asked for
     return found
 
