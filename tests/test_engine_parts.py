@@ -413,8 +413,8 @@ def remember(
     parts: Any, kind: str, pairs: list[tuple[Vector, Vector]], *, keep: Any = lambda i: True, drop: int = -1
 ) -> tuple[Any, list[Vector], list[Vector]]:
     """A memory that these pairs were written to in turn, and the pairs that it ought to hold, oldest first."""
-    room: Any = {"bounded": _compact, "free": _free}[kind]
-    memory, kept, slot = room.empty_memory(jnp, SIZE, SLOTS, jnp.dtype(float)), [], 0
+    direction: Any = {"bounded": _compact, "free": _free}[kind]
+    memory, kept, slot = direction.empty_memory(jnp, SIZE, SLOTS, jnp.dtype(float)), [], 0
     for i, (s, y) in enumerate(pairs):
         here = i != drop and bool(keep(i))
         new = _memory.NewPair(s, y, np.float64(s @ y), np.int32(slot), np.bool_(here), np.bool_(i == drop))

@@ -218,5 +218,5 @@ def test_warnings_point_to_the_line_of_the_call(door: str, x32: None) -> None:
             sjb.minimize(coarse, np.zeros(2), precision="float64")
         else:
             sjb.Minimizer(coarse, precision="float64")(np.zeros(2))
-    house = Path(sjb.__file__).parent
-    assert [Path(each.filename).parent == house for each in caught] == [False]
+    package = Path(sjb.__file__).parent
+    assert [package in Path(each.filename).parents for each in caught] == [False]

@@ -14,7 +14,7 @@ import pytest
 import scipy_jax_bridge as sjb
 import scipy_jax_bridge._optax.chunked as chunks
 import scipy_jax_bridge._optax.device_solver as loop
-import scipy_jax_bridge._optax.solve as optax_room
+import scipy_jax_bridge._optax.solve as optax_solve
 from problems import rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._core.monitor import SolveMonitor
@@ -166,8 +166,8 @@ def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("method", [None, optax.adam(0.02)], ids=["engine", "adam"])
 def test_rows_are_a_ring(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SOLVERS["engine" if method is None else "adam"](LONG)
-    for room in (chunks, optax_room):
-        monkeypatch.setattr(room, "ROWS", 32)
+    for module in (chunks, optax_solve):
+        monkeypatch.setattr(module, "ROWS", 32)
     solve = sjb.Minimizer(lambda x: rosenbrock(x), backend="optax", method=method, options={"maxiter": 150, "ftol": 0})
     trace = solve(LONG).trace
     assert len(trace.fun) == len(whole.trace.fun) > 50

@@ -27,7 +27,7 @@ import scipy_jax_bridge as sjb
 from scipy_jax_bridge import Status
 
 N = 3
-ROOM = 128  # evaluations that are looked at in one call
+BLOCK = 128  # evaluations that are looked at in one call
 FREE = ["L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP", "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr", "dogleg"]
 FREE += ["trust-exact"]
 BARE = ["Nelder-Mead", "Powell", "COBYLA", "COBYQA"]
@@ -229,8 +229,8 @@ def find_fault(case: Case, result: sjb.Result, gradient: bool, gtol: float = 1e-
 def look_at_all(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every point that was evaluated, the objective and its gradient there."""
     points = np.array(SEEN)
-    padded = np.concatenate([points, np.repeat(points[:1], -len(points) % ROOM, axis=0)])
-    found = [case.family.evaluate_all(padded[k : k + ROOM], case.data) for k in range(0, len(padded), ROOM)]
+    padded = np.concatenate([points, np.repeat(points[:1], -len(points) % BLOCK, axis=0)])
+    found = [case.family.evaluate_all(padded[k : k + BLOCK], case.data) for k in range(0, len(padded), BLOCK)]
     values, grads = (np.concatenate(each)[: len(points)] for each in zip(*found, strict=True))
     return points, values, grads
 

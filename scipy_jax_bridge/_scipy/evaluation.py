@@ -106,8 +106,8 @@ def contradicts_gradient(iterate: Evaluation, trial: Evaluation, rounding: float
         return False
     step, before, after = trial.x - iterate.x, float(iterate.value), float(trial.value)
     begin, end = float(iterate.grad @ step), float(trial.grad @ step)
-    floor = noise(max(abs(before), abs(after), 1.0), rounding)
-    return begin < 0 and bool(contradicts(after - before, begin, end, floor))
+    noise_level = noise(max(abs(before), abs(after), 1.0), rounding)
+    return begin < 0 and bool(contradicts(after - before, begin, end, noise_level))
 
 
 def is_endless_step(before: Evaluation, first: Evaluation, after: Evaluation, rounding: float) -> bool:
