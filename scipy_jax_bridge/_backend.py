@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ._core.errors import unknown_name
+from ._core.interrupts import defer_sigint
 from ._core.monitor import SolveMonitor
 from ._core.options import Options
 from ._core.outcome import FlatOutcome, Outcome
@@ -106,4 +107,5 @@ def choose_backend(name: str, method: Any) -> Backend:
 
 @functools.cache
 def _load(name: str) -> ModuleType:
-    return import_module(BACKENDS[name], __package__)
+    with defer_sigint():  # half an import cannot be repeated, and Python drops a KeyboardInterrupt in its collections
+        return import_module(BACKENDS[name], __package__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from helpers_calls import Calls
 from problems import BACKENDS, rosenbrock
-from scipy_jax_bridge import Status
+from scipy_jax_bridge import Status, _backend
 from scipy_jax_bridge._core.monitor import SolveMonitor
 from scipy_jax_bridge._scipy.evaluator import HostEvaluator
 from scipy_jax_bridge._scipy.methods import METHODS
@@ -320,3 +321,19 @@ def test_no_progress_needs_no_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", guard)
     assert sjb.minimize(rosenbrock, START).success
+
+
+def test_ctrl_c_while_a_backend_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import often starts a garbage collection, and Python drops a KeyboardInterrupt that is raised in one."""
+
+    def import_slowly(name: str, package: str) -> object:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            pass  # as Python drops it
+        return importlib.import_module(name, package)
+
+    _backend._load.cache_clear()
+    monkeypatch.setattr(_backend, "import_module", import_slowly)
+    with pytest.raises(KeyboardInterrupt):
+        sjb.minimize(lambda x: jnp.sum(x**2), START)
