@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import importlib
 import os
@@ -327,10 +328,8 @@ def test_ctrl_c_while_a_backend_is_imported(monkeypatch: pytest.MonkeyPatch) -> 
     """An import often starts a garbage collection, and Python drops a KeyboardInterrupt that is raised in one."""
 
     def import_slowly(name: str, package: str) -> object:
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # as Python drops it
             signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            pass  # as Python drops it
         return importlib.import_module(name, package)
 
     _backend._load.cache_clear()
