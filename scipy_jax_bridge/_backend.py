@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -15,7 +15,7 @@ from ._core.monitor import SolveMonitor
 from ._core.options import Options
 from ._core.outcome import FlatOutcome, Outcome
 from ._problem.bounds import Bounds
-from ._problem.problem import Problem
+from ._problem.problem import Problem, TracedMethod
 from ._result import Result
 
 BACKENDS = {"scipy": "._scipy", "optax": "._optax"}  # name -> folder with a function `choose`, imported at first use
@@ -54,24 +54,26 @@ class Backend:
         method: the argument of its functions: a key of METHODS, a transformation, or None.
         method_name: name of the method in results and errors.
         option_names: names of the method's own options.
+        has_grad: whether the method uses the gradient.
         bounded: whether the method takes bounds.
         bounds_hint: which method to take for bounds instead.
         solve_with: (problem, method, options, monitor, earlier result or None) -> outcome.
         compile_with: (problem, method, options) -> compiled programs.
         trace_with: (problem, method, options) -> flat outcome, inside jit and vmap; None if it runs on the host only.
-        program_key: equal for methods that compute the same.
+        prepare_with: (problem, method) -> its moves, traced; None if the method needs no trace.
     """
 
     name: str
     method: Any
     method_name: str
     option_names: frozenset[str]
+    has_grad: bool
     bounded: bool
     bounds_hint: str
     solve_with: Callable[[Problem, Any, Options, SolveMonitor, Result | None], Outcome]
     compile_with: Callable[[Problem, Any, Options], Compiled]
     trace_with: Callable[[Problem, Any, Options], FlatOutcome] | None
-    program_key: Hashable
+    prepare_with: Callable[[Problem, Any], TracedMethod] | None
 
     def solve(
         self, problem: Problem, options: Options, monitor: SolveMonitor, earlier: Result | None = None
@@ -87,6 +89,10 @@ class Backend:
         """Minimize inside a trace."""
         assert self.trace_with is not None, "the caller checks trace_with"
         return self.trace_with(problem, self.method, options)
+
+    def prepare(self, problem: Problem) -> TracedMethod | None:
+        """Trace the moves of the method."""
+        return None if self.prepare_with is None else self.prepare_with(problem, self.method)
 
     def check_bounds(self, bounds: Bounds | None) -> None:
         """Raise ValueError if bounds are given and the method takes none."""

@@ -15,8 +15,10 @@ from ._minimizer import (
     CompiledSolve as CompiledSolve,
     Minimizer as Minimizer,
     compile_solve as compile_solve,
+    limit_iterations as limit_iterations,
 )
 from ._problem.bounds import Bounds
+from ._problem.traces import ProvedTraces
 from ._result import Result
 
 
@@ -96,4 +98,5 @@ def minimize(
         progress=progress,
         precision=precision,
     )
+    solve._traces = ProvedTraces(fun)  # trace again, unless it is proved that nothing has changed
     return solve(params, args)

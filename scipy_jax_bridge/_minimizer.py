@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from jaxtyping import PyTree
 
@@ -19,10 +21,11 @@ from ._core.options import Options, read_options
 from ._core.status import Status
 from ._core.types import Objective, Params, is_traced
 from ._problem.bounds import Bounds, read_bounds
-from ._problem.cache import settle
+from ._problem.cache import BoundedCache
 from ._problem.precision import describe_narrowest
-from ._problem.problem import Problem, prepare
-from ._problem.recompilation import count_call
+from ._problem.problem import Problem, ProblemSpec, TracedMethod, prepare
+from ._problem.recompilation import count_compilation, count_solve
+from ._problem.traces import Traces
 from ._result import Outcome, Result, finish
 
 
@@ -85,6 +88,8 @@ class Minimizer:
         self._backend.check_bounds(self._bounds)
         self._options = read_options(options, self._backend.option_names, self._backend.method_name)
         self._callback, self._progress = callback, progress
+        self._traces: Traces = BoundedCache[ProblemSpec]()
+        self._moves: WeakKeyDictionary[ProblemSpec, TracedMethod | None] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with its arguments, so that a pickle names no private module."""
@@ -108,10 +113,7 @@ class Minimizer:
         params = _start_params(params)
         with solve_context(self._precision, params), SolveMonitor():
             problem = self._prepare_eagerly(params, args, solves=False)
-            seconds = self._backend.compile(problem, self._options).seconds + problem.trace_s
-            if seconds:
-                settle(self._fun)
-            return seconds
+            return self._backend.compile(problem, self._options).seconds + problem.trace_s
 
     def __call__(self, params: Params, args: PyTree = ()) -> Result:
         """Minimize from `params`.
@@ -134,25 +136,42 @@ class Minimizer:
             problem = None
             try:
                 problem = self._prepare_eagerly(params, args, solves=True)
-                if not problem.spec.traced:
-                    outcome = self._backend.solve(problem, self._options, monitor, earlier)
-                    if problem.is_new or outcome.timing.compiles:
-                        settle(self._fun)
-                    return self._finish(outcome, problem)
+                if not is_traced(problem.data):
+                    return self._finish(self._backend.solve(problem, self._options, monitor, earlier), problem)
             except BaseException as error:
                 self._attach(error, problem, monitor)
                 raise
-        return self._solve_in_trace(params, args)  # the objective closes over traced values
+        return self._solve_in_trace(params, args)  # the objective or the method closes over traced values
 
-    def _prepare(self, params: Params, args: PyTree) -> Problem:
+    def _prepare(self, params: Params, args: PyTree, *, with_grad: bool = False) -> Problem:
         if self._precision == "float64":
             params, args = to_float64((params, args))
-        return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
+        problem = prepare(
+            self._fun,
+            params,
+            args,
+            fixed=self._fixed,
+            bounds=self._bounds,
+            has_aux=self._has_aux,
+            has_grad=self._backend.has_grad or with_grad,
+            traces=self._traces,
+        )
+        if problem.spec not in self._moves:
+            self._moves[problem.spec] = self._backend.prepare(problem)
+        method = self._moves[problem.spec]
+        if method is None:
+            return problem
+        if is_traced(method.consts):
+            del self._moves[problem.spec]
+        return replace(problem, method=method, data=problem.data + method.consts)
 
     def _prepare_eagerly(self, params: Params, args: PyTree, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
         solver = (self._backend.name, self._backend.method_name)
-        count_call(self._fun, problem.key, (params, args), solver, compiles=problem.is_new, solves=solves)
+        if solves:
+            count_solve(self._fun, solver)
+        if problem.is_new:
+            count_compilation(self._fun, problem, (params, args), solver)
         if problem.is_new and self._precision is not None and problem.spec.narrowest is not None:
             narrowest = describe_narrowest(problem.spec.narrowest)
             warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
@@ -172,7 +191,8 @@ class Minimizer:
         host = HostServices(self._monitor, self._attach, tuple(name for name, value in given.items() if value))
         try:
             problem = self._prepare(params, args)
-            return self._finish(solve_in_trace(self._backend, problem, self._options, host), problem)
+            slope = problem if self._backend.has_grad else self._prepare(params, args, with_grad=True)
+            return self._finish(solve_in_trace(self._backend, problem, slope, self._options, host), problem)
         except BaseException as error:
             if not hasattr(error, "best_result"):
                 self._attach(error, None, SolveMonitor())
@@ -232,6 +252,14 @@ def compile_solve(solve: Minimizer, params: Params, args: PyTree) -> CompiledSol
         problem = solve._prepare(params, args)
         compiled = solve._backend.compile(problem, solve._options)
     return CompiledSolve(problem, compiled, solve._options, partial(solve_context, solve._precision, params))
+
+
+def limit_iterations(solve: Minimizer, maxiter: int) -> Minimizer:
+    """Return the solver with another maxiter, without callback and progress. It uses the same programs."""
+    limited = copy.copy(solve)
+    limited._options = replace(solve._options, maxiter=maxiter)
+    limited._callback, limited._progress = None, False
+    return limited
 
 
 def _start_params(params: Params) -> Params:

@@ -223,7 +223,7 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
         params=structure.combine(leaves, problem.static_leaves),
         fun=value,
         jac=None if grads is None else structure.params_or_none(grads),
-        aux=outcome.aux,
+        aux=spec.objective.aux_tree.unflatten(outcome.aux),
         nit=outcome.nit,
         nfev=outcome.nfev,
         code=outcome.status,

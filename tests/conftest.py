@@ -40,7 +40,7 @@ def _set_optimizations(on: bool) -> None:
 
     jax.config.update("jax_disable_most_optimizations", not on)
     jax.clear_caches()
-    cache._caches.clear()
+    cache._programs = cache.BoundedCache(cache.OBJECTIVES)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,6 +52,14 @@ def optimizations(request: pytest.FixtureRequest) -> Iterator[None]:
     _set_optimizations(on=True)
     yield
     _set_optimizations(on=False)
+
+
+@pytest.fixture
+def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that counts compilations: nothing that another test compiled serves it."""
+    from scipy_jax_bridge._problem import cache
+
+    monkeypatch.setattr(cache, "_programs", cache.BoundedCache(cache.OBJECTIVES))
 
 
 @pytest.fixture

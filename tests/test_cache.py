@@ -20,6 +20,7 @@ from helpers_calls import Calls, count_compiles
 from problems import BACKENDS
 from scipy_jax_bridge._problem import cache as _cache, problem as _problem
 
+pytestmark = pytest.mark.usefixtures("no_programs")
 PROGRAMS = {"scipy": 1, "optax": 1}
 
 

@@ -18,6 +18,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge import RecompilationWarning
 
+pytestmark = pytest.mark.usefixtures("no_programs")
 CALLS = 12
 
 

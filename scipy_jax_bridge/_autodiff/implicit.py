@@ -25,12 +25,9 @@ from jaxtyping import Array, Bool, PyTree
 from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.types import FlatVector, Leaf, Scalar
-from .._problem.problem import Data
+from .._problem.objective import Data, FlatObjective
 from .linear import Multiply, solve_symmetric
 from .warning import REFUSED, Sides, make_residual_report
-
-Extended = tuple[Data, list[Leaf]]  # the data of the objective, and the traced values that it closes over
-FlatObjective = Callable[..., tuple[Scalar, PyTree]]  # (x, data, *closed-over values) -> (value, aux)
 
 
 class Point(NamedTuple):
@@ -38,7 +35,7 @@ class Point(NamedTuple):
 
     x: FlatVector
     grad: FlatVector
-    extended: Extended
+    data: Data
     bounds: Sides | None
 
 
@@ -46,7 +43,7 @@ class Derivative:
     """The derivative of the minimizer of one objective. Its functions are compiled at their first call.
 
     Args:
-        objective: (x, data, *closed-over values) -> (value, aux).
+        objective: with its gradient.
         rounding: the relative rounding of the value.
     """
 
@@ -60,7 +57,7 @@ class Derivative:
     def tangents(
         self,
         solution: FlatOutcome,
-        inputs: tuple[Extended, Sides | None],
+        inputs: tuple[Data, Sides | None],
         tangents: tuple[PyTree, PyTree],
         *,
         reports: bool,
@@ -89,26 +86,21 @@ class Derivative:
         zeros = jax.tree.map(_zero_tangent, solution[4:])
         return FlatOutcome(dx, d_value, None if solution.grad is None else d_grad, d_aux, *zeros)
 
-    def _evaluate(self, x: FlatVector, extended: Extended) -> tuple[Scalar, FlatVector, PyTree]:
-        data, closed_over = extended
-        (value, aux), grad = jax.value_and_grad(self._objective, has_aux=True)(x, data, *closed_over)
-        return value, grad, aux
-
-    def _find_gradient(self, x: FlatVector, extended: Extended) -> FlatVector:
-        return self._evaluate(x, extended)[1]
+    def _find_gradient(self, x: FlatVector, data: Data) -> FlatVector:
+        return self._objective.value_and_grad(x, data)[1]
 
     def _find_right_side(self, point: Point, real_tangents: list[Leaf]) -> tuple[FlatVector, FlatVector, Scalar]:
         """Return the right side of the linear system, dx_A, and the tangent of the value."""
         with standard_promotion():
-            x, _, extended, bounds = point
-            d_extended, d_bounds = _complete(real_tangents, (extended, bounds))
+            x, _, data, bounds = point
+            d_data, d_bounds = _complete(real_tangents, (data, bounds))
             held, d_held = _find_held(point), _move_held(point, d_bounds)
-            _, (d_value, d_grad, _) = jax.jvp(self._evaluate, (x, extended), (d_held, d_extended))
+            _, (d_value, d_grad, _) = jax.jvp(self._objective.value_and_grad, (x, data), (d_held, d_data))
             return jnp.where(held, 0, -d_grad), d_held, d_value
 
     def _multiplier(self, point: Point) -> Multiply:
         """Return v -> H_FF v."""
-        held, product = _find_held(point), _hessian_at(lambda x: self._find_gradient(x, point.extended), point.x)
+        held, product = _find_held(point), _hessian_at(lambda x: self._find_gradient(x, point.data), point.x)
         return lambda v: jnp.where(held, 0, product(jnp.where(held, 0, v)))
 
     def _times_hessian(self, point: Point, v: FlatVector) -> FlatVector:
@@ -127,12 +119,12 @@ class Derivative:
     ) -> list[Leaf]:
         """Return the real tangents of x, of the value, which is passed in, of gradient and aux."""
         with standard_promotion():
-            x, _, extended, bounds = point
-            d_extended, _ = _complete(real_tangents, (extended, bounds))
+            x, _, data, bounds = point
+            d_data, _ = _complete(real_tangents, (data, bounds))
             held = _find_held(point)
             dx = jnp.where(held, d_held, step)
             d_value += jnp.sum(jnp.where(held & ~held, step, 0))  # 0: JAX 0.6 cannot transpose an unused linear solve
-            _, (_, d_grad, d_aux) = jax.jvp(self._evaluate, (x, extended), (dx, d_extended))
+            _, (_, d_grad, d_aux) = jax.jvp(self._objective.value_and_grad, (x, data), (dx, d_data))
             return _real_leaves((dx, d_value, d_grad, d_aux))
 
 

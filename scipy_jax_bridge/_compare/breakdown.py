@@ -26,7 +26,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._backend import Compiled
 from .._core.types import FlatVector, HostVector
 from .._minimize import CompiledSolve
-from .._problem.problem import Data, Problem
+from .._problem.objective import Data
+from .._problem.problem import Problem
 from .._result import Result
 from .comparison import UNKNOWN, TimeBreakdown
 
@@ -185,7 +186,7 @@ def make_probes(solves: Mapping[str, CompiledSolve], compile_s: Mapping[str, flo
     known, known_s, probes = dict[tuple, Evaluation](), dict[tuple, float](), dict[str, Probe]()
     for name in sorted(solves, key=lambda name: solves[name].compiled.evaluate is None):  # runs on the host first
         problem, compiled, _, scope = solves[name]
-        key = compiled.has_grad, problem.has_aux, problem.spec.dtype, problem.spec.params
+        key = compiled.has_grad, problem.key.has_aux, problem.spec.dtype, problem.spec.params
         with scope():
             evaluation = known.get(key) or known.setdefault(
                 key, Evaluation(problem, compiled.evaluate, compiled.has_grad)
@@ -198,13 +199,15 @@ def make_probes(solves: Mapping[str, CompiledSolve], compile_s: Mapping[str, flo
 def _repeat(problem: Problem, has_grad: bool) -> Repeat:
     """Return a function of many evaluations. Each needs the one before, so that XLA can skip none."""
 
+    flat = problem.spec.flat
+
     def repeat(x: FlatVector, zero: Float[Array, ""], data: Data, count: Int[Array, ""]) -> FlatVector:
         def step(_: int | Int[Array, ""], carry: tuple[FlatVector, Array]) -> tuple[FlatVector, Array]:
             x, total = carry
             if has_grad:
-                value, grad, _ = problem.value_and_grad(x, data)
+                value, grad, _ = flat.value_and_grad(x, data)
             else:
-                value, grad = problem.value(x, data)[0], 1.0
+                value, grad = flat.value(x, data)[0], 1.0
             change = jnp.where(jnp.isfinite(grad), grad, 0) + jnp.where(jnp.isfinite(value), value, 0)
             return x + zero * change, total + value
 

@@ -7,7 +7,6 @@ has finished. What the solves spend their seconds on is measured between them (`
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 import time
@@ -19,9 +18,9 @@ import jax
 from jaxtyping import PyTree
 
 from .._core.monitor import SolveMonitor
-from .._core.options import Options
 from .._core.types import Objective
-from .._minimize import CompiledSolve, Minimizer, compile_solve
+from .._minimize import CompiledSolve, Minimizer, compile_solve, limit_iterations
+from .._problem.cache import compile_anew
 from .._problem.nonfinite import NonfiniteStart
 from .._result import Result
 from .breakdown import PART, make_probes
@@ -106,11 +105,11 @@ def _compare(
 ) -> Comparison:
     """Compile, warm up, and solve in turns; `turns` is filled with the solves, for an interrupted caller."""
     problem = describe_problem(fun, params, args)
-    functions = {name: _rename(fun) for name in entries}
-    solvers = {name: Minimizer(functions[name], **entry) for name, entry in entries.items()}
-    compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
-    for name, entry in entries.items():
-        _warm_up(name, _limited(functions[name], entry, 1), params, args)
+    solvers = {name: Minimizer(fun, **entry) for name, entry in entries.items()}
+    with compile_anew():
+        compile_s = {name: solver.compile(params, args) for name, solver in solvers.items()}
+    for name, solver in solvers.items():
+        _warm_up(name, limit_iterations(solver, 1), params, args)
     compiled = {name: compile_solve(solver, params, args) for name, solver in solvers.items()}
     probes = {} if shares is False else make_probes(compiled, compile_s)
     for name, solver in solvers.items():
@@ -133,7 +132,7 @@ def _compare(
         start=params,
         setting=Provenance(problem, _describe_runs(entries, results, compiled, turns), describe_machine()),
     )
-    return _look_between(comparison, functions[comparison.best], entries[comparison.best], args)
+    return _look_between(comparison, solvers[comparison.best], args)
 
 
 class _Turns:
@@ -184,17 +183,6 @@ def _describe_runs(
     }
 
 
-def _rename(fun: Objective) -> Objective:
-    """Return the same function as a new object, for which nothing is compiled yet."""
-
-    @functools.wraps(fun, updated=())
-    def fresh(*inputs: PyTree) -> Any:
-        return fun(*inputs)
-
-    fresh.compiles_anew = True  # type: ignore[attr-defined]  # on purpose: no warning of repeated compilation
-    return fresh
-
-
 def _warm_up(name: str, solve: Minimizer, params: PyTree, args: tuple[PyTree, ...]) -> None:
     """Solve one iteration, not timed; an error in a run appears here."""
     try:
@@ -217,12 +205,12 @@ def _time_solve(
     return (time.perf_counter() - start - compile_s) / in_a_row, result
 
 
-def _look_between(comparison: Comparison, fun: Objective, entry: Entry, args: tuple[PyTree, ...]) -> Comparison:
+def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[PyTree, ...]) -> Comparison:
     """Evaluate the objective between ends that are apart; solves of no iteration do this without compiling."""
     apart = [name for name, gap in comparison.gaps().items() if math.isfinite(gap.fun) and not gap.same_point]
     if not apart:
         return comparison
-    evaluate = _limited(fun, entry, 0)
+    evaluate = limit_iterations(solver, 0)
     best = comparison.results[comparison.best].params
     between = {
         name: tuple(_value_at(evaluate, each, args) for each in points_between(comparison.results[name].params, best))
@@ -236,13 +224,6 @@ def _value_at(evaluate: Minimizer, point: PyTree, args: tuple[PyTree, ...]) -> f
         return float(evaluate(point, args).fun)
     except NonfiniteStart:
         return math.inf
-
-
-def _limited(fun: Objective, entry: Entry, maxiter: int) -> Minimizer:
-    """Return an entry's solver with another maxiter, without callback and progress; it compiles nothing new."""
-    given = entry.get("options") or {}
-    options = replace(given, maxiter=maxiter) if isinstance(given, Options) else {**given, "maxiter": maxiter}
-    return Minimizer(fun, **{**entry, "options": options, "callback": None, "progress": False})
 
 
 def _take_median(solves: Sequence[tuple[float, Result]]) -> Result:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .trace import Timing, Trace
 from .types import FlatVector, Leaf
@@ -52,7 +52,7 @@ class Outcome:
         leaves: the optimized leaves.
         value: the objective.
         grad: its gradient, leaf by leaf; None after a method without derivatives.
-        aux: the auxiliary output.
+        aux: leaves of the auxiliary output.
         nit, nfev: iterations and evaluations.
         status: code of a Status.
         trace, timing: as in a Result.
@@ -64,7 +64,7 @@ class Outcome:
     leaves: list[Leaf]
     value: Array | np.ndarray
     grad: list[Leaf] | None
-    aux: PyTree
+    aux: list[Leaf]
     nit: Count
     nfev: Count
     status: Count
@@ -81,7 +81,7 @@ class FlatOutcome(NamedTuple):
     x: FlatVector
     value: Array | np.ndarray
     grad: FlatVector | None
-    aux: PyTree
+    aux: list[Leaf]
     nit: Count
     nfev: Count
     status: Count

@@ -7,7 +7,6 @@ from typing import Any
 import optax
 
 from .._backend import Backend
-from .._problem.fingerprint import structure_of
 from .algorithm import algorithm_of
 from .solve import compile_optax, solve_optax, trace_optax
 
@@ -32,10 +31,11 @@ def choose(method: Any) -> Backend:
         method=method,
         method_name=algorithm.name,
         option_names=frozenset(),
+        has_grad=True,
         bounded=algorithm.takes_bounds,
         bounds_hint="Leave out method= for the all-device L-BFGS-B, or take backend='scipy'.",
         solve_with=solve_optax,
         compile_with=compile_optax,
         trace_with=trace_optax,
-        program_key=structure_of(method),
+        prepare_with=algorithm.trace,
     )

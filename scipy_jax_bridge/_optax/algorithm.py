@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import optax
 
 from .._core.options import Options
-from .._problem.problem import Problem
+from .._problem.problem import Problem, TracedMethod
 from . import transformation
 from .device_solver import DeviceSolver
 from .lbfgsb import solver as lbfgsb
+from .method_trace import trace_method
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Algorithm:
         takes_bounds: whether it can solve problems with bounds.
         has_pairs: whether its state depends on maxcor.
         device_solver: (problem, options, rows of the trace) -> its solver.
+        trace: (problem, method) -> its moves, traced; None for L-BFGS-B, which has nothing of the user's in it.
     """
 
     method: optax.GradientTransformation | None
@@ -33,18 +34,25 @@ class Algorithm:
     takes_bounds: bool
     has_pairs: bool
     device_solver: Callable[[Problem, Options, int], DeviceSolver[Any]]
+    trace: Callable[[Problem, Any], TracedMethod] | None
 
 
 def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
     """Return the algorithm. This is the only place of the backend that asks whether there is a method."""
     if method is None:
         return Algorithm(
-            method=None, name="L-BFGS-B", takes_bounds=True, has_pairs=True, device_solver=lbfgsb.device_solver
+            method=None,
+            name="L-BFGS-B",
+            takes_bounds=True,
+            has_pairs=True,
+            device_solver=lbfgsb.device_solver,
+            trace=None,
         )
     return Algorithm(
         method=method,
         name="GradientTransformation",
         takes_bounds=False,
         has_pairs=False,
-        device_solver=partial(transformation.device_solver, method),
+        device_solver=transformation.device_solver,
+        trace=trace_method,
     )

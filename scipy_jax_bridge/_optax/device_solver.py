@@ -20,7 +20,8 @@ from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
 from .._core.stopping import is_false
 from .._core.types import FlatVector, HostVector, Leaf, Tracer
-from .._problem.problem import Data, Problem
+from .._problem.objective import Data
+from .._problem.problem import Problem
 from .loop_tools import COUNT_MODULUS
 
 ROWS = 4096  # rows of the trace on the device; the host collects them after each chunk
@@ -124,8 +125,8 @@ class DeviceSolver(Generic[State]):
     """A solver on the device for one problem.
 
     Args:
-        start: (free leaves, box) -> the state before the first evaluation.
-        start_on_host: the same with NumPy, so that nothing is compiled; None if that is not possible.
+        start: (free leaves, data, box) -> the state before the first evaluation.
+        start_on_host: (free leaves, box) -> the same with NumPy, so that nothing is compiled; None if not possible.
         advance: (state, data, tolerances, box, until) -> the state after the solve has ended or has made `until`
             evaluations.
         report: what the host needs to know of a state.
@@ -135,7 +136,7 @@ class DeviceSolver(Generic[State]):
         with_hyperparams: (state, new state) -> the state with the hyperparameters of the new one.
     """
 
-    start: Callable[[Leaves, Box | None], State]
+    start: Callable[[Leaves, Data, Box | None], State]
     start_on_host: Callable[[Leaves, Box | None], State] | None
     advance: Callable[[State, Data, Tolerances, Box | None, Int[Array, ""]], State]
     report: Callable[[State], LoopReport]

@@ -37,9 +37,11 @@ def make_resume_state(state: DeviceState, problem: Problem, algorithm: Algorithm
     """Return what the result of a stopped solve keeps for `resume`. The trace is in the result already."""
     leaves = jax.tree.leaves(state._replace(rows=()))
     bounds, (code, numbers) = problem.bounds, digest(algorithm.method)
+    aux = problem.spec.objective.aux_tree.unflatten(state.aux)
+    inner = () if problem.method is None else problem.method.tree.unflatten(state.inner)
     return ResumeState(
         leaves=tuple(leaves),
-        structure=str(jax.tree.structure((state.aux, state.inner))),
+        structure=str(jax.tree.structure((aux, inner))),
         format=FORMAT,
         params=tuple(f"{leaf.kind} {leaf.shape} {leaf.dtype}" for leaf in problem.spec.params.leaves),
         bounds=None if bounds is None else (bounds.lower, bounds.upper),

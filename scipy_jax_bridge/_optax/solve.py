@@ -22,9 +22,9 @@ from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.trace import unknown
-from .._problem.fingerprint import structure_of
 from .._problem.nonfinite import describe_nonfinite, refuse_start
-from .._problem.problem import Data, Problem
+from .._problem.objective import Data
+from .._problem.problem import Problem
 from .._result import Outcome, Result, ResumeState, Timing, Trace
 from .algorithm import algorithm_of
 from .chunked import CHUNK_S, ChunkedRun
@@ -55,35 +55,33 @@ class LoopPrograms(NamedTuple):
     """The compiled loop."""
 
     start: Callable[..., DeviceState]  # free leaves, box -> the state before the first evaluation
-    advance: Callable[..., tuple[DeviceState, LoopReport]]  # leaves, data, tolerances, box, until -> state, report
+    advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
 
 
 def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled:
     """Compile the loop, or find it compiled."""
-    name = (structure_of(method), problem.bounds is not None, options.maxcor)
+    name = (problem.method_key, problem.bounds is not None, options.maxcor)
     solver = algorithm_of(method).device_solver(problem, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
-        return jax.jit(solver.start), (_on_host(problem.start_leaves), box_of(problem))
+        return jax.jit(solver.start), (_on_host(problem.start_leaves), problem.data, box_of(problem))
 
     def advance() -> tuple[Any, tuple[Any, ...]]:
-        state = jax.eval_shape(solver.start, problem.start_leaves, box_of(problem))
-        leaves, tree = jax.tree.flatten(state)
+        state = jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
 
-        # A state may hold classes of the user, from params or aux. JAX puts placeholders into the trees that a
-        # program takes, which a class that checks its arguments refuses. So the program takes the leaves alone.
         def run(
-            leaves: list[Array], data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
+            state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
         ) -> tuple[DeviceState, LoopReport]:
-            state = solver.advance(tree.unflatten(leaves), data, limits, box, until)
+            state = solver.advance(state, data, limits, box, until)
             return state, solver.report(state)
 
-        inputs = (leaves, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
+        inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
         return jax.jit(run, donate_argnums=0), inputs
 
     begin, begin_s = solver.start_on_host, 0.0
     if begin is None:
-        begin, begin_s = problem.compile(("start", *name), start)
+        compiled, begin_s = problem.compile(("start", *name), start)
+        begin = lambda free, box: compiled(free, problem.data, box)  # noqa: E731
     run, run_s = problem.compile(("advance", *name), advance)
     return Compiled(
         programs=LoopPrograms(begin, run),
@@ -117,10 +115,10 @@ def solve_optax(
     solver = algorithm.device_solver(problem, options, ROWS)
 
     def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
-        return programs.advance(jax.tree.leaves(state), problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
+        return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
     monitor.begin()
-    paces, method_key = problem.spec.paces, structure_of(method)
+    paces, method_key = problem.spec.programs.paces, problem.method_key
     chunks = ChunkedRun(problem, monitor, advance, paces.get(method_key))
 
     def start(free: Leaves) -> DeviceState:
@@ -191,7 +189,7 @@ def trace_optax(problem: Problem, method: Method, options: Options) -> FlatOutco
     """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
     solver, box = algorithm_of(method).device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
-    state = solver.start(_forbid_crossed(problem.start_leaves, box), box)
+    state = solver.start(_forbid_crossed(problem.start_leaves, box), problem.data, box)
     state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
         return _read_end(solver.report(state), state)

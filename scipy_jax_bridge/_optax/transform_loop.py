@@ -5,8 +5,6 @@ A transformation sees the tree of the free parameters, so labels, masks and per-
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,11 +13,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._core.promotion import standard_promotion, with_user_promotion
+from .._core.promotion import standard_promotion
 from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
-from .device_solver import Evaluate, Scalar, Tolerances
+from .._problem.objective import Data, FlatObjective
+from .._problem.problem import TracedMethod
+from .device_solver import Scalar, Tolerances
 from .loop_tools import COUNT_MODULUS, select, write_rows
 
 MAX_UNMOVED = 100  # zero steps in a row; schedules may begin at zero, and some transformations accumulate their steps
@@ -29,13 +29,6 @@ Flag = Bool[Array, ""]
 Count = Int[Array, ""]
 
 
-class Translation(NamedTuple):
-    """The conversions between the flat vector and the tree that the transformation sees."""
-
-    to_tree: Callable[[FlatVector], PyTree]
-    to_vector: Callable[[PyTree], FlatVector]
-
-
 class TransformState(NamedTuple):
     """The carry: the point to evaluate next, and the last and best points evaluated."""
 
@@ -43,12 +36,12 @@ class TransformState(NamedTuple):
     x: FlatVector
     value: Scalar
     grad: FlatVector
-    aux: PyTree
+    aux: list[Array]
     best_x: FlatVector
     best_value: Scalar
     best_grad: FlatVector
-    best_aux: PyTree
-    inner: PyTree  # the transformation's own state
+    best_aux: list[Array]
+    inner: list[Array]  # leaves of the transformation's own state
     grad_norm: Scalar
     nit: Count
     nfev: Count
@@ -59,9 +52,7 @@ class TransformState(NamedTuple):
     rows: Float[Array, "rows 3"]
 
 
-def start_transform(
-    method: optax.GradientTransformation, translation: Translation, x: FlatVector, aux: PyTree, rows: int
-) -> TransformState:
+def start_transform(method: TracedMethod, x: FlatVector, aux: list[Array], data: Data, rows: int) -> TransformState:
     """Make the carry before the first evaluation. `aux` is a placeholder of the right shapes."""
     zeros, infinity, zero = jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype), jnp.zeros((), jnp.int32)
     return TransformState(
@@ -74,7 +65,7 @@ def start_transform(
         best_value=infinity,
         best_grad=zeros,
         best_aux=aux,
-        inner=method.init(translation.to_tree(x)),
+        inner=method.start(x, data),
         grad_norm=infinity,
         nit=zero,
         nfev=zero,
@@ -87,44 +78,42 @@ def start_transform(
 
 
 def advance_transform(
-    method: optax.GradientTransformation,
-    translation: Translation,
-    evaluate: Evaluate,
+    method: TracedMethod,
+    objective: FlatObjective,
     state: TransformState,
+    data: Data,
     limits: Tolerances,
     until: Int[Array, ""],
 ) -> TransformState:
     """Run until the solve has ended or `until` evaluations have been made."""
-    extended = optax.with_extra_args_support(method)
-    # Only Optax's own combinators are known not to rescale the step of a line search afterwards.
-    can_reuse = extended.update.__module__.partition(".")[0] == optax.__name__
 
     def goes_on(state: TransformState) -> Flag:
         return (state.status == RUNNING) & (state.nfev < until)
 
     def step(state: TransformState) -> TransformState:
-        state = _move(extended, translation, evaluate_as_set, state)
-        value, grad, aux, new_evaluations = _evaluate(translation, evaluate_as_set, state, can_reuse)
-        return _process(state, value, grad, aux, new_evaluations, limits)
+        state = _move(method, state, data)
+        inner = method.tree.unflatten(state.inner)
+        value, grad, aux, new_evaluations = _evaluate(method, objective, state, inner, data)
+        return _process(state, inner, value, grad, aux, new_evaluations, limits)
 
-    evaluate_as_set = with_user_promotion(evaluate)
     with standard_promotion():
         return lax.while_loop(goes_on, step, state)
 
 
 def _evaluate(
-    translation: Translation, evaluate: Evaluate, state: TransformState, can_reuse: bool
-) -> tuple[Scalar, FlatVector, PyTree, Count]:
+    method: TracedMethod, objective: FlatObjective, state: TransformState, inner: PyTree, data: Data
+) -> tuple[Scalar, FlatVector, list[Array], Count]:
     """Evaluate the trial, or reuse what a line search knows of it. Return also the number of evaluations made."""
-    search = _last_search(state.inner) if can_reuse else None
-    if search is None or not jax.tree.leaves(search.grad) or jax.tree.leaves(state.aux):
-        return *evaluate(state.trial), jnp.ones((), jnp.int32)
+    search = _last_search(inner) if method.can_reuse else None
+    if search is None or not jax.tree.leaves(search.grad) or state.aux:
+        return *objective.value_and_grad(state.trial, data), jnp.ones((), jnp.int32)
     unknown = ~jnp.isfinite(search.value) | (state.retreats > 0)
 
     def recall(_: FlatVector) -> tuple[Scalar, FlatVector]:
-        return jnp.asarray(search.value, state.value.dtype), translation.to_vector(search.grad)
+        grad = objective.leaves.ravel(jax.tree.leaves(search.grad), objective.dtype)
+        return jnp.asarray(search.value, state.value.dtype), grad
 
-    value, grad = lax.cond(unknown, lambda x: evaluate(x)[:2], recall, state.trial)
+    value, grad = lax.cond(unknown, lambda x: objective.value_and_grad(x, data)[:2], recall, state.trial)
     return value, grad, state.aux, unknown.astype(jnp.int32)
 
 
@@ -140,7 +129,13 @@ def _last_search(inner: PyTree) -> PyTree:
 
 
 def _process(
-    state: TransformState, value: Scalar, grad: FlatVector, aux: PyTree, new_evaluations: Count, limits: Tolerances
+    state: TransformState,
+    inner: PyTree,
+    value: Scalar,
+    grad: FlatVector,
+    aux: list[Array],
+    new_evaluations: Count,
+    limits: Tolerances,
 ) -> TransformState:
     """Record the trial and decide whether it ends the solve.
 
@@ -154,8 +149,8 @@ def _process(
     # A zero step is no convergence: the next one may be longer, unless a line search found no step.
     at_x = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
     unmoved = jnp.where(at_x, state.unmoved + 1, 0)
-    stuck = at_x & ((unmoved >= MAX_UNMOVED) | (_count_searches(state.inner) > 0))
-    step_was_reduced = _is_reduced(state, grad)
+    stuck = at_x & ((unmoved >= MAX_UNMOVED) | (_count_searches(inner) > 0))
+    step_was_reduced = _is_reduced(state, inner, grad)
     # A small decrease is no convergence after a retreat or a reduced step.
     flat = ~first & ~at_x & ~step_was_reduced & (state.retreats == 0) & is_flat(state.value, value, limits.ftol)
     status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
@@ -195,34 +190,26 @@ def _process(
     )
 
 
-def _is_reduced(state: TransformState, grad: FlatVector) -> Flag:
+def _is_reduced(state: TransformState, inner: PyTree, grad: FlatVector) -> Flag:
     """Return whether the step may be short because a line search backed off from trials that were not finite.
 
     A line search reports only how many trials it made, so more than one is taken for a sign of it. A step is short,
     and its small decrease no sign of convergence, if the objective is almost as steep at its end as at its start.
     """
-    if not optax.tree_utils.tree_get_all_with_path(state.inner, "num_linesearch_steps"):
+    if not optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps"):
         return state.step_was_reduced
     step = state.trial - state.x
     slope, slope_start = jnp.vdot(grad, step), jnp.vdot(state.grad, step)
     short = (slope < CURVATURE * slope_start) | ~(slope_start < 0)
-    return short & (state.step_was_reduced | (_count_searches(state.inner) > 1))
+    return short & (state.step_was_reduced | (_count_searches(inner) > 1))
 
 
-def _move(
-    method: optax.GradientTransformationExtraArgs, translation: Translation, evaluate: Evaluate, state: TransformState
-) -> TransformState:
+def _move(method: TracedMethod, state: TransformState, data: Data) -> TransformState:
     """Apply the transformation at an iterate. At the start and after a retreat the trial is known already."""
 
-    def value_of(tree: PyTree) -> Scalar:
-        return evaluate(translation.to_vector(tree))[0]
-
     def move(state: TransformState) -> TransformState:
-        tree, grad = translation.to_tree(state.x), translation.to_tree(state.grad)
-        known = _accepted_arguments(method.update, {"value": state.value, "grad": grad, "value_fn": value_of})
-        updates, inner = method.update(grad, state.inner, tree, **known)
-        searched = _count_searches(inner)
-        trial = translation.to_vector(optax.apply_updates(tree, updates))
+        trial, *inner = method.move(state.x, state.grad, state.value, state.inner, data)
+        searched = _count_searches(method.tree.unflatten(inner))
         return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
 
     return lax.cond((state.nfev > 0) & (state.retreats == 0), move, lambda state: state, state)
@@ -232,11 +219,3 @@ def _count_searches(inner: PyTree) -> Count:
     """Return the number of evaluations that line searches made in the last move."""
     counts = optax.tree_utils.tree_get_all_with_path(inner, "num_linesearch_steps")
     return sum((jnp.asarray(count, jnp.int32) for _, count in counts), jnp.zeros((), jnp.int32))
-
-
-def _accepted_arguments(update: Callable[..., PyTree], known: dict[str, PyTree]) -> dict[str, PyTree]:
-    """Return those of the known arguments that an update takes. Some take one extra argument but not all."""
-    parameters = inspect.signature(update).parameters
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        return known
-    return {name: value for name, value in known.items() if name in parameters}

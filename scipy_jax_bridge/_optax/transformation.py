@@ -5,34 +5,32 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Int, PyTree
 
 from .._core.options import Options
-from .._problem.problem import Data, Problem
+from .._problem.objective import Data
+from .._problem.problem import Problem
 from .device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
-from .transform_loop import TransformState, Translation, advance_transform, start_transform
+from .transform_loop import TransformState, advance_transform, start_transform
 
 
-def device_solver(
-    method: optax.GradientTransformation, problem: Problem, options: Options, rows: int
-) -> DeviceSolver[TransformState]:
+def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[TransformState]:
     """Return the solver of this problem, with this number of rows of the trace."""
-    spec = problem.spec.params
-    translation = Translation(
-        to_tree=lambda x: spec.params_or_none(spec.unravel(x)),
-        to_vector=lambda tree: spec.ravel(jax.tree.leaves(tree), problem.spec.dtype),
-    )
-    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), problem.spec.aux)
+    flat, structs, method = problem.spec.flat, problem.spec.objective.aux, problem.method
+    assert method is not None, "the backend has traced it"
 
-    def start(free: Leaves, box: Box | None) -> TransformState:
-        return start_transform(method, translation, spec.ravel(free, problem.spec.dtype), aux, rows)
+    def start(free: Leaves, data: Data, box: Box | None) -> TransformState:
+        aux = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in structs]
+        return start_transform(method, flat.leaves.ravel(free, flat.dtype), aux, data, rows)
 
     def advance(
         state: TransformState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
     ) -> TransformState:
-        evaluate = lambda x: problem.value_and_grad(x, data)  # noqa: E731
-        return advance_transform(method, translation, evaluate, state, limits, until)
+        return advance_transform(method, flat, state, data, limits, until)
+
+    def with_hyperparams(state: TransformState, fresh: TransformState) -> TransformState:
+        inner, new = (method.tree.unflatten(each.inner) for each in (state, fresh))
+        return state._replace(inner=jax.tree.leaves(_take_hyperparams(inner, new)))
 
     return DeviceSolver(
         start=start,
@@ -42,7 +40,7 @@ def device_solver(
         with_status=lambda state, status: state._replace(status=np.int32(status)),
         find_value=lambda state: float(state.value),
         find_nonfinite=lambda state: np.asarray(state.trial),
-        with_hyperparams=lambda state, fresh: state._replace(inner=_take_hyperparams(state.inner, fresh.inner)),
+        with_hyperparams=with_hyperparams,
     )
 
 

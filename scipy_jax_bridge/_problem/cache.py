@@ -1,87 +1,102 @@
-"""Compiled programs, kept as long as the function they were compiled from, and no longer.
+"""Compiled programs, found again by what they compute.
 
-Nothing in the cache refers to a user's function: a function is known by its identity, through a weak
-reference, and a compiled program holds neither it nor the data it was traced with.
+A compiled program refers to no function and no data of the user. Only a program with a host callback holds that
+callback.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from typing import Any, Generic, NamedTuple, TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from .._core.context import is_debugging
 from .._core.interrupts import defer_sigint, run_in_thread
-from .fingerprint import Identity, fingerprint_of
 
 Value = TypeVar("Value")
 LIMIT = 64  # values kept by one cache; the one that was not asked for the longest goes first
 
 
 class BoundedCache(Generic[Value]):
-    """The `LIMIT` values that were asked for last, by key; each is made once, also by many threads."""
+    """The `LIMIT` values that were asked for last, by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
         self._values: dict[Hashable, Value] = {}  # the one asked for last at the end
-        self._lock = threading.RLock()
+        self._limit, self._lock = limit, threading.RLock()
         self._making = threading.RLock()  # held while a value is made, which may take long; others are found meanwhile
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of the key, made now if it is new."""
-        value = self._find(key)
+        """Return the value of the key. Make it now if it is new; many threads that ask for it make it once."""
+        value = self.find(key)
         if value is None:
             with self._making:
-                value = self._find(key)
+                value = self.find(key)
                 if value is None:
                     value = make()
-                    with self._lock:
-                        while len(self._values) >= LIMIT:
-                            del self._values[next(iter(self._values))]
-                        self._values[key] = value
+                    self.put(key, value)
         return value
 
-    def _find(self, key: Hashable) -> Value | None:
+    def find(self, key: Hashable) -> Value | None:
+        """Return the value of the key, or None."""
         with self._lock:
             value = self._values.pop(key, None)
             if value is not None:
                 self._values[key] = value
         return value
 
-    def drop(self, key: Hashable) -> None:
-        """Forget the value of the key."""
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keep a value."""
         with self._lock:
             self._values.pop(key, None)
+            while len(self._values) >= self._limit:
+                del self._values[next(iter(self._values))]
+            self._values[key] = value
 
     def __len__(self) -> int:
         return len(self._values)
 
 
 class Programs:
-    """The last `LIMIT` compiled programs of one structure, by name."""
+    """The last `LIMIT` compiled programs of objectives that compute the same, by name.
+
+    Attributes:
+        paces: evaluations per second in the last solve, by method.
+        took: seconds that the last call of a program took, by program.
+    """
 
     def __init__(self) -> None:
         self._compiled: BoundedCache[Any] = BoundedCache()
         self._pending: dict[Hashable, Future[Any]] = {}  # what an interrupted call left to the compiler
         self._kept: BoundedCache[Any] = BoundedCache()
+        self.paces: dict[Hashable, float] = {}
+        self.took: dict[Hashable, float] = {}
 
-    def keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
-        """A function that JAX compiles when it is called, made once; as a program, it must not refer to the user's."""
+    def keep(self, name: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the value of this name, made once. As a program, it must not refer to anything of the user's."""
         return self._kept.get(name, make)
 
+    def is_first(self, name: Hashable) -> bool:
+        """Whether this is the first time that the question is asked."""
+        answer = self._kept.find(name) is None
+        self._kept.put(name, True)
+        return answer
+
     def get(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
-        """The program of this name, and the seconds it took to compile it now.
+        """Return the program of this name, and the seconds it took to compile it now.
 
         Args:
             name: which program.
             make: gives the function to compile, jitted, and arguments that show shapes and types.
         """
-        if jax.config.jax_debug_nans or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-            # Only a function that is compiled as it is called is taken apart to find the operation.
+        if is_debugging():
+            # Only a function that is compiled as it is called is taken apart to find the operation that gives NaN.
             # It refers to the user's function and data, so it is not kept.
             function, _ = make()
             return lambda *inputs: function(*jax.tree.map(jnp.asarray, inputs)), 0.0
@@ -109,56 +124,26 @@ class Programs:
         return program
 
 
-class _Entry(NamedTuple):
-    owners: tuple[Any, ...]  # weak references
-    state: Hashable
-    cache: BoundedCache[Any]
-
-    def serves(self, identity: Identity) -> bool:
-        """Whether it is of these very objects, in this state; a place in memory may have been taken again."""
-        alive = (reference() is owner for reference, owner in zip(self.owners, identity.owners, strict=True))
-        return all(alive) and self.state == identity.state
+OBJECTIVES = 128  # whose programs are kept, beside those that a Minimizer holds
+_programs: BoundedCache[Programs] = BoundedCache(OBJECTIVES)
 
 
-_caches: dict[Hashable, _Entry] = {}
-_caches_lock = threading.RLock()
+_anew: ContextVar[bool] = ContextVar("anew", default=False)
 
 
-def cache_of(fun: Callable[..., Any]) -> BoundedCache[Any]:
-    """The cache of this function; gone with the function, and when it reads other things from outside.
-
-    One that cannot be referred to weakly gets a new one.
-    """
-    identity = fingerprint_of(fun)
-    key = identity.key
-    found = _caches.get(key)
-    if found is not None and found.serves(identity):
-        return found.cache
-    with _caches_lock:
-        found = _caches.get(key)
-        if found is not None and found.serves(identity):
-            return found.cache
-
-        def forget(reference: Any) -> None:
-            with _caches_lock:
-                known = _caches.get(key)
-                if known is not None and any(each is reference for each in known.owners):
-                    _caches.pop(key, None)
-
-        try:
-            owners = tuple(weakref.ref(owner, forget) for owner in identity.owners)
-        except TypeError:
-            return BoundedCache()
-        entry = _caches[key] = _Entry(owners, identity.state, BoundedCache())
-        return entry.cache
+def programs_of(key: Hashable) -> tuple[Programs, bool]:
+    """Return the programs of all objectives with this key, and whether no call before asked for them."""
+    if _anew.get():
+        return Programs(), False
+    programs = _programs.get(key, Programs)
+    return programs, programs.is_first("asked for")
 
 
-def settle(fun: Callable[..., Any]) -> None:
-    """What the function changed outside while it was traced is no change of it."""
-    identity = fingerprint_of(fun)
-    with _caches_lock:
-        found = _caches.get(identity.key)
-        if found is not None and not found.serves(identity):
-            settled = found._replace(state=identity.state)
-            if settled.serves(identity):
-                _caches[identity.key] = settled
+@contextmanager
+def compile_anew() -> Iterator[None]:
+    """Compile inside what was compiled before, for a measurement."""
+    token = _anew.set(True)
+    try:
+        yield
+    finally:
+        _anew.reset(token)

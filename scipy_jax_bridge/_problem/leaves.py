@@ -98,7 +98,7 @@ def describe_leaves(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[l
 def _describe(value: Any, *, static_numbers: bool) -> Described:
     if isinstance(value, jax.Array):
         weak_type = bool(getattr(value, "weak_type", False))
-        return value, LeafSpec("data", value.shape, value.dtype, weak_type, _sharding_of(value))
+        return value, LeafSpec("data", value.shape, value.dtype, weak_type, sharding_of(value))
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcV":
         return value, LeafSpec("data", value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
     is_number = isinstance(value, NUMBERS) and not isinstance(value, bool)
@@ -111,7 +111,7 @@ def _describe(value: Any, *, static_numbers: bool) -> Described:
     return value, LeafSpec("static", static=StaticValue(value))
 
 
-def _sharding_of(value: jax.Array) -> Sharding | None:
+def sharding_of(value: jax.Array) -> Sharding | None:
     """Return where the caller committed the array, for which a program is compiled; None if it is not committed."""
     if isinstance(value, Tracer) or not getattr(value, "committed", True):
         return None

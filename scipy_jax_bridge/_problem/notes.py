@@ -14,10 +14,10 @@ from .._core.status import Status
 from .._core.stopping import noise
 from .._core.trace import Trace
 from .._core.types import FlatVector, Leaf, Params
-from .cache import settle
 from .precision import describe_digits, describe_gain, describe_narrowest
 from .prefix import leaf_paths
 from .problem import Data, Problem
+from .second_order import second_order_key
 
 PROBES = 16  # directions in which the curvature is probed; with fewer parameters, all
 
@@ -54,7 +54,7 @@ def _paths(problem: Problem, places: list[int]) -> str:
 
 def _describe_unread(problem: Problem) -> str:
     leaves = problem.spec.params.optimized
-    places = [place for place in problem.spec.unread if leaves[place].size]
+    places = [place for place in problem.spec.diagnosis.unread if leaves[place].size]
     if not places:
         return ""
     return f"The objective does not depend on {_paths(problem, places)}."
@@ -93,17 +93,16 @@ def _describe_curvature(problem: Problem, leaves: list[Leaf]) -> str:
     size = structure.size
     probes = np.eye(size) if size <= PROBES else np.random.default_rng(0).standard_normal((PROBES, size))
     probes = np.linalg.qr(probes.T)[0].T.astype(dtype)
-    inputs = (structure.ravel_on_host(leaves, dtype), probes, problem.data)
+    inputs, flat = (structure.ravel_on_host(leaves, dtype), probes, problem.data), problem.spec.flat
 
     def products(x: FlatVector, probes: Float[Array, "k n"], data: Data) -> Float[Array, "k n"]:
         return jax.lax.map(
-            lambda v: jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(probes)
+            lambda v: jax.jvp(lambda x: flat.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(probes)
         )
 
     try:
-        program, _ = problem.compile("curvature", lambda: (jax.jit(products), inputs))
+        program, _ = problem.compile(("curvature", second_order_key(problem)), lambda: (jax.jit(products), inputs))
         found = np.asarray(program(*inputs), np.float64)
-        settle(problem.fun)  # its side effects while it was traced for this program must not invalidate the cache
     except (TypeError, ValueError, NotImplementedError):  # the objective has no forward derivative
         return ""
     if not np.isfinite(found).all():

@@ -1,15 +1,15 @@
 """A problem: the objective as a function of one flat vector, and the programs compiled from it.
 
-A `ProblemSpec` is what stays the same from call to call: tree specs, types and compiled programs. It holds no user
-function. A `Problem` is one call: a spec, the function and the arrays.
+A `ProblemSpec` is what a trace of the objective found: trees, types and the programs that compute the same. A
+`Problem` is one call: a spec and the arrays.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,15 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._core.errors import HeldLeafWarning, warn
-from .._core.types import FlatVector, Leaf, Objective, Params, Scalar, Vector, is_traced
+from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
-from .cache import Programs, cache_of
+from .cache import Programs, programs_of
+from .leaves import sharding_of
+from .objective import Data as Data, FlatObjective, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
 from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
-from .recompilation import ProgramKey
-from .validation import check_output_leaves, describe_integers, describe_unregistered, read_fixed, split_output
+from .traces import TraceKey, Traces
+from .validation import describe_integers, describe_unregistered, read_fixed
 
 JAX_SETTINGS = (  # those that change what a program computes
     "jax_enable_x64",
@@ -36,7 +38,26 @@ JAX_SETTINGS = (  # those that change what a program computes
     "jax_threefry_partitionable",
     "jax_disable_jit",
 )
-Data = tuple[list[Leaf], list[Leaf]]  # the arrays of params and of args that are not optimized
+
+
+class TracedMethod(NamedTuple):
+    """The moves of a method, traced for one objective. They refer to nothing of the user's.
+
+    Args:
+        key: equal for methods that compute the same.
+        consts: the arrays that the method closes over.
+        start: (x, data) -> leaves of the method's own state.
+        move: (x, gradient, value, leaves of the state, data) -> [next x, leaves of the state].
+        tree: the tree of the state.
+        can_reuse: whether the last line search of the method knows value and gradient of its trial.
+    """
+
+    key: Hashable
+    consts: list[Leaf]
+    start: Callable[..., list[Array]]
+    move: Callable[..., list[Array]]
+    tree: Any
+    can_reuse: bool
 
 
 class DevicePoint(TypedDict):
@@ -47,34 +68,59 @@ class DevicePoint(TypedDict):
     grad: list[Leaf] | None
 
 
-@dataclass(frozen=True)
+class Diagnosis(NamedTuple):
+    """What reading the traced objective tells.
+
+    Args:
+        narrowest: where it computes in a narrower type than that of the flat vector; None if nowhere.
+        unread: positions of the optimized leaves on which the value does not depend.
+    """
+
+    narrowest: NarrowestDtype | None
+    unread: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class ProblemSpec:
-    """What all problems of one structure share.
+    """What a trace of the objective found, and the programs that compute the same.
 
     Args:
         params, args: the trees without their arrays.
+        objective: the traced objective.
         dtype: type of the flat vector: the widest of the optimized leaves and of the value, at least float32.
-        value_dtype: type of the objective.
-        narrowest: where the objective is computed in a narrower type than `dtype`; None if nowhere.
-        aux: shapes and types of the auxiliary output; None without one.
-        unread: positions of the optimized leaves on which the objective does not depend.
-        traced: whether the objective closes over traced values. Then the spec serves this call only.
-        programs: compiled programs.
-        paces: evaluations per second in the last solve, by method.
-        took: seconds that the last call of a program took, by program.
+        programs: compiled programs, shared by all objectives that compute the same.
+        is_new: whether this trace is the first one for these programs.
+        found: what was found out about the objective later.
     """
 
     params: TreeSpec
     args: TreeSpec
+    objective: TracedObjective
     dtype: np.dtype
-    value_dtype: np.dtype
-    narrowest: NarrowestDtype | None
-    aux: PyTree
-    unread: tuple[int, ...] = ()
-    traced: bool = False
-    programs: Programs = field(default_factory=Programs)
-    paces: dict[Hashable, float] = field(default_factory=dict)
-    took: dict[Hashable, float] = field(default_factory=dict)
+    programs: Programs
+    is_new: bool
+    found: dict[str, Hashable] = field(default_factory=dict)
+
+    @property
+    def value_dtype(self) -> np.dtype:
+        """The type of the objective."""
+        return self.objective.value
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """What reading the traced objective tells."""
+        return self.programs.keep("diagnosis", lambda: _diagnose(self.objective, self.params, self.dtype))
+
+    @property
+    def narrowest(self) -> NarrowestDtype | None:
+        """Where the objective computes in a narrower type than `dtype`; None if nowhere."""
+        return self.diagnosis.narrowest
+
+    @property
+    def flat(self) -> FlatObjective:
+        """The objective as a function of the flat vector."""
+        leaves = TreeSpec(None, tuple(self.params.optimized))
+        return FlatObjective(self.objective.evaluate, leaves, self.dtype, self.objective.has_grad)
 
     @property
     def rounding(self) -> float:
@@ -87,55 +133,50 @@ class Problem:
     """The problem of one call.
 
     Args:
-        fun, has_aux: as in `minimize`.
-        spec: what it shares with other problems of its structure.
+        spec: what its objective shares with others.
         start_leaves: the optimized leaves of params, at the start.
         static_leaves: the data of params, as the caller passed them.
-        data: inputs of the compiled programs: the data of params and of args, on the device.
+        data: inputs of the compiled programs, on the device.
         bounds: bounds of the flat vector; None if there are none.
-        key: what the programs are compiled for.
-        is_new: whether no call before had this key.
-        trace_s: seconds that this call spent on making the spec.
-        flat_objective: (x, data) -> (value, aux), used in place of `fun`; it has the values that `fun` closes over
-            bound to it.
+        key: what its objective was traced for.
+        trace_s: seconds that this call spent on tracing the objective.
+        method: the traced method of the solve; None if it needs no trace. Its constants are the last of `data`.
     """
 
-    fun: Objective
-    has_aux: bool
     spec: ProblemSpec
     start_leaves: list[Leaf]
     static_leaves: list[Leaf]
     data: Data
     bounds: FlatBounds | None
-    key: ProgramKey
-    is_new: bool
+    key: TraceKey
     trace_s: float = 0.0
-    flat_objective: Callable[[FlatVector, Data], tuple[Scalar, PyTree]] | None = None
+    method: TracedMethod | None = None
 
-    def value(self, x: FlatVector, data: Data) -> tuple[Scalar, PyTree]:
-        """Evaluate the objective in the type of the flat vector; return it with the auxiliary output."""
-        if self.flat_objective is not None:
-            return self.flat_objective(x, data)
-        return self._value_at(self.spec.params.unravel(x), data)
+    @property
+    def method_key(self) -> Hashable:
+        """Equal for methods that compute the same."""
+        return None if self.method is None else self.method.key
 
-    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Scalar, FlatVector, PyTree]:
-        """Evaluate the objective, its gradient and the auxiliary output.
+    @property
+    def is_new(self) -> bool:
+        """Whether this call has traced what no call before computed."""
+        return self.trace_s > 0 and self.spec.is_new
 
-        Differentiate with respect to the leaves. The derivative through the slices of the flat vector would pad the
-        gradient of every leaf to the full length.
-        """
-        if self.flat_objective is not None:
-            (value, aux), grad = jax.value_and_grad(self.flat_objective, has_aux=True)(x, data)
-            return value, grad, aux
-        leaves = self.spec.params.unravel(x)
-        (value, aux), grads = jax.value_and_grad(self._value_at, has_aux=True)(leaves, data)
-        return value, self.spec.params.ravel(grads, self.spec.dtype), aux
+    def with_arrays(self, start: list[Leaf], data: Data, bounds: FlatBounds | None) -> Problem:
+        """Return the problem with other arrays."""
+        held = sum(leaf.kind == "data" for leaf in self.spec.params.leaves)
+        return replace(self, start_leaves=start, static_leaves=data[:held], data=data, bounds=bounds)
 
-    def _value_at(self, leaves: list[Leaf], data: Data) -> tuple[Scalar, PyTree]:
-        params = self.spec.params.combine(leaves, data[0])
-        output = self.fun(params, *self.spec.args.combine([], data[1]))
-        value, aux = output if self.has_aux else (output, None)
-        return jnp.asarray(value).astype(self.spec.dtype), aux
+    def detached(self) -> Problem:
+        """Return the problem without its arrays."""
+        objective = replace(self.spec.objective, consts=[])
+        method = None if self.method is None else self.method._replace(consts=[])
+        return replace(self.with_arrays([], [], None), spec=replace(self.spec, objective=objective), method=method)
+
+    def without_trees(self) -> Problem:
+        """Return the problem without what is of the user's; params and auxiliary output cannot be rebuilt."""
+        spec = replace(self.spec, params=self.spec.flat.leaves, args=TreeSpec(None, ()))
+        return replace(self, spec=replace(spec, objective=replace(spec.objective, aux_tree=None)))
 
     def on_device(self, x: Vector, value: Leaf, grad: Vector | None) -> DevicePoint:
         """Move a point to the device, split into leaves. The vectors may be on the host or on the device."""
@@ -158,8 +199,15 @@ def prepare(
     fixed: PyTree = None,
     bounds: Bounds | None = None,
     has_aux: bool = False,
+    has_grad: bool = True,
+    traces: Traces | None = None,
 ) -> Problem:
-    """Make the problem of one call. The spec is made once per structure, and cached.
+    """Make the problem of one call.
+
+    Args:
+        fun, params, args, fixed, bounds, has_aux: as in `minimize`.
+        has_grad: whether the method uses the gradient.
+        traces: earlier traces, of which one may serve again; None to trace anew.
 
     Raises:
         TypeError, ValueError: the objective, a leaf, the bounds or `fixed` is invalid; the message names the place.
@@ -174,49 +222,43 @@ def prepare(
         )
     args_structure, arrays = partition_args(args)
     flat_bounds = None if bounds is None else flatten_bounds(bounds, params, structure)
-    data = (_to_device(static_leaves), _to_device(arrays))
-
-    seconds: list[float] = []
-
-    def make() -> ProblemSpec:
+    data = to_device([*static_leaves, *arrays])
+    key = TraceKey(structure, args_structure, has_aux, has_grad, _jax_settings())
+    spec, trace_s = None if traces is None else traces.find(key), 0.0
+    if spec is None:
         started_at = time.perf_counter()
-        spec = _make_spec(fun, has_aux, structure, args_structure, start_leaves, data)
-        seconds.append(time.perf_counter() - started_at)
-        return spec
-
-    key, cache = ProgramKey(structure, args_structure, has_aux, _jax_settings()), cache_of(fun)
-    spec = cache.get(key, make)
-    if spec.traced:
-        cache.drop(key)
-    if seconds and (integers := describe_integers(params, is_fixed)):
-        warn(integers, HeldLeafWarning)
-    is_new, trace_s = bool(seconds), sum(seconds, 0.0)
-    return Problem(fun, has_aux, spec, start_leaves, static_leaves, data, flat_bounds, key, is_new, trace_s)
+        objective = trace_objective(fun, has_aux, has_grad, structure, args_structure, start_leaves, data)
+        spec = _make_spec(key, objective)
+        if traces is not None and not objective.is_traced:
+            traces.put(key, spec)
+        trace_s = time.perf_counter() - started_at
+        if spec.programs.is_first(("integers", hash(structure))) and (integers := describe_integers(params, is_fixed)):
+            warn(integers, HeldLeafWarning)
+    data = data + spec.objective.consts
+    return Problem(spec, start_leaves, static_leaves, data, flat_bounds, key, trace_s)
 
 
-def _make_spec(
-    fun: Objective, has_aux: bool, structure: TreeSpec, args: TreeSpec, leaves: list[Leaf], data: Data
-) -> ProblemSpec:
-    """Trace the objective, without evaluating it, and check that its value is a real scalar."""
-
-    def call(leaves: list[Leaf], data: Data) -> PyTree:
-        output = fun(structure.combine(leaves, data[0]), *args.combine([], data[1]))
-        check_output_leaves(output, has_aux)
-        return output
-
-    program, output = jax.make_jaxpr(call, return_shape=True)(leaves, data)
-    value, aux = split_output(output, has_aux)
+def _make_spec(key: TraceKey, objective: TracedObjective) -> ProblemSpec:
+    """Find the programs of a traced objective, by all that they depend on."""
     with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(jnp.float32, value.dtype, *(leaf.dtype for leaf in structure.optimized))
-    narrowest = find_narrowest_dtype(program, len(leaves))
+        dtype = jnp.result_type(jnp.float32, objective.value, *(leaf.dtype for leaf in key.params.optimized))
+    inputs = [(leaf.kind, leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding) for leaf in key.arrays]
+    places = [sharding_of(each) for each in objective.consts]
+    programs, is_new = programs_of((objective.key, objective.has_grad, tuple(inputs), tuple(places), key.settings))
+    return ProblemSpec(key.params, key.args, objective, dtype, programs, is_new)
+
+
+def _diagnose(objective: TracedObjective, params: TreeSpec, dtype: np.dtype) -> Diagnosis:
+    if objective.jaxpr is None:
+        return Diagnosis(None, ())
+    count = len(params.optimized)
+    narrowest = find_narrowest_dtype(objective.jaxpr, count)
     if narrowest is not None and jnp.finfo(narrowest.dtype).eps <= jnp.finfo(dtype).eps:
         narrowest = None
-    traced = is_traced(program.consts)
-    unread = find_unread(program, len(leaves))
-    return ProblemSpec(structure, args, dtype, value.dtype, narrowest, aux, unread, traced)
+    return Diagnosis(narrowest, find_unread(objective.jaxpr, count))
 
 
-def _to_device(arrays: list[Leaf]) -> list[Leaf]:
+def to_device(arrays: list[Leaf]) -> list[Leaf]:
     """Move NumPy arrays to the device, once per call instead of once per evaluation."""
     places = [place for place, each in enumerate(arrays) if isinstance(each, (np.ndarray, np.generic))]
     moved = list(arrays)

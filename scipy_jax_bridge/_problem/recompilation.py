@@ -1,13 +1,14 @@
 """A guard against silent recompilation: one warning when one objective's code compiles over and over.
 
-It counts calls and compilations by code, not by function object, since a lambda written in a loop is a new object
+It counts solves and compilations by code, not by function object, since a lambda written in a loop is a new object
 each time and the same code; each backend and method by itself, since trying them all is no fault. Compiling is not
-wrong by itself; compiling at almost every call is.
+wrong by itself; compiling at almost every call is. So is tracing, where it takes most of the time.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import threading
 import types
 import weakref
@@ -16,14 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._core.errors import warn
-from .params import TreeSpec
+from .jaxpr_key import JaxprKey
 from .prefix import leaf_paths
+from .problem import Problem
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
+LONG_TRACE_S, ALL_TRACES_S = 0.1, 2.0  # seconds of one trace, and of all, that are worth a warning
 CURES = {
-    "fun": "Define the function once, outside the loop, and pass what changes through args; or keep one Minimizer.",
-    "object": "Pass what changes through args: arrays and numbers there are inputs of the compiled program.",
+    "number": "Pass it through args, or make it an array (jnp.asarray): both are inputs of the compiled program.",
+    "callback": "Define the function that the host calls once, outside the objective.",
+    "operation": "Pass what decides it through args, or keep one Minimizer for each.",
     "settings": "Set JAX's configuration once, when the program starts.",
     "shape": "Bring the data to one shape (pad them, and mask what was added), or use few shapes many times.",
     "dtype": "Convert it to one type first, as in jnp.asarray(value, dtype=float).",
@@ -32,22 +36,12 @@ CURES = {
     "static value": "Make it an array or a number if it is data; else pass the same object each time.",
     "tree": "Pass the same containers with the same keys, and the same objects as static fields.",
 }
-
-
+NUMBER = re.compile(r"b'[^']*'|b\"[^\"]*\"")  # the bytes of a literal
 KINDS = ("static value", "shape", "dtype", "weak type", "placement")  # of a change of a leaf
 
 
 class RecompilationWarning(UserWarning):
-    """One objective is compiled at almost every call; with the argument, the cause and the cure."""
-
-
-class ProgramKey(NamedTuple):
-    """What a plan is made for."""
-
-    params: TreeSpec
-    args: TreeSpec
-    has_aux: bool
-    settings: Any
+    """One objective is compiled, or traced at length, at almost every call; with the argument, cause and cure."""
 
 
 class _Leaf(NamedTuple):
@@ -62,7 +56,7 @@ class _Leaf(NamedTuple):
 
 
 class _Sketch(NamedTuple):
-    """A key in words."""
+    """What was compiled, in words."""
 
     params: str
     args: str
@@ -72,11 +66,13 @@ class _Sketch(NamedTuple):
 
 @dataclass
 class _Count:
-    calls: int = 0
+    solves: int = 0
     wasted: int = 0
     warned: bool = False
+    trace_s: float = 0.0
+    solve_s: float = 0.0
     owner: Any = None  # a weak reference to the function that was compiled last
-    last: _Sketch | None = None
+    last: tuple[_Sketch, tuple[str, ...]] | None = None  # and what was compiled: its arguments, its operations
     seen: set[int] = field(default_factory=set)  # hashes of sketches
 
 
@@ -84,48 +80,87 @@ _counts: weakref.WeakKeyDictionary[types.CodeType, dict[Hashable, _Count]] = wea
 _lock = threading.Lock()
 
 
-def count_call(
-    fun: Callable[..., Any], key: ProgramKey, inputs: tuple[Any, Any], solver: Hashable, *, compiles: bool, solves: bool
-) -> None:
-    """Count a call; warn, once for a code, if almost all of many calls compile.
+def _count_of(fun: Callable[..., Any], solver: Hashable) -> _Count | None:
+    code = find_code(fun)
+    return None if code is None else _counts.setdefault(code, {}).setdefault(solver, _Count())
 
-    A compilation is wasted if the same code was compiled for the same structures before, in another function
-    object, or if the same function object is compiled for yet other structures. If both are new, so is the problem.
+
+def count_solve(fun: Callable[..., Any], solver: Hashable) -> None:
+    """Count a solve of the objective by a backend and method."""
+    with _lock:
+        count = _count_of(fun, solver)
+        if count is not None:
+            count.solves += 1
+
+
+def count_compilation(fun: Callable[..., Any], problem: Problem, inputs: tuple[Any, Any], solver: Hashable) -> None:
+    """Count a compilation; warn, once for a code, if almost all of many solves compile.
+
+    A compilation is wasted if the same code was compiled for the same arguments before, in another function object,
+    or if the same function object is compiled for yet other arguments. If both are new, so is the problem.
 
     Args:
         fun: the objective.
-        key: what it is compiled for.
+        problem: what is compiled.
         inputs: params and args, which say where each leaf lies.
         solver: the backend and the method.
-        compiles: whether it is, now.
-        solves: whether it is solved, or compiled ahead of time.
     """
-    code = _code(fun)
-    if code is None:
-        return
     with _lock:
-        count = _counts.setdefault(code, {}).setdefault(solver, _Count())
-        count.calls += solves
-        if not compiles:
+        count = _count_of(fun, solver)
+        if count is None:
             return
-        before, sketch = count.last, _draw(key, inputs)
+        before, sketch = count.last, _draw(problem, inputs)
         same = count.owner is not None and count.owner() is fun
         count.wasted += same or hash(sketch) in count.seen
-        count.last, count.owner = sketch, _refer(fun)
+        operations = _describe_operations(problem.spec.objective.key)
+        count.last, count.owner = (sketch, operations), _refer(fun)
         count.seen.add(hash(sketch))
-        due = count.wasted >= MANY and count.wasted >= SHARE * count.calls and not count.warned
+        due = count.wasted >= MANY and count.wasted >= SHARE * count.solves and not count.warned
         count.warned |= due
     if due and before is not None:
-        where, cause, kind = _find_cause(before, sketch, same, isinstance(fun, types.MethodType))
+        where, cause, kind = _find_cause(before, (sketch, operations))
         warn(
-            f"{code.co_name} (line {code.co_firstlineno} of {code.co_filename}) was compiled {count.wasted} times "
-            f"for {count.calls} solves. The argument: {where}. The cause: {cause}. The cure: {CURES[kind]}",
+            f"{_name(fun)} was compiled {count.wasted} times for {count.solves} solves. The argument: {where}. "
+            f"The cause: {cause}. The cure: {CURES[kind]}",
             RecompilationWarning,
         )
 
 
-def _draw(key: ProgramKey, inputs: tuple[Any, Any]) -> _Sketch:
-    leaves = []
+def count_trace(fun: Callable[..., Any], solver: Hashable, trace_s: float, solve_s: float) -> None:
+    """Add up the seconds of a solve; warn, once for a code, if most of many solves is tracing.
+
+    Args:
+        fun: the objective.
+        solver: the backend and the method.
+        trace_s: seconds of tracing the objective.
+        solve_s: seconds of everything else.
+    """
+    with _lock:
+        count = _count_of(fun, solver)
+        if count is None:
+            return
+        count.trace_s += trace_s
+        count.solve_s += solve_s
+        is_long = count.trace_s >= max(ALL_TRACES_S, LONG_TRACE_S * count.solves)
+        due = count.solves >= MANY and is_long and count.trace_s > count.solve_s and not count.warned
+        count.warned |= due
+    if due:
+        warn(
+            f"{_name(fun)} was traced in {count.solves} solves, which took {count.trace_s:.2g} s of "
+            f"{count.trace_s + count.solve_s:.2g} s. minimize traces again wherever what the objective reads may have "
+            "changed. The cure: keep one Minimizer, which traces once.",
+            RecompilationWarning,
+        )
+
+
+def _name(fun: Callable[..., Any]) -> str:
+    code = find_code(fun)
+    assert code is not None, "what has no code is not counted"
+    return f"{code.co_name} (line {code.co_firstlineno} of {code.co_filename})"
+
+
+def _draw(problem: Problem, inputs: tuple[Any, Any]) -> _Sketch:
+    leaves, key = [], problem.key
     params, args = inputs
     trees = (params, args if isinstance(args, tuple) else (args,))
     for name, structure, tree in zip(("params", "args"), (key.params, key.args), trees, strict=True):
@@ -137,23 +172,39 @@ def _draw(key: ProgramKey, inputs: tuple[Any, Any]) -> _Sketch:
     return _Sketch(_shorten(key.params.treedef), _shorten(key.args.treedef), tuple(leaves), str(key.settings))
 
 
-def _find_cause(before: _Sketch, now: _Sketch, same: bool, is_method: bool) -> tuple[str, str, str]:
-    """The argument that changed since the last compilation, how, and the kind of change."""
-    if not same and is_method:
-        return "fun", "the object of this method, or an attribute of it, is another each time", "object"
-    if not same:
-        return "fun", "it is a new function object each time, of the same code", "fun"
+def _describe_operations(key: Hashable) -> tuple[str, ...]:
+    return tuple(map(repr, key.tokens)) if isinstance(key, JaxprKey) else ()
+
+
+def _find_cause(before: tuple[_Sketch, tuple[str, ...]], now: tuple[_Sketch, tuple[str, ...]]) -> tuple[str, str, str]:
+    """Return the argument that changed since the last compilation, how, and the kind of change."""
+    (old_sketch, old_operations), (sketch, operations) = before, now
     for name in ("params", "args"):
-        old, new = getattr(before, name), getattr(now, name)
+        old, new = getattr(old_sketch, name), getattr(sketch, name)
         if old != new:
             return name, f"its tree went from {old} to {new}", "tree"
-    for old, new in zip(before.leaves, now.leaves, strict=False):
+    for old, new in zip(old_sketch.leaves, sketch.leaves, strict=False):
         for kind, was, is_now in zip(KINDS, old[1:], new[1:], strict=True):
             if was != is_now:
                 return new.path, f"its {kind} went from {was} to {is_now}", kind
-    if before.settings != now.settings:
-        return "none", f"JAX's settings went from {before.settings} to {now.settings}", "settings"
-    return "fun", "what it reads from outside its arguments is another each time", "object"
+    if old_sketch.settings != sketch.settings:
+        return "none", f"JAX's settings went from {old_sketch.settings} to {sketch.settings}", "settings"
+    return "fun", *_find_operation(old_operations, operations)
+
+
+def _find_operation(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, str]:
+    """Return how the first operation that differs changed, and the kind of change."""
+    different = [pair for pair in zip(before, now, strict=False) if pair[0] != pair[1]]
+    if len(before) != len(now) or not different:
+        return f"it computes something else each time: {len(before)} operations, then {len(now)}", "operation"
+    old, new = different[0]
+    name = new.partition("'")[2].partition("'")[0]
+    if "callback" in name:
+        return f"it calls another function on the host each time, in the operation {name!r}", "callback"
+    numbers = [NUMBER.sub("#", each) for each in (old, new)]
+    if numbers[0] == numbers[1]:
+        return f"a Python number in it is part of the program and changes, in the operation {name!r}", "number"
+    return f"it computes something else each time, first in the operation {name!r}", "operation"
 
 
 def _shorten(value: Any) -> str:
@@ -168,8 +219,8 @@ def _refer(fun: Callable[..., Any]) -> Any:
         return None
 
 
-def _code(fun: Any) -> types.CodeType | None:
-    """The code behind the function, through wrappers; None for what has none, or is meant to compile anew."""
+def find_code(fun: Any) -> types.CodeType | None:
+    """Return the code behind the function, through wrappers; None for what has none."""
     while not isinstance(fun, types.FunctionType):
         if isinstance(fun, functools.partial):
             fun = fun.func
@@ -181,4 +232,4 @@ def _code(fun: Any) -> types.CodeType | None:
             fun = type(fun).__dict__["__call__"]
         else:
             return None
-    return None if getattr(fun, "compiles_anew", False) else fun.__code__
+    return fun.__code__

@@ -9,7 +9,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._core.errors import join_short
 from .._core.types import Params
@@ -28,8 +28,8 @@ def check_output_leaves(output: PyTree, has_aux: bool) -> None:
             )
 
 
-def split_output(output: PyTree, has_aux: bool) -> tuple[jax.ShapeDtypeStruct, PyTree]:
-    """Return shape and type of the value of `fun`, and those of its auxiliary output, None without one.
+def check_value(output: PyTree, has_aux: bool) -> tuple[Array, PyTree]:
+    """Return the value of `fun` as an array, and the auxiliary output, None without one.
 
     Raises:
         TypeError: the value is not a real scalar, or with has_aux the output is not a pair.
@@ -39,9 +39,10 @@ def split_output(output: PyTree, has_aux: bool) -> tuple[jax.ShapeDtypeStruct, P
         if not (isinstance(output, tuple) and len(output) == 2):
             raise TypeError("with has_aux=True fun must return a pair (value, aux).")
         value, aux = output
-    if not isinstance(value, jax.ShapeDtypeStruct):
+    if not jax.tree_util.all_leaves([value]):
         cure = "" if has_aux or not isinstance(value, tuple) else " If the rest is auxiliary, pass has_aux=True."
         raise TypeError(f"fun must return a real scalar, but it returned a {type(value).__name__}.{cure}")
+    value = jnp.asarray(value)
     if value.shape != ():
         raise TypeError(
             f"fun must return a scalar, but it returned an array of shape {value.shape}. "

@@ -32,10 +32,11 @@ def choose(method: Any) -> Backend:
         method=key,
         method_name=facts.name,
         option_names=facts.native,
+        has_grad=facts.derivatives != "none",
         bounded=facts.bounds,
         bounds_hint=f"Methods that do: {', '.join(each.name for each in METHODS.values() if each.bounds)}.",
         solve_with=solve_scipy,
         compile_with=compile_scipy,
         trace_with=None,
-        program_key=key,
+        prepare_with=None,
     )

@@ -123,7 +123,7 @@ class HostEvaluator:
             array, aux = program(*inputs, self._problem.data)
             return np.asarray(array, dtype=np.float64), aux
 
-        began, took = time.perf_counter(), self._problem.spec.took
+        began, took = time.perf_counter(), self._problem.spec.programs.took
         array, aux = self._monitor.wait_interruptibly(compute, took.get(program))
         if isinstance(program, jax.stages.Compiled):  # under JAX's debug flags it is a closure over the user's function
             took[program] = time.perf_counter() - began

@@ -12,10 +12,12 @@ from jaxtyping import Array, Float, PyTree
 from .._backend import Compiled
 from .._core.options import Options
 from .._core.types import FlatVector
-from .._problem.problem import Data, Problem
+from .._problem.objective import Data, FlatObjective
+from .._problem.problem import Problem
+from .._problem.second_order import second_order_key
 from .methods import METHODS
 
-Program = Callable[..., tuple[Array, PyTree]]  # (*arrays, data) -> (array, aux)
+Program = Callable[..., tuple[Array, PyTree]]  # (*arrays, data) -> (array, leaves of aux)
 
 
 class ScipyPrograms(NamedTuple):
@@ -30,7 +32,7 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
     """Compile the programs that the method calls, or find them compiled."""
     needs = METHODS[method].derivatives
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
-    wanted: dict[str, tuple[Callable[[Problem], Program], tuple[jax.ShapeDtypeStruct, ...]]] = {
+    wanted: dict[str, tuple[Callable[[FlatObjective], Program], tuple[jax.ShapeDtypeStruct, ...]]] = {
         "evaluate": (_bare if needs == "none" else _packed, (x,))
     }
     if needs == "product":
@@ -39,8 +41,10 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
         wanted["hessian"] = (_hessian, (x,))
     programs, seconds = {}, []
     for name, (make, inputs) in wanted.items():
+        key = None if name == "evaluate" else second_order_key(problem)
         programs[name], spent = problem.compile(
-            ("scipy", make.__name__), lambda make=make, inputs=inputs: (jax.jit(make(problem)), (*inputs, problem.data))
+            ("scipy", make.__name__, key),
+            lambda make=make, inputs=inputs: (jax.jit(make(problem.spec.flat)), (*inputs, problem.data)),
         )
         seconds.append(spent)
     return Compiled(
@@ -53,46 +57,46 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
     )
 
 
-def _packed(problem: Problem) -> Program:
+def _packed(flat: FlatObjective) -> Program:
     # Value and gradient and no more: another output would change their last bits, and with them SciPy's path.
     def packed(x: FlatVector, data: Data) -> tuple[Float[Array, " n_and_1"], PyTree]:
-        value, grad, aux = problem.value_and_grad(x, data)
+        value, grad, aux = flat.value_and_grad(x, data)
         return jnp.concatenate([value[None], grad]), aux
 
     return packed
 
 
-def _bare(problem: Problem) -> Program:
+def _bare(flat: FlatObjective) -> Program:
     def bare(x: FlatVector, data: Data) -> tuple[Float[Array, " 1"], PyTree]:
-        value, aux = problem.value(x, data)
+        value, aux = flat.value(x, data)
         return value[None], aux
 
     return bare
 
 
-def _product(problem: Problem) -> Program:
+def _product(flat: FlatObjective) -> Program:
     def product(x: FlatVector, v: FlatVector, data: Data) -> tuple[FlatVector, None]:
-        return _hessian_times(problem, x, data)(v), None
+        return _hessian_times(flat, x, data)(v), None
 
     return product
 
 
-def _hessian(problem: Problem) -> Program:
+def _hessian(flat: FlatObjective) -> Program:
     def hessian(x: FlatVector, data: Data) -> tuple[Float[Array, "n n"], None]:
-        multiply = _hessian_times(problem, x, data)
+        multiply = _hessian_times(flat, x, data)
         return jax.vmap(multiply)(jnp.eye(x.size, dtype=x.dtype)).T, None
 
     return hessian
 
 
-def _hessian_times(problem: Problem, x: FlatVector, data: Data) -> Callable[[FlatVector], FlatVector]:
+def _hessian_times(flat: FlatObjective, x: FlatVector, data: Data) -> Callable[[FlatVector], FlatVector]:
     """Return v -> H v.
 
     Forward over reverse differentiation; reverse over reverse where a rule of jax.custom_vjp forbids forward mode.
     """
 
     def gradient(x: FlatVector) -> FlatVector:
-        return problem.value_and_grad(x, data)[1]
+        return flat.value_and_grad(x, data)[1]
 
     def forward(v: FlatVector) -> FlatVector:
         return jax.jvp(gradient, (x,), (v,))[1]

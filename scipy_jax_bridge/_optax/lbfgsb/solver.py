@@ -9,26 +9,27 @@ from jaxtyping import Array, Int
 
 from ..._core.options import Options
 from ..._core.status import Status
-from ..._problem.problem import Data, Problem
+from ..._problem.objective import Data
+from ..._problem.problem import Problem
 from ..device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
 from .loop import State, advance, start_state
 
 
 def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[State]:
     """Return the solver of this problem, with this number of rows of the trace."""
-    spec = problem.spec
+    spec, flat = problem.spec, problem.spec.flat
 
     def start_at(x: Any, box: Box | None) -> State:
-        return start_state(x, spec.aux, options.maxcor, rows, box)
+        return start_state(x, spec.objective.aux, options.maxcor, rows, box)
 
-    def start(free: Leaves, box: Box | None) -> State:
+    def start(free: Leaves, data: Data, box: Box | None) -> State:
         return start_at(spec.params.ravel(free, spec.dtype), box)
 
     def start_on_host(free: Leaves, box: Box | None) -> State:
         return start_at(spec.params.ravel_on_host(free, spec.dtype), box)
 
     def advance_with(state: State, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]) -> State:
-        return advance(lambda x: problem.value_and_grad(x, data), state, limits, box, until)
+        return advance(lambda x: flat.value_and_grad(x, data), state, limits, box, until)
 
     return DeviceSolver(
         start=start,

@@ -1,0 +1,188 @@
+"""A key that two jaxprs share if they compute the same: equations, parameters, types, shapes and literals.
+
+The constants of the outermost jaxpr enter by type and shape alone, since a program takes them as inputs. What cannot
+be compared enters by identity: at worst a program is compiled once too often.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from .hoisting import JIT
+
+PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
+LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
+RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
+
+
+class JaxprKey:
+    """The key of a jaxpr. Equal keys have equal `tokens`.
+
+    Args:
+        tokens: everything that enters a program, nested in tuples; one for each equation at the top level.
+    """
+
+    def __init__(self, tokens: tuple[Hashable, ...]) -> None:
+        self.tokens = tokens
+        self._hash = hash(tokens)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JaxprKey) and self._hash == other._hash and self.tokens == other.tokens
+
+
+class ById:
+    """A value by its identity. A weak reference holds it where possible, so that no place in memory is mistaken."""
+
+    def __init__(self, value: Any) -> None:
+        self._id = id(value)
+        try:
+            self._read: Callable[[], Any] = weakref.ref(value)
+        except TypeError:
+            self._read = lambda: value
+
+    def __hash__(self) -> int:
+        return self._id
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ById) or self._id != other._id:
+            return False
+        value = self._read()
+        return value is not None and value is other._read()
+
+    def __repr__(self) -> str:
+        return f"another {type(self._read()).__name__} each time"
+
+
+def key_of(closed: ClosedJaxpr) -> JaxprKey:
+    """Return the key of a jaxpr."""
+    return JaxprKey(tuple(_read_jaxpr(closed.jaxpr)))
+
+
+def _read_jaxpr(jaxpr: Jaxpr) -> Iterator[Hashable]:
+    """Yield the inputs, then each equation, then the outputs. Variables are known by the order of their definition."""
+    numbers: dict[Var, int] = {}
+
+    def define(variables: list[Var]) -> tuple[Hashable, ...]:
+        for each in variables:
+            numbers[each] = len(numbers)
+        return tuple(_read_aval(each.aval) for each in variables)
+
+    def use(atoms: list[Var | Literal]) -> tuple[Hashable, ...]:
+        return tuple(_read_literal(each) if isinstance(each, Literal) else numbers[each] for each in atoms)
+
+    yield define(jaxpr.constvars), define(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        inputs = use(equation.invars)
+        yield equation.primitive.name, inputs, tuple(_read_params(equation)), define(equation.outvars)
+    yield use(jaxpr.outvars)
+
+
+def _read_aval(aval: Any) -> Hashable:
+    return type(aval), aval  # avals compare by value
+
+
+def _read_literal(literal: Literal) -> Hashable:
+    return _read_aval(literal.aval), _describe_array(literal.val)
+
+
+def _read_params(equation: JaxprEqn) -> Iterator[Hashable]:
+    yield equation.primitive
+    name = equation.primitive.name
+    has_rules = name.startswith(RULES)
+    for param, value in sorted(equation.params.items()):
+        is_rule = has_rules and not isinstance(value, (ClosedJaxpr, *PLAIN))
+        if not (is_rule or (name in JIT and param == "name")):
+            yield param, _describe(value)
+    if equation.effects:
+        yield tuple(sorted(type(each).__name__ for each in equation.effects))
+    context = getattr(equation, "ctx", None)  # such as the place of a computation
+    for slot in getattr(type(context), "__slots__", ()):
+        if not slot.startswith("_"):
+            yield slot, _describe(getattr(context, slot, None))
+
+
+def _describe(value: Any) -> Hashable:
+    """Describe a parameter of an equation."""
+    if isinstance(value, ClosedJaxpr):
+        return "jaxpr", tuple(_read_jaxpr(value.jaxpr)), tuple(map(_describe_array, value.consts))
+    if isinstance(value, Jaxpr):
+        return "jaxpr", tuple(_read_jaxpr(value))
+    if isinstance(value, PLAIN):
+        return type(value), repr(value) if isinstance(value, float | complex | np.generic) else value
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_describe, value))
+    if isinstance(value, dict):
+        return dict, tuple((repr(name), _describe(each)) for name, each in sorted(value.items(), key=repr))
+    if isinstance(value, np.ndarray | jax.Array):
+        return _describe_array(value)
+    if isinstance(value, types.FunctionType | functools.partial):
+        return _describe_function(value)
+    return _describe_object(value)
+
+
+def _describe_object(value: Any) -> Hashable:
+    if isinstance(value, type):
+        return value
+    if dataclasses.is_dataclass(value):
+        return type(value), tuple(
+            (each.name, _describe(getattr(value, each.name))) for each in dataclasses.fields(value)
+        )
+    if type(value).__module__.partition(".")[0] in LIBRARIES and type(value).__eq__ is not object.__eq__:
+        try:
+            hash(value)
+        except TypeError:
+            return ById(value)
+        return type(value), value
+    return ById(value)
+
+
+def _describe_array(value: Any) -> Hashable:
+    if isinstance(value, jax.Array) and (
+        isinstance(value, jax.core.Tracer) or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+    ):
+        return ById(value)
+    array = np.asarray(value)
+    return str(array.dtype), array.shape, getattr(value, "weak_type", None), array.tobytes()
+
+
+def _describe_function(value: Any) -> Hashable:
+    """Describe a function that the host calls, by its code, and by identity what that reads from outside.
+
+    A program holds such a function in any case, so what it reads may be held here. A cell is not known by its
+    content, which may change under the function that the program holds.
+    """
+    if isinstance(value, functools.partial):
+        parts = (value.func, *value.args, *(each for item in sorted(value.keywords.items()) for each in item))
+        return "partial", tuple(map(_describe_function, parts))
+    if isinstance(value, PLAIN):
+        return _describe(value)
+    if not isinstance(value, types.FunctionType):
+        return _Held(value)
+    defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    return value.__code__, tuple(map(_Held, (value.__globals__, *(value.__closure__ or ()), *defaults)))
+
+
+class _Held:
+    """A value by its identity, kept alive."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and self.value is other.value

@@ -1,0 +1,161 @@
+"""The objective, traced: a function of leaves and data that refers to nothing of the user's.
+
+The arrays that the user's function closes over are inputs of it, beside the arrays of params and args. So objectives
+that compute the same with other arrays share a compiled program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jaxtyping import Array
+
+from .._core.context import is_debugging
+from .._core.promotion import with_user_promotion
+from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer
+from .hoisting import hoist_consts
+from .jaxpr_key import key_of
+from .params import TreeSpec
+from .validation import check_output_leaves, check_value
+
+Data = list[Leaf]  # inputs of the programs that are not optimized: arrays of params, of args, and those closed over
+Evaluate = Callable[[Sequence[Leaf], Data], list[Array]]  # leaves, data -> value, gradients (if any), leaves of aux
+
+
+@dataclass(frozen=True)
+class TracedObjective:
+    """What one trace of the objective found.
+
+    Args:
+        evaluate: evaluates the traced program.
+        key: equal for objectives that compute the same.
+        has_grad: whether it was traced with its gradient.
+        value: type of the value.
+        aux, aux_tree: shapes and types of the leaves of the auxiliary output, and its tree.
+        consts: the arrays that it closes over, on the device.
+        copied: positions of those that are copies.
+        jaxpr: what was traced; its constants are inputs. None if JAX is debugging.
+    """
+
+    evaluate: Evaluate
+    key: Hashable
+    has_grad: bool
+    value: np.dtype
+    aux: list[jax.ShapeDtypeStruct]
+    aux_tree: Any
+    consts: list[Leaf]
+    copied: frozenset[int]
+    jaxpr: ClosedJaxpr | None
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it closes over values that JAX is tracing. Then it serves this call only."""
+        return any(isinstance(each, Tracer) for each in self.consts)
+
+
+def trace_objective(
+    fun: Objective, has_aux: bool, has_grad: bool, params: TreeSpec, args: TreeSpec, leaves: list[Leaf], data: Data
+) -> TracedObjective:
+    """Trace the objective, without evaluating it, and check that its value is a real scalar.
+
+    Args:
+        fun, has_aux: as in `minimize`.
+        has_grad: whether to trace its gradient with it.
+        params, args: their trees.
+        leaves: the optimized leaves.
+        data: the other arrays of params, and those of args.
+    """
+    held = sum(leaf.kind == "data" for leaf in params.leaves)
+    structures: list[Any] = []
+
+    def value_of(leaves: Sequence[Leaf], data: Data) -> tuple[Array, list[Leaf]]:
+        output = fun(params.combine(leaves, data[:held]), *args.combine([], data[held:]))
+        check_output_leaves(output, has_aux)
+        value, aux = check_value(output, has_aux)
+        aux_leaves, tree = jax.tree.flatten(aux)
+        structures.append(tree)
+        return jnp.asarray(value), aux_leaves
+
+    def evaluate(leaves: Sequence[Leaf], data: Data) -> list[Array]:
+        if not has_grad:
+            value, aux = value_of(leaves, data)
+            return [value, *map(jnp.asarray, aux)]
+        (value, aux), grads = jax.value_and_grad(value_of, has_aux=True)(list(leaves), data)
+        return [value, *grads, *map(jnp.asarray, aux)]
+
+    inputs = [_without_weak_type(leaf, spec.dtype) for leaf, spec in zip(leaves, params.optimized, strict=True)]
+    closed, outputs = jax.make_jaxpr(evaluate, return_shape=True)(inputs, data)
+    closed = hoist_consts(closed)
+    facts = (has_grad, outputs[0].dtype, outputs[1 + has_grad * len(leaves) :], structures[-1])
+    if is_debugging():
+        evaluate = with_user_promotion(evaluate)
+        return TracedObjective(evaluate, object(), *facts, [], frozenset(), None)
+    consts = list(map(to_array, closed.consts))
+    copied = frozenset(place for place, const in enumerate(closed.consts) if const is not consts[place])
+    return TracedObjective(evaluator(closed, len(data)), key_of(closed), *facts, consts, copied, strip(closed))
+
+
+def _without_weak_type(leaf: Leaf, dtype: Any) -> Any:
+    """Return the leaf, or its shape, with the type that the programs take."""
+    if isinstance(leaf, Tracer):
+        return jax.lax.convert_element_type(leaf, dtype)
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype)
+
+
+def evaluator(closed: ClosedJaxpr, inputs: int) -> Evaluate:
+    """Return the function of a traced program, which takes its constants as the last of the data."""
+    jaxpr = closed.jaxpr
+
+    def evaluate(leaves: Sequence[Leaf], data: Data) -> list[Array]:
+        end = inputs + len(jaxpr.constvars)
+        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, data[inputs:end]))(*leaves, *data[:inputs]))
+
+    return evaluate
+
+
+def strip(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Return the jaxpr without the values of its constants."""
+    return ClosedJaxpr(closed.jaxpr, [None] * len(closed.consts))
+
+
+def to_array(const: Any) -> Leaf:
+    """Move a constant to the device. A copy, since its owner may change a NumPy array in place."""
+    if isinstance(const, jax.Array):
+        return const
+    with jax.ensure_compile_time_eval():  # inside jit too it is known
+        return jnp.array(np.asarray(const))
+
+
+@dataclass(frozen=True)
+class FlatObjective:
+    """The objective as a function of the flat vector. It refers to no function, class or array of the user.
+
+    Args:
+        evaluate: the traced objective.
+        leaves: the optimized leaves, without their tree.
+        dtype: type of the flat vector.
+        has_grad: whether `evaluate` returns gradients.
+    """
+
+    evaluate: Evaluate
+    leaves: TreeSpec
+    dtype: np.dtype
+    has_grad: bool
+
+    def value(self, x: FlatVector, data: Data) -> tuple[Scalar, list[Array]]:
+        """Evaluate the objective in the type of the flat vector; return it with the leaves of the auxiliary output."""
+        outputs = self.evaluate(self.leaves.unravel(x), data)
+        return outputs[0].astype(self.dtype), outputs[1 + self.has_grad * len(self.leaves.leaves) :]
+
+    def value_and_grad(self, x: FlatVector, data: Data) -> tuple[Scalar, FlatVector, list[Array]]:
+        """Evaluate the objective, its gradient and the leaves of the auxiliary output."""
+        assert self.has_grad, "the objective was traced without its gradient"
+        outputs, count = self.evaluate(self.leaves.unravel(x), data), len(self.leaves.leaves)
+        grad = self.leaves.ravel(outputs[1 : 1 + count], self.dtype)
+        return outputs[0].astype(self.dtype), grad, outputs[1 + count :]

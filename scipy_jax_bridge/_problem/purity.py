@@ -1,0 +1,247 @@
+"""Prove that a function computes the same as before, by all that it can read from outside its arguments.
+
+The proof knows the code of functions, plain values, JAX arrays by their identity, and the packages in PURE. Whatever
+else a function can reach (other objects, NumPy arrays, lists, other modules, `self`) leaves it unproved. Then it is
+traced again. So a gap in what can be proved costs time and never an old answer.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import dis
+import functools
+import sys
+import types
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._core.types import Tracer
+from .jaxpr_key import ById
+from .params import TreeSpec
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PURE = _words(
+    "jax jaxlib numpy optax equinox diffrax lineax optimistix jaxtyping math operator functools itertools typing "
+    "collections dataclasses"
+)
+"""Packages whose functions read only their arguments."""
+
+IMPURE = _words(
+    "attrgetter cache cached_property config empty empty_like fromfile genfromtxt live_arrays load loads loadtxt "
+    "lru_cache memmap methodcaller"
+)
+"""Names in these packages that read something else; `numpy.random` besides."""
+
+PURE_BUILTINS = _words(
+    "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset int isinstance "
+    "issubclass len list map max min pow range repr reversed round set slice sorted str sum tuple zip "
+    "ArithmeticError AssertionError IndexError KeyError NotImplementedError RuntimeError TypeError ValueError"
+)
+WRITES = _words("STORE_GLOBAL DELETE_GLOBAL STORE_ATTR DELETE_ATTR DELETE_DEREF")
+PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis)})
+CONTAINERS = (tuple, list, dict, type(None))  # of params and args: they have no methods of the user
+PJIT = type(jax.jit(lambda: None))
+
+
+class Unproved(Exception):
+    """The function can reach something whose changes cannot be seen."""
+
+
+class _Code(NamedTuple):
+    """What a code object names.
+
+    Args:
+        globals_read: names of globals and builtins.
+        names: those, and the names of all attributes.
+        is_pure: whether it writes nothing outside and imports nothing.
+    """
+
+    globals_read: frozenset[str]
+    names: frozenset[str]
+    is_pure: bool
+
+
+_codes: weakref.WeakKeyDictionary[types.CodeType, _Code] = weakref.WeakKeyDictionary()
+
+
+def prove(fun: Callable[..., Any]) -> Hashable | None:
+    """Return all that the function can read, to be compared with a later proof; None if that is not known."""
+    try:
+        return tuple(_Reader().read_whole(fun))
+    except Unproved:
+        return None
+
+
+def has_plain_tree(spec: TreeSpec) -> bool:
+    """Whether a tree has no class and no static value through which a function could read something from outside."""
+    return all(leaf.static is None or _is_plain_value(leaf.static.value) for leaf in spec.leaves) and _is_plain(
+        spec.treedef
+    )
+
+
+def _is_plain(treedef: Any) -> bool:
+    node = treedef.node_data()
+    return node is None or (node[0] in CONTAINERS and all(map(_is_plain, treedef.children())))
+
+
+class _Reader:
+    """Read functions and what they refer to, each once."""
+
+    def __init__(self) -> None:
+        self._functions: set[int] = set()
+        self._modules: dict[str, types.ModuleType] = {}
+        self._names: set[str] = set()
+
+    def read_whole(self, fun: Callable[..., Any]) -> Iterator[Hashable]:
+        """Yield what the function is known by.
+
+        A module may be passed on. So all names in all code count as attributes that may be read from each module.
+
+        Raises:
+            Unproved: something may change in a way that cannot be seen.
+        """
+        yield from self._read(fun)
+        done = set[str]()
+        while todo := self._modules.keys() - done:
+            for module in sorted(todo):
+                yield from self._read_module(self._modules[module])
+            done |= todo
+
+    def _read(self, value: Any) -> Iterator[Hashable]:
+        """Yield what a value is known by that was found in a closure, among the globals, or in another value."""
+        if _is_plain_value(value):
+            yield type(value), repr(value)
+        elif isinstance(value, jax.Array) and not isinstance(value, Tracer):
+            yield ById(value)
+        elif isinstance(value, types.ModuleType):
+            if _root(value.__name__) not in PURE or value.__name__.startswith("numpy.random"):
+                raise Unproved
+            self._modules[value.__name__] = value
+            yield ById(value)
+        elif _is_public(value):
+            yield ById(value)
+        elif isinstance(value, types.FunctionType):
+            yield from self._read_function(value)
+        elif isinstance(value, functools.partial):
+            yield from self._read_all((type(value), value.func, value.args, *value.keywords.items()))
+        elif isinstance(value, PJIT):
+            yield ById(value)
+            yield from self._read(value.__wrapped__)
+        elif type(value) is tuple or (isinstance(value, tuple) and _is_of_package(type(value))):
+            yield type(value), len(value)
+            yield from self._read_all(value)
+        elif _is_frozen(value):
+            yield type(value)
+            yield from self._read_all(sorted(vars(value).items()))
+        else:
+            raise Unproved
+
+    def _read_all(self, values: Iterable[Any]) -> Iterator[Hashable]:
+        for value in values:
+            yield from self._read(value)
+
+    def _read_function(self, fun: types.FunctionType) -> Iterator[Hashable]:
+        yield ById(fun)
+        if id(fun) in self._functions:
+            return
+        self._functions.add(id(fun))
+        yield ById(fun.__code__)
+        yield from self._read_all((fun.__defaults__, *sorted((fun.__kwdefaults__ or {}).items())))
+        yield from self._read_all(sorted(vars(fun).items()))
+        try:
+            yield from self._read_all(cell.cell_contents for cell in fun.__closure__ or ())
+        except ValueError:  # a cell is not filled yet
+            raise Unproved from None
+        if _root(fun.__globals__.get("__name__")) in PURE:
+            return
+        code = _read_code(fun.__code__)
+        if not code.is_pure:
+            raise Unproved
+        self._names |= code.names
+        for name in sorted(code.globals_read):
+            yield name
+            yield from self._read(_look_up(fun.__globals__, name))
+
+    def _read_module(self, module: types.ModuleType) -> Iterator[Hashable]:
+        if module.__name__.startswith("numpy") and "random" in self._names:  # NumPy may import it only when it is used
+            raise Unproved
+        for name in sorted(self._names & vars(module).keys()):
+            if name in IMPURE:
+                raise Unproved
+            yield name
+            yield from self._read(vars(module)[name])
+
+
+def _look_up(names: dict[str, Any], name: str) -> Any:
+    """Return the value of a global or builtin name."""
+    if name in names:
+        return names[name]
+    if names.get("__builtins__") not in (builtins, vars(builtins)) or not hasattr(builtins, name):
+        raise Unproved
+    return getattr(builtins, name)
+
+
+def _is_plain_value(value: Any) -> bool:
+    """Whether the value is an immutable number, string or type of data; a subclass may have attributes."""
+    return type(value) in PLAIN or (isinstance(value, np.generic | np.dtype) and type(value).__module__ == "numpy")
+
+
+def _root(name: str | None) -> str:
+    return (name or "").partition(".")[0]
+
+
+def _is_of_package(kind: type) -> bool:
+    return _root(kind.__module__) in PURE and _is_public(kind)
+
+
+def _is_public(value: Any) -> bool:
+    """Whether the value is a function, class or object that a pure package defines under its own name."""
+    if getattr(value, "__module__", None) == "builtins":
+        return getattr(value, "__name__", None) in PURE_BUILTINS
+    module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or _root(module) not in PURE or name in IMPURE:
+        return False
+    return not module.startswith("numpy.random") and getattr(sys.modules.get(module), name, None) is value
+
+
+def _is_frozen(value: Any) -> bool:
+    """Whether the value is an immutable object of a pure package, such as a solver of diffrax."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type) or not _is_of_package(type(value)):
+        return False
+    return bool(type(value).__dataclass_params__.frozen) and hasattr(value, "__dict__")  # type: ignore[attr-defined]
+
+
+def _read_code(code: types.CodeType) -> _Code:
+    found = _codes.get(code)
+    if found is None:
+        found = _codes[code] = _scan(code)
+    return found
+
+
+def _scan(code: types.CodeType) -> _Code:
+    reads, names, is_pure = set[str](), set(code.co_names), True
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+            reads.add(instruction.argval)
+        elif instruction.opname == "STORE_DEREF":
+            is_pure = is_pure and instruction.argval in code.co_cellvars
+        elif instruction.opname == "IMPORT_NAME":
+            is_pure = False
+        is_pure = is_pure and instruction.opname not in WRITES
+    for const in code.co_consts:  # functions inside
+        if isinstance(const, types.CodeType):
+            inner = _scan(const)
+            reads |= inner.globals_read
+            names |= inner.names
+            is_pure = is_pure and inner.is_pure
+    is_pure = is_pure and not any(name.startswith("__") for name in names)
+    return _Code(frozenset(reads), frozenset(names), is_pure)

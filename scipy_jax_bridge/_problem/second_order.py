@@ -1,0 +1,49 @@
+"""A key for programs that differentiate the objective twice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from .._core.types import Leaf
+from .hoisting import hoist_consts
+from .jaxpr_key import key_of
+from .problem import Problem
+
+
+def second_order_key(problem: Problem) -> Hashable:
+    """Return a key that is equal for objectives whose derivatives compute the same.
+
+    The key of the objective leaves out the rules of `jax.custom_jvp` that the next derivative will use. So the
+    derivative of value and gradient is traced.
+    """
+    known = problem.spec.found
+    if "second order" not in known:
+        known["second order"] = _trace_key(problem)
+    return known["second order"]
+
+
+def _trace_key(problem: Problem) -> Hashable:
+    flat = problem.spec.flat
+    x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
+    moves = [_tangent_of(each) for each in problem.data]
+
+    def differentiate(x: Array, dx: Array, data: list[Leaf], moves: list[Leaf]) -> object:
+        return jax.jvp(flat.value_and_grad, (x, data), (dx, moves))
+
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            traced = jax.make_jaxpr(differentiate)(x, x, problem.data, moves)
+    except (TypeError, ValueError, NotImplementedError):  # no forward derivative: such a program is not shared
+        return object()
+    return key_of(hoist_consts(traced))
+
+
+def _tangent_of(value: Leaf) -> Leaf:
+    """Return a tangent of this value: numbers that are not real have one of type float0."""
+    dtype = jax.dtypes.canonicalize_dtype(jax.numpy.result_type(value))
+    is_real = jax.numpy.issubdtype(dtype, jax.numpy.inexact)
+    return jax.numpy.zeros(jax.numpy.shape(value), dtype) if is_real else np.zeros(np.shape(value), jax.dtypes.float0)

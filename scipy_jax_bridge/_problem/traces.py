@@ -1,0 +1,119 @@
+"""Traces of an objective, kept for its next call.
+
+A `Minimizer` traces once for each structure, as `jax.jit` does, and keeps its traces. `minimize` traces at each call,
+unless it is proved that the objective reads the same as before.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from .cache import BoundedCache
+from .leaves import LeafSpec
+from .params import TreeSpec
+from .purity import PJIT, has_plain_tree, prove
+
+if TYPE_CHECKING:
+    from .problem import ProblemSpec
+
+
+FUNCTIONS = (types.FunctionType, functools.partial, PJIT)  # of which a proof is tried
+
+
+class TraceKey(NamedTuple):
+    """What a trace is made for: trees, types and settings."""
+
+    params: TreeSpec
+    args: TreeSpec
+    has_aux: bool
+    has_grad: bool
+    settings: Hashable
+
+    @property
+    def arrays(self) -> list[LeafSpec]:
+        """The leaves that are inputs of a program."""
+        return [leaf for tree in (self.params, self.args) for leaf in tree.leaves if leaf.kind != "static"]
+
+
+class Traces(Protocol):
+    """Where earlier traces are found."""
+
+    def find(self, key: TraceKey) -> ProblemSpec | None:
+        """Return the trace of this key, or None."""
+        ...
+
+    def put(self, key: TraceKey, spec: ProblemSpec) -> None:
+        """Keep a trace."""
+        ...
+
+
+class _Kept(NamedTuple):
+    """A trace that keeps no array of the user's alive.
+
+    Args:
+        spec: without its constants.
+        consts: functions that return its constants; they refer weakly to arrays of the user.
+    """
+
+    spec: ProblemSpec
+    consts: list[Callable[[], Any]]
+
+
+class _Proved(NamedTuple):
+    """The traces of a function while it reads the same.
+
+    Args:
+        proof: all that it can read.
+        traces: by key.
+    """
+
+    proof: Hashable
+    traces: BoundedCache[_Kept]
+
+
+_proved: weakref.WeakKeyDictionary[Any, _Proved] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class ProvedTraces:
+    """The traces that `minimize` may use again: those of this function, if it is proved to read the same as then."""
+
+    def __init__(self, fun: Callable[..., Any]) -> None:
+        self._fun, self._proof = fun, prove(fun) if isinstance(fun, FUNCTIONS) else None
+
+    def find(self, key: TraceKey) -> ProblemSpec | None:
+        """Return the trace of this key, or None."""
+        with _lock:
+            found = None if self._proof is None else _proved.get(self._fun)
+        kept = None if found is None or found.proof != self._proof else found.traces.find(key)
+        if kept is None:
+            return None
+        consts = [read() for read in kept.consts]
+        if any(each is None for each in consts):
+            return None
+        return replace(kept.spec, objective=replace(kept.spec.objective, consts=consts))
+
+    def put(self, key: TraceKey, spec: ProblemSpec) -> None:
+        """Keep a trace, unless something that the function reads has changed since the proof."""
+        if self._proof is None or spec.objective.jaxpr is None or prove(self._fun) != self._proof:
+            return
+        if not (has_plain_tree(key.params) and has_plain_tree(key.args)):
+            return
+        objective = spec.objective
+        consts = [_refer(const, is_copy=place in objective.copied) for place, const in enumerate(objective.consts)]
+        kept = _Kept(replace(spec, objective=replace(objective, consts=[])), consts)
+        with _lock:
+            found = _proved.get(self._fun)
+            if found is None or found.proof != self._proof:
+                found = _proved[self._fun] = _Proved(self._proof, BoundedCache())
+        found.traces.put(key, kept)
+
+
+def _refer(const: Any, *, is_copy: bool) -> Callable[[], Any]:
+    return (lambda: const) if is_copy else weakref.ref(const)
