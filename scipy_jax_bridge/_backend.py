@@ -59,7 +59,7 @@ class Backend:
         bounds_hint: which method to take for bounds instead.
         solve_with: (problem, method, options, monitor, earlier result or None) -> outcome.
         compile_with: (problem, method, options) -> compiled programs.
-        trace_with: (problem, method, options) -> flat outcome, inside jit and vmap; None if it runs on the host only.
+        trace_with: (problem, options) -> flat outcome, inside jit and vmap; None if it runs on the host only.
         prepare_with: (problem, method) -> its moves, traced; None if the method needs no trace.
     """
 
@@ -72,7 +72,7 @@ class Backend:
     bounds_hint: str
     solve_with: Callable[[Problem, Any, Options, SolveMonitor, Result | None], Outcome]
     compile_with: Callable[[Problem, Any, Options], Compiled]
-    trace_with: Callable[[Problem, Any, Options], FlatOutcome] | None
+    trace_with: Callable[[Problem, Options], FlatOutcome] | None
     prepare_with: Callable[[Problem, Any], TracedMethod] | None
 
     def solve(
@@ -84,11 +84,6 @@ class Backend:
     def compile(self, problem: Problem, options: Options) -> Compiled:
         """Compile what a solve runs; return it at once if it was compiled before."""
         return self.compile_with(problem, self.method, options)
-
-    def trace(self, problem: Problem, options: Options) -> FlatOutcome:
-        """Minimize inside a trace."""
-        assert self.trace_with is not None, "the caller checks trace_with"
-        return self.trace_with(problem, self.method, options)
 
     def prepare(self, problem: Problem) -> TracedMethod | None:
         """Trace the moves of the method."""

@@ -24,7 +24,7 @@ from ._problem.bounds import Bounds, read_bounds
 from ._problem.cache import BoundedCache
 from ._problem.precision import describe_narrowest
 from ._problem.problem import Problem, ProblemSpec, TracedMethod, prepare
-from ._problem.recompilation import count_compilation, count_solve
+from ._problem.recompilation import count_compilation, count_solve, count_trace
 from ._problem.traces import Traces
 from ._result import Outcome, Result, finish
 
@@ -137,7 +137,9 @@ class Minimizer:
             try:
                 problem = self._prepare_eagerly(params, args, solves=True)
                 if not is_traced(problem.data):
-                    return self._finish(self._backend.solve(problem, self._options, monitor, earlier), problem)
+                    outcome = self._backend.solve(problem, self._options, monitor, earlier)
+                    self._count_trace(problem, outcome)
+                    return self._finish(outcome, problem)
             except BaseException as error:
                 self._attach(error, problem, monitor)
                 raise
@@ -177,6 +179,10 @@ class Minimizer:
             warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
         return problem
 
+    def _count_trace(self, problem: Problem, outcome: Outcome) -> None:
+        solver = (self._backend.name, self._backend.method_name)
+        count_trace(self._fun, solver, problem.trace_s, float(outcome.timing.solve_s + outcome.timing.compile_s))
+
     def _is_traced(self, params: Params, args: PyTree) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
         return is_traced((params, args, bounds, [getattr(self._options, name) for name in TRACEABLE_OPTIONS]))
@@ -188,7 +194,9 @@ class Minimizer:
                 "jax.config.update('jax_enable_x64', True) when the program starts, or call minimize outside."
             )
         given = {"callback": self._callback, "progress": self._progress, "timeout": self._options.timeout}
-        host = HostServices(self._monitor, self._attach, tuple(name for name, value in given.items() if value))
+        host = HostServices(
+            self._backend.solve, self._monitor, self._attach, tuple(name for name, value in given.items() if value)
+        )
         try:
             problem = self._prepare(params, args)
             slope = problem if self._backend.has_grad else self._prepare(params, args, with_grad=True)

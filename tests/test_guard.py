@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 
 import scipy_jax_bridge as sjb
 from scipy_jax_bridge import RecompilationWarning
+from scipy_jax_bridge._problem import recompilation
 
 pytestmark = pytest.mark.usefixtures("no_programs")
 CALLS = 12
@@ -42,7 +44,7 @@ def named(*words: str) -> Callable[[list[str]], None]:
 
 def test_a_new_lambda_each_call() -> None:
     """https://github.com/google-deepmind/optax/issues/1298, https://github.com/google/jaxopt/issues/221."""
-    check = named("The argument: fun.", "new function object", "test_guard.py", "pass what changes through args")
+    check = named("The argument: fun.", "a Python number in it", "test_guard.py", "Pass it through args")
     check(collect(lambda number: sjb.minimize(lambda x: jnp.sum((x - number) ** 2), np.zeros(2))))
 
 
@@ -55,8 +57,8 @@ def test_a_new_partial_each_call() -> None:
 
 
 def test_a_new_minimizer_each_call() -> None:
-    check = named("The argument: fun.", "keep one Minimizer")
-    check(collect(lambda number: sjb.Minimizer(lambda x: jnp.sum(x**2) + number).compile(np.zeros(2))))
+    check = named("The argument: fun.", "then", "keep one Minimizer")
+    check(collect(lambda number: sjb.Minimizer(lambda x: sum([jnp.sum(x)] * number, jnp.sum(x))).compile(np.zeros(2))))
 
 
 def test_a_new_shape_each_call() -> None:
@@ -77,18 +79,21 @@ def test_a_new_shape_of_params_each_call() -> None:
 
 def test_a_new_static_leaf_each_call() -> None:
     def fun(params: dict[str, Any]) -> Any:
-        return jnp.sum(params["w"] ** 2)
+        return jnp.sum(params["w"] ** 2) * (1 + params["degree"])
 
     check = named("params['degree']", "static value went from 7 to 8", "an array or a number if it is data")
     check(collect(lambda number: sjb.minimize(fun, {"w": np.zeros(2), "degree": number})))
 
 
 def test_a_new_function_among_the_args_each_call() -> None:
+    """The functions compute something else; where they compute the same, nothing compiles."""
+
     def fun(x: Any, kernel: Any) -> Any:
         return jnp.sum(kernel(x))
 
     check = named("args[0]", "static value went from <function", "pass the same object")
-    check(collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**2,))))
+    check(collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**2 + number,))))
+    assert collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**4,))) == []
 
 
 def test_a_new_tree_each_call() -> None:
@@ -96,7 +101,33 @@ def test_a_new_tree_each_call() -> None:
         return sum(jnp.sum(leaf**2) for leaf in params.values())
 
     check = named("The argument: params.", "its tree went from", "same keys")
-    check(collect(lambda number: sjb.minimize(fun, {f"w{number}": np.zeros(2)})))
+    check(collect(lambda number: sjb.minimize(fun, {f"w{each}": np.zeros(2) for each in range(1 + number)})))
+    assert collect(lambda number: sjb.minimize(fun, {f"v{number}": np.zeros(3)})) == []
+
+
+def test_a_host_callback_made_anew_each_call() -> None:
+    def call(number: int) -> Any:
+        def fun(x: Any) -> Any:
+            shape = jax.ShapeDtypeStruct((), x.dtype)
+            return jnp.sum(x**2) + jax.pure_callback(lambda: np.float64(number), shape)
+
+        return sjb.minimize(fun, np.ones(2))
+
+    named("The argument: fun.", "another function on the host", "once, outside the objective")(collect(call))
+
+
+def test_tracing_that_takes_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recompilation, "LONG_TRACE_S", 0.0)
+    monkeypatch.setattr(recompilation, "ALL_TRACES_S", 0.0)
+    data = np.ones(2)
+
+    def fun(x: Any) -> Any:
+        time.sleep(0.05)
+        return jnp.sum((x - data) ** 2)
+
+    named("was traced in", "keep one Minimizer")(collect(lambda number: sjb.minimize(fun, np.zeros(2))))
+    solve = sjb.Minimizer(lambda x: fun(x))
+    assert collect(lambda number: solve(np.zeros(2))) == []
 
 
 def test_types_that_take_turns_compile_each_once() -> None:
@@ -114,7 +145,7 @@ def test_it_warns_once() -> None:
         sjb.minimize(lambda x: jnp.sum((x - number) ** 2), np.zeros(2))
 
     def twice(number: int) -> None:
-        call(number), call(number)
+        call(number), call(number + 100)
 
     assert len(collect(twice)) == 1
 
@@ -206,7 +237,23 @@ def test_a_method_whose_object_changes() -> None:
         model.center = np.full(2, float(number))
         return sjb.minimize(model.loss, np.zeros(2))
 
-    named("The argument: fun.", "the object of this method", "Pass what changes through args")(collect(call))
+    assert collect(call) == []  # an array is an input of the program
+
+
+def test_a_method_whose_object_has_another_number() -> None:
+    class Model:
+        center = 0.0
+
+        def loss(self, x: Any) -> Any:
+            return jnp.sum((x - self.center) ** 2)
+
+    model = Model()
+
+    def call_with_number(number: int) -> Any:
+        model.center = float(number)
+        return sjb.minimize(model.loss, np.zeros(2))
+
+    named("The argument: fun.", "a Python number in it", "make it an array")(collect(call_with_number))
 
 
 @pytest.mark.parametrize("door", ["minimize", "Minimizer"])

@@ -72,7 +72,9 @@ def cholesky(seed: int) -> Callable[[Any], Any]:
 
     def fun(x: Any) -> Any:
         factor = jnp.linalg.cholesky(a @ a.T + jnp.eye(5) * (1 + jnp.sum(x**2)))
-        return jnp.sum(jax.scipy.linalg.solve_triangular(factor, y, lower=True) ** 2) + jnp.sum(jnp.log(jnp.diag(factor)))
+        return jnp.sum(jax.scipy.linalg.solve_triangular(factor, y, lower=True) ** 2) + jnp.sum(
+            jnp.log(jnp.diag(factor))
+        )
 
     return fun
 

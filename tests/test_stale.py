@@ -133,7 +133,7 @@ def a_global_function() -> Way:
     set_global(lambda: 1.0, "helper")
 
     def fun(x: Any) -> Any:
-        return bowl(x, helper())  # type: ignore[name-defined]  # noqa: F821
+        return bowl(x, helper())  # type: ignore[name-defined]
 
     yield fun
     set_global(lambda: 2.0, "helper")
@@ -145,7 +145,7 @@ def a_tuple_of_arrays() -> Way:
     set_global((jnp.asarray(1.0),), "PAIR")
 
     def fun(x: Any) -> Any:
-        return bowl(x, PAIR[0])  # type: ignore[name-defined]  # noqa: F821
+        return bowl(x, PAIR[0])  # type: ignore[name-defined]
 
     yield fun
     set_global((jnp.asarray(2.0),), "PAIR")
@@ -850,9 +850,7 @@ def a_rule_of_custom_vjp_that_reads_a_global() -> Way:
         def square(x: Any) -> Any:
             return bowl(x, CENTER)
 
-        square.defvjp(
-            lambda x: (bowl(x, CENTER), x), lambda x, g: (2 * g * (x - jnp.asarray(CENTER, float)),)
-        )
+        square.defvjp(lambda x: (bowl(x, CENTER), x), lambda x, g: (2 * g * (x - jnp.asarray(CENTER, float)),))
         return square
 
     fun = make()

@@ -40,11 +40,13 @@ class HostServices(NamedTuple):
     """What the host does during a solve.
 
     Args:
+        solve: (problem, options, monitor) -> outcome.
         monitor: makes the context in which the solve runs.
         attach: attaches the best result so far to an exception.
         wanted: names of the arguments that need the host, such as "callback".
     """
 
+    solve: Callable[[Problem, Options, SolveMonitor], Outcome]
     monitor: Callable[[], AbstractContextManager[SolveMonitor]]
     attach: Callable[[BaseException, Problem, SolveMonitor], None]
     wanted: tuple[str, ...]
@@ -122,7 +124,7 @@ def _separate(
     slope_data = None if slope is problem else slope.data
     inputs = jax.tree.map(jnp.asarray, Inputs(problem.start_leaves, problem.data, slope_data, bounds, limits))
     options = replace(options, **dict.fromkeys(limits, 1))  # placeholders of the traced options
-    return inputs, _Solver(backend, problem.detached(), options, host.wanted, [host])
+    return inputs, _Solver(backend.trace_with, problem.detached(), options, host.wanted, [host])
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,14 @@ class _Solver:
     """Solve for inputs that are traced (Optax only) or known. It refers to no traced value.
 
     Args:
-        backend, problem, options: what to solve, without the values that may be traced.
+        trace_with: as in Backend.
+        problem, options: what to solve, without the values that may be traced.
         wanted: names of the arguments that need the host.
         hosts: the caller's services, dropped after the call, since they refer to values that may be traced.
         eager: the outcome of a solve for known inputs, flat and as the backend returned it, until the caller reads it.
     """
 
-    backend: Backend
+    trace_with: Callable[[Problem, Options], FlatOutcome] | None
     problem: Problem
     options: Options
     wanted: tuple[str, ...]
@@ -146,8 +149,7 @@ class _Solver:
     def run(self, inputs: Inputs) -> FlatOutcome:
         """Solve, inside the trace if the inputs are traced, else on the host."""
         if is_traced(inputs):
-            _check_traceable(self.backend, self.wanted)
-            return self._trace(inputs)
+            return self._trace(_check_traceable(self.trace_with, self.wanted), inputs)
         outcome = self._solve(inputs)
         ravel, dtype = self.problem.spec.params.ravel, self.problem.spec.dtype
         grad = None if outcome.grad is None else ravel(outcome.grad, dtype)
@@ -165,19 +167,19 @@ class _Solver:
         host = self.hosts[0]
         with host.monitor() as monitor:
             try:
-                return self.backend.solve(problem, options, monitor)
+                return host.solve(problem, options, monitor)
             except BaseException as error:
                 host.attach(error, problem, monitor)
                 raise
 
-    def _trace(self, inputs: Inputs) -> FlatOutcome:
+    def _trace(self, trace: Callable[[Problem, Options], FlatOutcome], inputs: Inputs) -> FlatOutcome:
         """Solve inside the trace, in one jitted function: a batch made outside jit compiles it once."""
-        backend, options, problem = self.backend, self.options, self.problem.without_trees()
+        options, problem = self.options, self.problem.without_trees()
 
         def solve(inputs: Inputs, limits: dict[str, float | Array]) -> FlatOutcome:
             sides = None if inputs.bounds is None else FlatBounds(*inputs.bounds)
             given = problem.with_arrays(inputs.start, inputs.data, sides)
-            return jax.tree.map(_as_array, backend.trace(given, replace(options, **limits)))
+            return jax.tree.map(_as_array, trace(given, replace(options, **limits)))
 
         name = ("trace", problem.method_key, inputs.bounds is None, options.maxcor)
         jitted = problem.spec.programs.keep(name, lambda: jax.jit(solve))
@@ -185,8 +187,10 @@ class _Solver:
         return jitted(inputs, known | inputs.limits)
 
 
-def _check_traceable(backend: Backend, wanted: tuple[str, ...]) -> None:
-    if backend.trace_with is None:
+def _check_traceable(
+    trace: Callable[[Problem, Options], FlatOutcome] | None, wanted: tuple[str, ...]
+) -> Callable[[Problem, Options], FlatOutcome]:
+    if trace is None:
         raise TracedCall(
             "backend='scipy' runs on the host and cannot be called inside jax.jit or jax.vmap. "
             "Take backend='optax', which can, or call it outside. jax.grad of a call that is not jitted works."
@@ -196,6 +200,7 @@ def _check_traceable(backend: Backend, wanted: tuple[str, ...]) -> None:
             f"{' and '.join(wanted)} cannot be served inside jax.jit or jax.vmap, where the solve is part of a "
             "compiled program. Leave it out there, or call minimize outside."
         )
+    return trace
 
 
 def _as_array(value: Leaf) -> Array | np.ndarray:

@@ -25,7 +25,6 @@ class Algorithm:
         name: the name in results and messages.
         takes_bounds: whether it can solve problems with bounds.
         has_pairs: whether its state depends on maxcor.
-        device_solver: (problem, options, rows of the trace) -> its solver.
         trace: (problem, method) -> its moves, traced; None for L-BFGS-B, which has nothing of the user's in it.
     """
 
@@ -33,19 +32,17 @@ class Algorithm:
     name: str
     takes_bounds: bool
     has_pairs: bool
-    device_solver: Callable[[Problem, Options, int], DeviceSolver[Any]]
     trace: Callable[[Problem, Any], TracedMethod] | None
 
 
 def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
-    """Return the algorithm. This is the only place of the backend that asks whether there is a method."""
+    """Return the algorithm."""
     if method is None:
         return Algorithm(
             method=None,
             name="L-BFGS-B",
             takes_bounds=True,
             has_pairs=True,
-            device_solver=lbfgsb.device_solver,
             trace=None,
         )
     return Algorithm(
@@ -53,6 +50,11 @@ def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
         name="GradientTransformation",
         takes_bounds=False,
         has_pairs=False,
-        device_solver=transformation.device_solver,
         trace=trace_method,
     )
+
+
+def make_device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[Any]:
+    """Return the solver of a problem, with this number of rows of the trace."""
+    algorithm = lbfgsb if problem.method is None else transformation
+    return algorithm.device_solver(problem, options, rows)

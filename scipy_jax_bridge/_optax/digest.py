@@ -62,6 +62,8 @@ def _describe(value: Any, numbers: list[str], seen: dict[int, tuple[int, Any]]) 
 
 
 def _describe_number(value: int | float | complex | np.generic | np.ndarray | jax.Array) -> str:
+    if isinstance(value, jax.core.Tracer):  # differentiated, and no result is resumed inside a trace
+        return "traced"
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)

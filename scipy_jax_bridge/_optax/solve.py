@@ -26,7 +26,7 @@ from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .._result import Outcome, Result, ResumeState, Timing, Trace
-from .algorithm import algorithm_of
+from .algorithm import algorithm_of, make_device_solver
 from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
     ROWS,
@@ -61,7 +61,7 @@ class LoopPrograms(NamedTuple):
 def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled:
     """Compile the loop, or find it compiled."""
     name = (problem.method_key, problem.bounds is not None, options.maxcor)
-    solver = algorithm_of(method).device_solver(problem, options, ROWS)
+    solver = make_device_solver(problem, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
         return jax.jit(solver.start), (_on_host(problem.start_leaves), problem.data, box_of(problem))
@@ -112,7 +112,7 @@ def solve_optax(
     programs: LoopPrograms = compiled.programs
     limits, box = tolerances_of(problem, options), box_of(problem)
     algorithm = algorithm_of(method)
-    solver = algorithm.device_solver(problem, options, ROWS)
+    solver = make_device_solver(problem, options, ROWS)
 
     def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
         return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
@@ -185,10 +185,10 @@ def _explain_nonfinite(
     return f"In iteration {chunks.nit + 1}: {what}."
 
 
-def trace_optax(problem: Problem, method: Method, options: Options) -> FlatOutcome:
+def trace_optax(problem: Problem, options: Options) -> FlatOutcome:
     """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
-    solver, box = algorithm_of(method).device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
+    solver, box = make_device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
     state = solver.start(_forbid_crossed(problem.start_leaves, box), problem.data, box)
     state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():

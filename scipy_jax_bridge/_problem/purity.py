@@ -192,7 +192,9 @@ def _look_up(names: dict[str, Any], name: str) -> Any:
 
 def _is_plain_value(value: Any) -> bool:
     """Whether the value is an immutable number, string or type of data; a subclass may have attributes."""
-    return type(value) in PLAIN or (isinstance(value, np.generic | np.dtype) and type(value).__module__ == "numpy")
+    if isinstance(value, np.number | np.bool_ | np.dtype):
+        return type(value).__module__ in ("numpy", "numpy.dtypes")
+    return type(value) in PLAIN
 
 
 def _root(name: str | None) -> str:

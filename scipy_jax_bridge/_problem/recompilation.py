@@ -69,6 +69,7 @@ class _Count:
     solves: int = 0
     wasted: int = 0
     warned: bool = False
+    traces: int = 0
     trace_s: float = 0.0
     solve_s: float = 0.0
     owner: Any = None  # a weak reference to the function that was compiled last
@@ -139,14 +140,16 @@ def count_trace(fun: Callable[..., Any], solver: Hashable, trace_s: float, solve
         count = _count_of(fun, solver)
         if count is None:
             return
+        count.traces += trace_s > 0
         count.trace_s += trace_s
         count.solve_s += solve_s
-        is_long = count.trace_s >= max(ALL_TRACES_S, LONG_TRACE_S * count.solves)
-        due = count.solves >= MANY and is_long and count.trace_s > count.solve_s and not count.warned
+        is_often = count.traces >= max(MANY, SHARE * count.solves)
+        is_long = count.trace_s >= max(ALL_TRACES_S, LONG_TRACE_S * count.traces, count.solve_s)
+        due = is_often and is_long and not count.warned
         count.warned |= due
     if due:
         warn(
-            f"{_name(fun)} was traced in {count.solves} solves, which took {count.trace_s:.2g} s of "
+            f"{_name(fun)} was traced in {count.traces} of {count.solves} solves, which took {count.trace_s:.2g} s of "
             f"{count.trace_s + count.solve_s:.2g} s. minimize traces again wherever what the objective reads may have "
             "changed. The cure: keep one Minimizer, which traces once.",
             RecompilationWarning,
