@@ -42,7 +42,9 @@ def minimize(
     minimize over params:  fun(params, *args),  subject to  lower <= params <= upper.
 
     Args:
-        fun: fun(params, *args) returns a real scalar, or (scalar, aux) with has_aux. Traced by JAX.
+        fun: fun(params, *args) returns a real scalar, or (scalar, aux) with has_aux. Traced by JAX, at each call
+            unless it is proved that what it reads from outside is the same. Arrays that it closes over are inputs of
+            the compiled program; objectives that compute the same share one.
         params: the start, any tree. Floating-point arrays and floats are optimized. Everything else (integers,
             booleans, strings, functions) is passed through unchanged. A start outside the bounds is clipped.
             Or a Result to continue from. The device loop continues bit for bit as if it had never stopped, if

@@ -32,6 +32,9 @@ from ._result import Outcome, Result, finish
 class Minimizer:
     """A solver for one objective. Call it again and again with new parameters and data.
 
+    It traces the objective once for each structure of its arguments, as `jax.jit` does. What the objective reads from
+    outside its arguments keeps the value that it had then; make a new Minimizer, or call `minimize`, where it changes.
+
     Args:
         fun: as in `minimize`.
         backend: as in `minimize`.

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._core.types import Tracer
+
 Description = str | int | tuple[str, list[Any]]  # nested: a type and its parts; an int refers to an earlier one
 
 NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
@@ -62,7 +64,7 @@ def _describe(value: Any, numbers: list[str], seen: dict[int, tuple[int, Any]]) 
 
 
 def _describe_number(value: int | float | complex | np.generic | np.ndarray | jax.Array) -> str:
-    if isinstance(value, jax.core.Tracer):  # differentiated, and no result is resumed inside a trace
+    if isinstance(value, Tracer):  # differentiated, and no result is resumed inside a trace
         return "traced"
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)

@@ -43,7 +43,7 @@ class BoundedCache(Generic[Value]):
                     self.put(key, value)
         return value
 
-    def find(self, key: Hashable) -> Value | None:
+    def find(self, key: Hashable, /) -> Value | None:
         """Return the value of the key, or None."""
         with self._lock:
             value = self._values.pop(key, None)
@@ -51,7 +51,7 @@ class BoundedCache(Generic[Value]):
                 self._values[key] = value
         return value
 
-    def put(self, key: Hashable, value: Value) -> None:
+    def put(self, key: Hashable, value: Value, /) -> None:
         """Keep a value."""
         with self._lock:
             self._values.pop(key, None)

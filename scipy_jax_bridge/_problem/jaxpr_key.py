@@ -15,9 +15,11 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from .._core.types import Tracer
 from .hoisting import JIT
 
 PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
@@ -150,9 +152,7 @@ def _describe_object(value: Any) -> Hashable:
 
 
 def _describe_array(value: Any) -> Hashable:
-    if isinstance(value, jax.Array) and (
-        isinstance(value, jax.core.Tracer) or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
-    ):
+    if isinstance(value, Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return ById(value)
     array = np.asarray(value)
     return str(array.dtype), array.shape, getattr(value, "weak_type", None), array.tobytes()

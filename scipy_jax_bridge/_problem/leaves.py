@@ -13,7 +13,7 @@ from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from .._core.errors import shorten
-from .._core.types import Tracer
+from .._core.types import Leaf, Tracer
 from .prefix import leaf_paths
 
 Kind = Literal["free", "data", "static"]
@@ -111,9 +111,9 @@ def _describe(value: Any, *, static_numbers: bool) -> Described:
     return value, LeafSpec("static", static=StaticValue(value))
 
 
-def sharding_of(value: jax.Array) -> Sharding | None:
+def sharding_of(value: Leaf) -> Sharding | None:
     """Return where the caller committed the array, for which a program is compiled; None if it is not committed."""
-    if isinstance(value, Tracer) or not getattr(value, "committed", True):
+    if isinstance(value, Tracer) or not isinstance(value, jax.Array) or not getattr(value, "committed", True):
         return None
     return value.sharding
 

@@ -135,7 +135,7 @@ class _Reader:
             yield from self._read_all((type(value), value.func, value.args, *value.keywords.items()))
         elif isinstance(value, PJIT):
             yield ById(value)
-            yield from self._read(value.__wrapped__)
+            yield from self._read(value.__wrapped__)  # type: ignore[attr-defined]
         elif type(value) is tuple or (isinstance(value, tuple) and _is_of_package(type(value))):
             yield type(value), len(value)
             yield from self._read_all(value)

@@ -44,11 +44,11 @@ class TraceKey(NamedTuple):
 class Traces(Protocol):
     """Where earlier traces are found."""
 
-    def find(self, key: TraceKey) -> ProblemSpec | None:
+    def find(self, key: TraceKey, /) -> ProblemSpec | None:
         """Return the trace of this key, or None."""
         ...
 
-    def put(self, key: TraceKey, spec: ProblemSpec) -> None:
+    def put(self, key: TraceKey, spec: ProblemSpec, /) -> None:
         """Keep a trace."""
         ...
 
