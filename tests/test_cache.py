@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -434,3 +438,33 @@ def test_all_tracing_counts_as_compilation(backend: str) -> None:
 
     result = sjb.minimize(fun, jnp.ones(2), backend=backend)
     assert float(result.timing.compile_s) >= 0.05 * len(traced) > 0
+
+
+CHILD = """
+import jax, jax.numpy as jnp, numpy as np, optax
+jax.config.update("jax_enable_x64", True)
+import scipy_jax_bridge as sjb
+data = np.arange(6.0).reshape(3, 2)
+def fun(params, y):
+    return jnp.sum((jax.nn.softplus(data @ params["w"]) - y) ** 2)
+for more in ({"backend": "scipy"}, {"backend": "optax"}, {"backend": "optax", "method": optax.adam(0.1)}):
+    result = sjb.minimize(fun, {"w": np.zeros(2)}, (np.ones(3),), options={"maxiter": 5}, **more)
+    print(result.status.name, float(result.fun))
+"""
+
+
+def test_a_second_process_finds_the_programs(tmp_path: Path) -> None:
+    """With JAX's persistent cache: the programs are the same to the last name, so their keys are."""
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_PLATFORMS": "cpu",
+    }
+    said, programs = [], []
+    for _ in range(2):
+        child = [sys.executable, "-c", CHILD]
+        said.append(subprocess.run(child, env={**os.environ, **settings}, capture_output=True, text=True, check=True))
+        programs.append({each.name for each in tmp_path.iterdir() if each.name.endswith("-cache")})
+    assert len(programs[0]) >= 4 and programs[1] == programs[0]
+    assert said[0].stdout == said[1].stdout and said[0].stdout.count("\n") == 3

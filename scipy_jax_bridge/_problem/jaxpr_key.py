@@ -11,7 +11,7 @@ import enum
 import functools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from .._core.types import Tracer
 from .hoisting import JIT
 
 PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
+EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare as they are
 LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
 
@@ -70,26 +71,80 @@ class ById:
 
 def key_of(closed: ClosedJaxpr) -> JaxprKey:
     """Return the key of a jaxpr."""
-    return JaxprKey(tuple(_read_jaxpr(closed.jaxpr)))
+    return JaxprKey(_Reader().read(closed.jaxpr))
 
 
-def _read_jaxpr(jaxpr: Jaxpr) -> Iterator[Hashable]:
-    """Yield the inputs, then each equation, then the outputs. Variables are known by the order of their definition."""
-    numbers: dict[Var, int] = {}
+_read: weakref.WeakKeyDictionary[Jaxpr, tuple[Hashable, ...]] = weakref.WeakKeyDictionary()
+"""The tokens of nested jaxprs. JAX keeps those of its own functions, and finds them again in the next trace."""
 
-    def define(variables: list[Var]) -> tuple[Hashable, ...]:
-        for each in variables:
-            numbers[each] = len(numbers)
-        return tuple(_read_aval(each.aval) for each in variables)
 
-    def use(atoms: list[Var | Literal]) -> tuple[Hashable, ...]:
-        return tuple(_read_literal(each) if isinstance(each, Literal) else numbers[each] for each in atoms)
+class _Reader:
+    """Reads one jaxpr and those nested in it. Most equations share one context."""
 
-    yield define(jaxpr.constvars), define(jaxpr.invars)
-    for equation in jaxpr.eqns:
-        inputs = use(equation.invars)
-        yield equation.primitive.name, inputs, tuple(_read_params(equation)), define(equation.outvars)
-    yield use(jaxpr.outvars)
+    def __init__(self) -> None:
+        self._contexts: dict[int, Hashable] = {}
+
+    def read(self, jaxpr: Jaxpr) -> tuple[Hashable, ...]:
+        """Return the inputs, then each equation, then the outputs. Variables are known by the order of definition."""
+        numbers: dict[Var, int] = {}
+
+        def define(variables: list[Var]) -> tuple[Hashable, ...]:
+            for each in variables:
+                numbers[each] = len(numbers)
+            return tuple([_read_aval(each.aval) for each in variables])
+
+        def use(atoms: list[Var | Literal]) -> tuple[Hashable, ...]:
+            return tuple([_read_literal(each) if isinstance(each, Literal) else numbers[each] for each in atoms])
+
+        tokens: list[Hashable] = [(define(jaxpr.constvars), define(jaxpr.invars))]
+        for equation in jaxpr.eqns:
+            inputs = use(equation.invars)
+            tokens.append((equation.primitive.name, inputs, self._read_params(equation), define(equation.outvars)))
+        return *tokens, use(jaxpr.outvars)
+
+    def _read_params(self, equation: JaxprEqn) -> tuple[Hashable, ...]:
+        name, tokens = equation.primitive.name, list[Hashable]([equation.primitive])
+        has_rules, is_jit = name.startswith(RULES), name in JIT
+        for param, value in equation.params.items():
+            is_rule = has_rules and not isinstance(value, (ClosedJaxpr, *PLAIN))
+            if not (is_rule or (is_jit and param == "name")):
+                tokens.append((param, self._describe(value)))
+        if equation.effects:
+            tokens.append(tuple(sorted(type(each).__name__ for each in equation.effects)))
+        return *tokens, self._describe_context(getattr(equation, "ctx", None))
+
+    def _describe_context(self, context: Any) -> Hashable:
+        """Describe what holds around an equation, such as the place of a computation."""
+        if id(context) not in self._contexts:
+            names = [name for name in getattr(type(context), "__slots__", ()) if not name.startswith("_")]
+            self._contexts[id(context)] = tuple(self._describe(getattr(context, name, None)) for name in names)
+        return self._contexts[id(context)]
+
+    def _describe(self, value: Any) -> Hashable:
+        """Describe a parameter of an equation."""
+        kind = type(value)
+        if kind in EXACT:
+            return kind, value
+        if isinstance(value, PLAIN):
+            return kind, repr(value) if isinstance(value, float | complex | np.generic) else value
+        if isinstance(value, ClosedJaxpr):
+            return "jaxpr", self._describe(value.jaxpr), tuple(map(_describe_array, value.consts))
+        if isinstance(value, Jaxpr):
+            if value not in _read:
+                _read[value] = self.read(value)
+            return _read[value]
+        if isinstance(value, tuple | list):
+            return kind, tuple(map(self._describe, value))
+        if isinstance(value, dict):
+            return kind, tuple((repr(name), self._describe(each)) for name, each in sorted(value.items(), key=repr))
+        if isinstance(value, np.ndarray | jax.Array):
+            return _describe_array(value)
+        if isinstance(value, types.FunctionType | functools.partial):
+            return _describe_function(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = dataclasses.fields(value)
+            return kind, tuple((each.name, self._describe(getattr(value, each.name))) for each in fields)
+        return _describe_object(value)
 
 
 def _read_aval(aval: Any) -> Hashable:
@@ -100,48 +155,9 @@ def _read_literal(literal: Literal) -> Hashable:
     return _read_aval(literal.aval), _describe_array(literal.val)
 
 
-def _read_params(equation: JaxprEqn) -> Iterator[Hashable]:
-    yield equation.primitive
-    name = equation.primitive.name
-    has_rules = name.startswith(RULES)
-    for param, value in sorted(equation.params.items()):
-        is_rule = has_rules and not isinstance(value, (ClosedJaxpr, *PLAIN))
-        if not (is_rule or (name in JIT and param == "name")):
-            yield param, _describe(value)
-    if equation.effects:
-        yield tuple(sorted(type(each).__name__ for each in equation.effects))
-    context = getattr(equation, "ctx", None)  # such as the place of a computation
-    for slot in getattr(type(context), "__slots__", ()):
-        if not slot.startswith("_"):
-            yield slot, _describe(getattr(context, slot, None))
-
-
-def _describe(value: Any) -> Hashable:
-    """Describe a parameter of an equation."""
-    if isinstance(value, ClosedJaxpr):
-        return "jaxpr", tuple(_read_jaxpr(value.jaxpr)), tuple(map(_describe_array, value.consts))
-    if isinstance(value, Jaxpr):
-        return "jaxpr", tuple(_read_jaxpr(value))
-    if isinstance(value, PLAIN):
-        return type(value), repr(value) if isinstance(value, float | complex | np.generic) else value
-    if isinstance(value, tuple | list):
-        return type(value), tuple(map(_describe, value))
-    if isinstance(value, dict):
-        return dict, tuple((repr(name), _describe(each)) for name, each in sorted(value.items(), key=repr))
-    if isinstance(value, np.ndarray | jax.Array):
-        return _describe_array(value)
-    if isinstance(value, types.FunctionType | functools.partial):
-        return _describe_function(value)
-    return _describe_object(value)
-
-
 def _describe_object(value: Any) -> Hashable:
     if isinstance(value, type):
         return value
-    if dataclasses.is_dataclass(value):
-        return type(value), tuple(
-            (each.name, _describe(getattr(value, each.name))) for each in dataclasses.fields(value)
-        )
     if type(value).__module__.partition(".")[0] in LIBRARIES and type(value).__eq__ is not object.__eq__:
         try:
             hash(value)
@@ -168,7 +184,7 @@ def _describe_function(value: Any) -> Hashable:
         parts = (value.func, *value.args, *(each for item in sorted(value.keywords.items()) for each in item))
         return "partial", tuple(map(_describe_function, parts))
     if isinstance(value, PLAIN):
-        return _describe(value)
+        return type(value), repr(value)
     if not isinstance(value, types.FunctionType):
         return _Held(value)
     defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
