@@ -7,7 +7,6 @@ from typing import Any
 import optax
 
 from .._backend import Backend
-from .._problem.fingerprint import structure_of
 from .algorithm import algorithm_of
 from .solve import compile_optax, solve_optax, trace_optax
 
@@ -37,5 +36,5 @@ def choose(method: Any) -> Backend:
         solve_with=solve_optax,
         compile_with=compile_optax,
         trace_with=trace_optax,
-        program_key=structure_of(method),
+        program_key=algorithm.key,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import optax
 
 from .._core.options import Options
+from .._problem.fingerprint import structure_of
 from .._problem.problem import Problem
 from . import transformation
 from .device_solver import DeviceSolver
@@ -22,6 +23,7 @@ class Algorithm:
 
     Args:
         method: the transformation, or None for L-BFGS-B.
+        key: equal for methods that compute the same.
         name: the name in results and messages.
         takes_bounds: whether it can solve problems with bounds.
         has_pairs: whether its state depends on maxcor.
@@ -29,6 +31,7 @@ class Algorithm:
     """
 
     method: optax.GradientTransformation | None
+    key: Hashable
     name: str
     takes_bounds: bool
     has_pairs: bool
@@ -37,14 +40,8 @@ class Algorithm:
 
 def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
     """Return the algorithm. This is the only place of the backend that asks whether there is a method."""
+    key = structure_of(method)
     if method is None:
-        return Algorithm(
-            method=None, name="L-BFGS-B", takes_bounds=True, has_pairs=True, device_solver=lbfgsb.device_solver
-        )
-    return Algorithm(
-        method=method,
-        name="GradientTransformation",
-        takes_bounds=False,
-        has_pairs=False,
-        device_solver=partial(transformation.device_solver, method),
-    )
+        return Algorithm(method, key, "L-BFGS-B", takes_bounds=True, has_pairs=True, device_solver=lbfgsb.device_solver)
+    make = partial(transformation.device_solver, method)
+    return Algorithm(method, key, "GradientTransformation", takes_bounds=False, has_pairs=False, device_solver=make)

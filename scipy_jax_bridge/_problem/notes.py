@@ -89,21 +89,11 @@ def _describe_curvature(problem: Problem, leaves: list[Leaf]) -> str:
     """Note that the Hessian at a start with zero gradient does not prove a minimum."""
     if problem.bounds is not None:
         return ""
-    structure, dtype = problem.spec.params, problem.spec.dtype
-    size = structure.size
+    size = problem.spec.params.size
     probes = np.eye(size) if size <= PROBES else np.random.default_rng(0).standard_normal((PROBES, size))
-    probes = np.linalg.qr(probes.T)[0].T.astype(dtype)
-    inputs = (structure.ravel_on_host(leaves, dtype), probes, problem.data)
-
-    def products(x: FlatVector, probes: Float[Array, "k n"], data: Data) -> Float[Array, "k n"]:
-        return jax.lax.map(
-            lambda v: jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(probes)
-        )
-
+    probes = np.linalg.qr(probes.T)[0].T.astype(problem.spec.dtype)
     try:
-        program, _ = problem.compile("curvature", lambda: (jax.jit(products), inputs))
-        found = np.asarray(program(*inputs), np.float64)
-        settle(problem.fun)  # its side effects while it was traced for this program must not invalidate the cache
+        found = _times_hessian(problem, leaves, probes)
     except (TypeError, ValueError, NotImplementedError):  # the objective has no forward derivative
         return ""
     if not np.isfinite(found).all():
@@ -118,6 +108,21 @@ def _describe_curvature(problem: Problem, leaves: list[Leaf]) -> str:
             "maximum. Start elsewhere."
         )
     return ""
+
+
+def _times_hessian(problem: Problem, leaves: list[Leaf], vectors: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+    """Return the products of the Hessian with these vectors."""
+    inputs = (problem.spec.params.ravel_on_host(leaves, problem.spec.dtype), vectors, problem.data)
+
+    def products(x: FlatVector, vectors: Float[Array, "k n"], data: Data) -> Float[Array, "k n"]:
+        return jax.lax.map(
+            lambda v: jax.jvp(lambda x: problem.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(vectors)
+        )
+
+    program, _ = problem.compile("curvature", lambda: (jax.jit(products), inputs))
+    found = np.asarray(program(*inputs), np.float64)
+    settle(problem.fun)  # its side effects while it was traced for this program must not invalidate the cache
+    return found
 
 
 def describe_optimized(params: Params, is_optimized: Sequence[bool]) -> str:
