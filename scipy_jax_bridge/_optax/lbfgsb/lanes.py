@@ -4,10 +4,15 @@ One step of the solver computes some thirty numbers and flags. As separate value
 kernel of its own, with a copy of everything that it is computed from. As the lanes of one array they are one kernel.
 A batch of solves fills its kernels anyway, so under `vmap` each number is an array of its own again.
 
-Measured against NamedTuples of plain scalars in the carry, with a `lax.cond` between the two functions (with a selection
-in its place): without bounds a solve compiles in 1.4 s, not 1.8 s (4.3 s), and an evaluation of Rosenbrock's function
-takes 4.3 us, not 5.7 us (12 us), at n = 20, and 16 us, not 34 us (57 us), at n = 1000. With bounds it compiles in the same
-time (1.7 times), and takes 26 us, not 29 us (71 us), at n = 20. Least of five turns on a CPU with two cores, JAX 0.10.2.
+Measured against NamedTuples of plain scalars in the carry, with a `lax.cond` between the two functions, and with a
+selection in its place (Rosenbrock's function in float64, least of three to five turns, two CPU cores, JAX 0.10.2):
+
+    n                          lanes    cond     selection
+    10    compile, no bounds   1.4 s    1.7 s    3.9 s      processor time
+    10    compile, bounds      3.8 s    3.9 s    6.8 s
+    20    an evaluation        4.3 us   5.7 us   12 us      no bounds
+    20    an evaluation        26 us    29 us    53 us      bounds
+    1000  an evaluation        16 us    34 us    45 us      no bounds
 """
 
 from __future__ import annotations

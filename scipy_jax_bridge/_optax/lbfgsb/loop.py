@@ -133,16 +133,13 @@ def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, 
     value, grad, aux = evaluate(state.trial)
     searched, before = read_scalars(state)
     evaluation = _measure(state, before.is_start, value, grad, box)
-    lanes = _process(state, before.is_start, evaluation, limits, active)
-    search, scalars, outcome = unpack(OUTCOME_KINDS, split(lanes))
-    outcome = TrialOutcome(*(flag & active for flag in outcome))
+    lanes, search, scalars, outcome = _process(state, before.is_start, evaluation, limits, active)
     accepted, improves_best = outcome.accepted, outcome.improves_best
     nit, nfev = state.nit + (accepted & (state.nfev > 0)), state.nfev + active
-    x, grad_at_x = jnp.where(accepted, state.trial, state.x), jnp.where(accepted, grad, state.grad)
+    x, grad_at_x = select(accepted, (state.trial, grad), (state.x, state.grad))
     pair = _new_pair(state, searched.step, before.slot, scalars.grad_scale, evaluation, grad, outcome)
-    direction = _direction(box)
-    memory = direction.update(state.memory, pair)
-    full_step = direction.full_step(memory, x, grad_at_x * scalars.grad_scale)
+    memory = _direction(box).update(state.memory, pair)
+    full_step = _direction(box).full_step(memory, x, grad_at_x * scalars.grad_scale)
     x_full_step = jnp.where(accepted | outcome.search_failed, full_step, state.x_full_step)
     length = search.step if box is None else _first_step(search.step, x, x_full_step, before.is_start, box)
     best_x = jnp.where(improves_best, state.trial, state.best_x)
@@ -164,13 +161,17 @@ def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, 
     )
 
 
-def _process(state: State, is_start: Flag, evaluation: TrialEvaluation, limits: Tolerances, active: Flag) -> Lanes:
-    """Return the scalars after this trial, packed with its outcome."""
+def _process(
+    state: State, is_start: Flag, evaluation: TrialEvaluation, limits: Tolerances, active: Flag
+) -> tuple[Lanes, Search, SolveScalars, TrialOutcome]:
+    """Return the scalars and the outcome of this trial, packed and unpacked."""
     left = limits._replace(maxiter=limits.maxiter - state.nit, maxfun=limits.maxfun - state.nfev)
     lanes = select_fused(
         is_start, accept_start, process_trial, SCALAR_KINDS, OUTCOME_KINDS, state.scalars, evaluation, left
     )
-    return jnp.where(active, lanes, state.scalars)
+    lanes = jnp.where(active, lanes, state.scalars)
+    search, scalars, outcome = unpack(OUTCOME_KINDS, split(lanes))
+    return lanes, search, scalars, TrialOutcome(*(flag & active for flag in outcome))
 
 
 def _measure(state: State, is_start: Flag, value: Scalar, grad: Vector, box: Box | None) -> TrialEvaluation:
