@@ -13,7 +13,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from problems import BACKENDS, rosenbrock
 from scipy_jax_bridge import Status
-from scipy_jax_bridge._problem.precision import find_narrowest_dtype
+from scipy_jax_bridge._problem.precision import find_narrowest_dtype, find_unread
 
 DATA = jnp.linspace(0.0, 1.0, 3, dtype=jnp.float32)
 START = np.linspace(-1.0, 1.0, 6)
@@ -111,6 +111,50 @@ def test_the_coarsest_type_on_the_way(name: str) -> None:
     fun, dtype = COARSE[name]
     found = find_narrowest_dtype(jax.make_jaxpr(fun)(jnp.ones(3)), 1)
     assert found is not None and found.dtype == dtype
+
+
+def reads_in_a_condition(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.cond(y[0] > 0, lambda: jnp.sum(x), lambda: jnp.sum(x**2))
+
+
+def reads_in_the_end_of_a_loop(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.while_loop(lambda c: c[0] < y[0], lambda c: (c[0] + 1, 2 * c[1]), (0.0, jnp.sum(x)))[1]
+
+
+def reads_at_the_start_of_a_loop(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The loop may have no round, and then returns y."""
+    return jnp.sum(jax.lax.while_loop(lambda c: jnp.sum(c) < 1, lambda _: x, y))
+
+
+def reads_a_round_later(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, 3, lambda _, c: (c[1], c[1] * jnp.sum(y)), (jnp.sum(x), 1.0))[0]
+
+
+def carries_beside(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.sum(jax.lax.fori_loop(0, 3, lambda _, c: (2 * c[0], c[1] * jnp.sum(y)), (x, 1.0))[0])
+
+
+def reads_a_mutable_array(x: jax.Array, y: jax.Array) -> jax.Array:
+    array = jax.new_ref(x)
+    array[...] = y
+    return jnp.sum(x) + jnp.sum(array[...])
+
+
+@pytest.mark.parametrize(
+    ("fun", "unread"),
+    [
+        (reads_in_a_condition, ()),
+        (reads_in_the_end_of_a_loop, ()),
+        (reads_at_the_start_of_a_loop, ()),
+        (reads_a_round_later, ()),
+        (carries_beside, (1,)),
+        pytest.param(
+            reads_a_mutable_array, (), marks=pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="JAX has none yet")
+        ),
+    ],
+)
+def test_a_leaf_is_called_unread_only_if_it_is(fun: Callable[..., Any], unread: tuple[int, ...]) -> None:
+    assert find_unread(jax.make_jaxpr(fun)(jnp.ones(3), jnp.ones(3)), 2) == unread
 
 
 def test_auxiliary_output_may_be_coarse() -> None:

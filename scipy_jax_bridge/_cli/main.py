@@ -91,13 +91,18 @@ def _run(model: Model, settings: Entry, wanted: argparse.Namespace) -> int:
     if wanted.json:
         print(json.dumps([_without_nan(row) for row in rows], indent=2, allow_nan=False))
     else:
-        print(write_table(rows, comparison.notes()))
-        for lines in filter(None, (comment_on(model, comparison), [] if converged or not model.note else [model.note])):
-            print("", *lines, sep="\n")
+        _print_table(rows, comparison, model, converged)
     written = _write_files(comparison, wanted, model.title)
     if written:
         print("", *written, sep="\n", file=sys.stderr if wanted.json else sys.stdout)
     return 0 if converged else 1
+
+
+def _print_table(rows: list[Row], comparison: Comparison, model: Model, converged: bool) -> None:
+    """Print the rows and what is to be said of them; with the model's note if a run did not converge."""
+    print(write_table(rows, comparison.notes()))
+    for lines in filter(None, (comment_on(model, comparison), [] if converged or not model.note else [model.note])):
+        print("", *lines, sep="\n")
 
 
 @contextmanager

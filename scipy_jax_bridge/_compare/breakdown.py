@@ -11,11 +11,11 @@ It is measured from outside and between the solves, so that nothing is added to 
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,8 @@ from .comparison import UNKNOWN, TimeBreakdown
 PART = 0.02
 """Fraction of the seconds of solving that may be spent on measuring; and the same again on compiling for it."""
 
-LEAST = 2e-3  # seconds that measuring may take in any case
 LONG = 5e-3  # seconds of evaluations beside which one dispatch, at most 0.2 ms, is negligible
-MOST = 50  # samples after one solve; more would not improve the median
+WAYS = 5  # transfers that are timed after one solve
 
 Program = Callable[..., tuple[Array, PyTree]]
 Repeat = Callable[[FlatVector, Float[Array, ""], Data, Int[Array, ""]], FlatVector]
@@ -54,12 +53,14 @@ class Evaluation:
     def __init__(self, problem: Problem, program: Program | None, has_grad: bool) -> None:
         self.problem, self.x = problem, _start(problem)
         self._on_device = jax.device_put(self.x)
-        self._program, self._has_grad = program, has_grad
-        self._repeat: Callable[..., FlatVector] | None = None
-        self._count = 1  # evaluations in one run of it
-        self.compile_s = 0.0
+        self._has_grad, self._count = has_grad, 1
         self._samples: list[float] = []
-        self._program_s = 0.0 if program is None else self._time_program(program)
+        self._run: Callable[[int], PyTree] | None = None  # makes so many evaluations; None before it is compiled
+        self.is_long = False  # whether its dispatch is negligible beside it
+        if program is not None:
+            run = lambda _: program(self._on_device, self.problem.data)  # noqa: E731
+            self.is_long = _seconds(run, 1) >= LONG
+            self._run = run if self.is_long else None
 
     @property
     def seconds(self) -> float:
@@ -67,43 +68,23 @@ class Evaluation:
         return statistics.median(self._samples) if self._samples else float("nan")
 
     @property
-    def is_long(self) -> bool:
-        """Whether its dispatch is negligible beside it."""
-        return self._program is not None and self._program_s >= LONG
-
-    @property
     def ready(self) -> bool:
         """Whether it can be timed without compiling anything."""
-        return self.is_long or self._repeat is not None
+        return self._run is not None
+
+    def compile(self) -> None:
+        """Compile a program of many evaluations, and find how many take `LONG` seconds."""
+        inputs = self._on_device, self.x.dtype.type(0), self.problem.data
+        repeat = jax.jit(_repeat(self.problem, self._has_grad)).lower(*inputs, np.int32(1)).compile()
+        run = self._run = lambda count: repeat(*inputs, np.int32(count))
+        _seconds(run, 1)  # cold
+        while _seconds(run, self._count) < LONG and self._count < 1_000_000:
+            self._count *= 2
 
     def sample(self) -> None:
         """Time it once more."""
-        if self._program is not None and self.is_long:
-            self._program_s = self._time_program(self._program)
-            self._samples.append(self._program_s)
-            return
-        repeat = self._repeat or self._compile()
-        self._samples.append(self._time_repeats(repeat, self._count) / self._count)
-
-    def _compile(self) -> Callable[..., FlatVector]:
-        """Compile the program of many evaluations, and find how many take `LONG` seconds."""
-        began = time.perf_counter()
-        inputs = self.x, self.x.dtype.type(0), self.problem.data, np.int32(1)
-        repeat = self._repeat = jax.jit(_repeat(self.problem, self._has_grad)).lower(*inputs).compile()
-        self._time_repeats(repeat, 1)
-        seconds = self._time_repeats(repeat, 1)
-        while seconds < LONG and self._count < 1_000_000:
-            self._count = math.ceil(self._count * min(100.0, 1.2 * LONG / seconds))
-            seconds = self._time_repeats(repeat, self._count)
-        self.compile_s = time.perf_counter() - began
-        return repeat
-
-    def _time_program(self, program: Program) -> float:
-        return _seconds(lambda: jax.block_until_ready(program(self._on_device, self.problem.data)))
-
-    def _time_repeats(self, repeat: Callable[..., FlatVector], count: int) -> float:
-        inputs = self._on_device, self.x.dtype.type(0), self.problem.data, np.int32(count)
-        return _seconds(lambda: jax.block_until_ready(repeat(*inputs)))
+        assert self._run is not None, "the caller compiles it"
+        self._samples.append(_seconds(self._run, self._count) / self._count)
 
 
 class Probe:
@@ -123,57 +104,51 @@ class Probe:
         compiled: Compiled,
         expected_s: float,
     ) -> None:
-        self._scope, self._evaluation, self._compiled, self.expected_s = scope, evaluation, compiled, expected_s
-        self._program: Program | None = compiled.evaluate
+        self._scope, self._evaluation, self._compiled, self._expected_s = scope, evaluation, compiled, expected_s
         self._ways: list[float] = []  # seconds of a transfer to the device and back
-        self._costs: list[float] = []  # seconds of a sample
         self._left = 0.0  # seconds that may still be spent
 
     def sample(self, solve_s: float, compile_s: float) -> None:
-        """Measure for a small part of the seconds that a solve just took; at least once in all.
+        """Measure once, if a small part of the seconds of the solves allows it; after the first solve in any case.
 
         Args:
-            solve_s: those seconds.
+            solve_s: the seconds of the solve just made.
             compile_s: seconds that may be spent on compiling the objective alone, where that is needed.
         """
-        expected = self.expected_s if not self._evaluation.ready else 0.0
-        if not self._compiled.only_evaluates or expected > compile_s:
+        evaluation = self._evaluation
+        if not self._compiled.only_evaluates or (not evaluation.ready and self._expected_s > compile_s):
             return
-        self._left += PART * solve_s + LEAST
-        for _ in range(MOST):
-            if self._costs and self._left < statistics.median(self._costs):
-                break
-            began, compile_s = time.perf_counter(), self._evaluation.compile_s
-            with self._scope():
-                self._evaluation.sample()
-                self._time_ways()
-            compile_s = self._evaluation.compile_s - compile_s
-            self._costs.append(time.perf_counter() - began - compile_s)
-            self._left -= self._costs[-1]
+        self._left += PART * solve_s
+        if self._ways and self._left < 0:
+            return
+        with self._scope():
+            if not evaluation.ready:
+                evaluation.compile()
+            began = time.perf_counter()
+            evaluation.sample()
+            self._ways += [self._time_way() for _ in range(WAYS)]  # the first is cold, which the median ignores
+            self._left -= time.perf_counter() - began
 
     def shares(self, solve_s: float, result: Result) -> TimeBreakdown:
         """Return the parts of a solve that took `solve_s` seconds."""
         if not (self._compiled.only_evaluates and self._ways and solve_s > 0):
             return UNKNOWN
         nfev, way = int(result.nfev), statistics.median(self._ways)
-        ways = nfev if self._program is not None else 1 + self._compiled.reports_per_s * solve_s
+        ways = 1 + self._compiled.reports_per_s * solve_s if self._compiled.evaluate is None else nfev
         objective, transfers = nfev * self._evaluation.seconds / solve_s, ways * way / solve_s
         excess = max(objective + transfers, 1.0)  # above 1 by noise alone
         objective, transfers = objective / excess, transfers / excess
         return TimeBreakdown(objective, transfers, max(1.0 - objective - transfers, 0.0))
 
-    def _time_ways(self) -> None:
-        """Time a few transfers to the device and back; the first is cold, which the median ignores."""
-        x, data, program = self._evaluation.x, self._evaluation.problem.data, self._program
+    def _time_way(self) -> float:
+        """Return the seconds of one transfer to the device and back."""
+        x, data, program = self._evaluation.x, self._evaluation.problem.data, self._compiled.evaluate
         if program is None:
-            self._ways += [_time_copy(self._compiled.report_shape, x.dtype) for _ in range(3)]
-        elif self._evaluation.is_long:  # the difference to the evaluation would be noise
-            there = [_seconds(lambda: jax.block_until_ready(jax.device_put(x))) for _ in range(3)]
-            self._ways += [seconds + _time_copy(x.shape, x.dtype) for seconds in there]
-        else:
-            count = int(np.clip(LONG / 2 / max(self._evaluation.seconds, 1e-9), 3, 15))
-            whole = [_time_call(program, x, data) for _ in range(count)]
-            self._ways += [max(seconds - self._evaluation.seconds, 0.0) for seconds in whole]
+            return _time_copy(self._compiled.report_shape, x.dtype)
+        if self._evaluation.is_long:  # the difference to the evaluation would be noise
+            return _seconds(jax.device_put, x) + _time_copy(x.shape, x.dtype)
+        whole = _seconds(lambda x: np.asarray(program(x, data)[0]), x)
+        return max(whole - self._evaluation.seconds, 0.0)
 
 
 def make_probes(solves: Mapping[str, CompiledSolve], compile_s: Mapping[str, float]) -> dict[str, Probe]:
@@ -198,16 +173,13 @@ def make_probes(solves: Mapping[str, CompiledSolve], compile_s: Mapping[str, flo
 
 def _repeat(problem: Problem, has_grad: bool) -> Repeat:
     """Return a function of many evaluations. Each needs the one before, so that XLA can skip none."""
-
     flat = problem.spec.flat
 
     def repeat(x: FlatVector, zero: Float[Array, ""], data: Data, count: Int[Array, ""]) -> FlatVector:
         def step(_: int | Int[Array, ""], carry: tuple[FlatVector, Array]) -> tuple[FlatVector, Array]:
             x, total = carry
-            if has_grad:
-                value, grad, _ = flat.value_and_grad(x, data)
-            else:
-                value, grad = flat.value(x, data)[0], 1.0
+            value, *grads = flat.value_and_grad(x, data)[:2] if has_grad else flat.value(x, data)[:1]
+            grad = grads[0] if grads else jnp.ones((), x.dtype)
             change = jnp.where(jnp.isfinite(grad), grad, 0) + jnp.where(jnp.isfinite(value), value, 0)
             return x + zero * change, total + value
 
@@ -223,18 +195,12 @@ def _start(problem: Problem) -> HostVector:
     return x.astype(problem.spec.dtype)
 
 
-def _time_call(program: Program, x: HostVector, data: Data) -> float:
-    """Return the seconds of an evaluation that the host asks for."""
-    return _seconds(lambda: np.asarray(program(x, data)[0]))
-
-
 def _time_copy(shape: tuple[int, ...], dtype: np.dtype) -> float:
     """Return the seconds in which an array comes to the host."""
-    array = jax.block_until_ready(jax.device_put(np.ones(shape, dtype)))
-    return _seconds(lambda: np.asarray(array))
+    return _seconds(np.asarray, jax.block_until_ready(jax.device_put(np.ones(shape, dtype))))
 
 
-def _seconds(call: Callable[[], PyTree]) -> float:
+def _seconds(call: Callable[[Any], PyTree], given: Any) -> float:
     began = time.perf_counter()
-    call()
+    jax.block_until_ready(call(given))
     return time.perf_counter() - began

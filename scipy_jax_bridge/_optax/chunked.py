@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from .._backend import Compiled
 from .._core.monitor import Progress, SolveMonitor
 from .._core.status import RUNNING, Status
 from .._core.types import HostVector
 from .._problem.problem import Problem
-from .._result import Result, Trace
+from .._result import Outcome, Result, ResumeState, Timing, Trace
 from .device_solver import (
     ROWS,
     DeviceState,
@@ -134,6 +135,29 @@ class ChunkedRun:
         """Return the trace as columns."""
         rows, seconds = np.concatenate(self._rows), np.concatenate(self._seconds)
         return Trace(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), seconds)
+
+    def outcome(
+        self,
+        compiled: Compiled,
+        status: Status,
+        point: Evaluation,
+        detail: str = "",
+        note: str = "",
+        carry: ResumeState | None = None,
+    ) -> Outcome:
+        """Return the outcome of the solve, if it ends now with this status and this point."""
+        return Outcome(
+            **self._problem.on_device(point.x, point.value, point.grad),
+            aux=point.aux,
+            nit=self.nit,
+            nfev=self.nfev,
+            status=int(status),
+            trace=self.trace(),
+            timing=Timing(compiled.seconds, self._monitor.seconds, compiled.compiles),
+            detail=detail,
+            note=note,
+            carry=carry,
+        )
 
     def _call_back(self, scalars: LoopScalars, last: Evaluation) -> Status | None:
         """Call the callback. Return CALLBACK if it stops the solve."""

@@ -25,7 +25,7 @@ from .._core.trace import unknown
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.objective import Data
 from .._problem.problem import Problem
-from .._result import Outcome, Result, ResumeState, Timing, Trace
+from .._result import Outcome, Result, Trace
 from .algorithm import algorithm_of, make_device_solver
 from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
@@ -34,7 +34,6 @@ from .device_solver import (
     Box,
     DeviceSolver,
     DeviceState,
-    Evaluation,
     Leaves,
     LoopReport,
     LoopScalars,
@@ -66,23 +65,11 @@ def compile_optax(problem: Problem, method: Method, options: Options) -> Compile
     def start() -> tuple[Any, tuple[Any, ...]]:
         return jax.jit(solver.start), (_on_host(problem.start_leaves), problem.data, box_of(problem))
 
-    def advance() -> tuple[Any, tuple[Any, ...]]:
-        state = jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
-
-        def run(
-            state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
-        ) -> tuple[DeviceState, LoopReport]:
-            state = solver.advance(state, data, limits, box, until)
-            return state, solver.report(state)
-
-        inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
-        return jax.jit(run, donate_argnums=0), inputs
-
     begin, begin_s = solver.start_on_host, 0.0
     if begin is None:
         compiled, begin_s = problem.compile(("start", *name), start)
         begin = lambda free, box: compiled(free, problem.data, box)  # noqa: E731
-    run, run_s = problem.compile(("advance", *name), advance)
+    run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, options))
     return Compiled(
         programs=LoopPrograms(begin, run),
         seconds=begin_s + run_s,
@@ -90,6 +77,20 @@ def compile_optax(problem: Problem, method: Method, options: Options) -> Compile
         reports_per_s=1 / CHUNK_S,
         report_shape=(ROWS, 3),
     )
+
+
+def _make_advance(problem: Problem, solver: DeviceSolver[Any], options: Options) -> tuple[Any, tuple[Any, ...]]:
+    """Return the function of a chunk of the loop, and inputs of the types that it will have."""
+    state = jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
+
+    def run(
+        state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
+    ) -> tuple[DeviceState, LoopReport]:
+        state = solver.advance(state, data, limits, box, until)
+        return state, solver.report(state)
+
+    inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
+    return jax.jit(run, donate_argnums=0), inputs
 
 
 def solve_optax(
@@ -108,53 +109,33 @@ def solve_optax(
     Raises:
         ValueError: the objective or its gradient is not finite at the start.
     """
+    algorithm, paces = algorithm_of(method), problem.spec.programs.paces
     compiled = compile_optax(problem, method, options)
     programs: LoopPrograms = compiled.programs
     limits, box = tolerances_of(problem, options), box_of(problem)
-    algorithm = algorithm_of(method)
     solver = make_device_solver(problem, options, ROWS)
 
     def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
         return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
 
-    monitor.begin()
-    paces, method_key = problem.spec.programs.paces, problem.method_key
-    chunks = ChunkedRun(problem, monitor, advance, paces.get(method_key))
-
     def start(free: Leaves) -> DeviceState:
         return programs.start(_on_host(free), box)
 
+    monitor.begin()
+    chunks = ChunkedRun(problem, monitor, advance, paces.get(problem.method_key))
     fresh = start(problem.start_leaves)
     state, note = fresh, ""
     if earlier is not None:
         state, note = resume(earlier, chunks, solver, fresh, start, problem, algorithm, options)
-
-    def hand_back(status: Status, point: Evaluation, detail: str = "", carry: ResumeState | None = None) -> Outcome:
-        return Outcome(
-            **problem.on_device(point.x, point.value, point.grad),
-            aux=point.aux,
-            nit=chunks.nit,
-            nfev=chunks.nfev,
-            status=int(status),
-            trace=chunks.trace(),
-            timing=Timing(compiled.seconds, monitor.seconds, compiled.compiles),
-            detail=detail,
-            note=note,
-            carry=carry,
-        )
-
-    monitor.best_so_far = lambda: None if chunks.best is None else hand_back(Status.ERROR, chunks.best)
+    monitor.best_so_far = lambda: chunks.best and chunks.outcome(compiled, Status.ERROR, chunks.best, note=note)
     status = None
     while status is None:
         state, status = chunks.run(state)
     if chunks.speed is not None:
-        paces[method_key] = chunks.speed
-    detail, carry = "", None
-    if status == Status.NONFINITE:
-        detail = _explain_nonfinite(problem, solver, state, chunks, start)
-    if status in RESUMABLE:
-        carry = make_resume_state(state, problem, algorithm, options)
-    return hand_back(status, chunks.found, detail, carry)
+        paces[problem.method_key] = chunks.speed
+    detail = _explain_nonfinite(problem, solver, state, chunks, start) if status == Status.NONFINITE else ""
+    carry = make_resume_state(state, problem, algorithm, options) if status in RESUMABLE else None
+    return chunks.outcome(compiled, status, chunks.found, detail, note, carry)
 
 
 def _on_host(free: Leaves) -> list[np.ndarray]:

@@ -52,6 +52,15 @@ class TransformState(NamedTuple):
     rows: Float[Array, "rows 3"]
 
 
+class Trial(NamedTuple):
+    """What is known after the evaluation of a trial."""
+
+    value: Scalar
+    grad_norm: Scalar
+    searched: Count  # evaluations that line searches made for it
+    step_was_reduced: Flag
+
+
 def start_transform(method: TracedMethod, x: FlatVector, aux: list[Array], data: Data, rows: int) -> TransformState:
     """Make the carry before the first evaluation. `aux` is a placeholder of the right shapes."""
     zeros, infinity, zero = jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype), jnp.zeros((), jnp.int32)
@@ -141,53 +150,51 @@ def _process(
 
     From a trial that is not finite the loop retreats towards the last point, at most maxls times in a row.
     """
-    grad_norm = jnp.max(jnp.abs(grad))
-    nfev = state.nfev + new_evaluations
-    first = state.nfev == 0
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    improves_best = finite & (value < state.best_value)
+    nfev, first = state.nfev + new_evaluations, state.nfev == 0
+    trial = Trial(value, jnp.max(jnp.abs(grad)), _count_searches(inner), _is_reduced(state, inner, grad))
+    finite = jnp.isfinite(value) & jnp.isfinite(trial.grad_norm)
     # A zero step is no convergence: the next one may be longer, unless a line search found no step.
     at_x = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
     unmoved = jnp.where(at_x, state.unmoved + 1, 0)
-    stuck = at_x & ((unmoved >= MAX_UNMOVED) | (_count_searches(inner) > 0))
-    step_was_reduced = _is_reduced(state, inner, grad)
-    # A small decrease is no convergence after a retreat or a reduced step.
-    flat = ~first & ~at_x & ~step_was_reduced & (state.retreats == 0) & is_flat(state.value, value, limits.ftol)
-    status = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
-    status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, status)
-    status = jnp.where(flat, Status.FTOL, status)
-    status = jnp.where(stuck, Status.LINESEARCH, status)
-    status = jnp.where(grad_norm <= limits.gtol, Status.GTOL, status)
     closer = state.x + BACKOFF * (state.trial - state.x)
     lost = ~finite & (first | (state.retreats >= limits.maxls) | jnp.all(closer == state.x))
     limited = jnp.where(nfev >= limits.maxfun, Status.MAXFUN, RUNNING)
-    status = jnp.where(finite, status, jnp.where(lost, Status.NONFINITE, limited)).astype(jnp.int32)
-    row = jnp.stack([value, grad_norm, lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(value.dtype)])
+    status = jnp.where(lost, Status.NONFINITE, limited)
+    status = jnp.where(finite, _status_at(state, trial, limited, at_x, unmoved, limits), status)
+    row = jnp.stack([value, trial.grad_norm, lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(value.dtype)])
     place = lax.rem(state.nit, jnp.int32(state.rows.shape[0]))
-    best = (state.trial, value, grad, aux)
-    earlier_best = (state.best_x, state.best_value, state.best_grad, state.best_aux)
-    best_x, best_value, best_grad, best_aux = select(improves_best, best, earlier_best)
     accepted = finite | first
-    earlier = (state.x, state.value, state.grad, state.aux, state.grad_norm)
-    x, value, grad, aux, grad_norm = select(accepted, (state.trial, value, grad, aux, grad_norm), earlier)
+    best = {"best_x": state.trial, "best_value": value, "best_grad": grad, "best_aux": aux}
+    current = {"x": state.trial, "value": value, "grad": grad, "aux": aux, "grad_norm": trial.grad_norm}
     return state._replace(
+        **_update(finite & (value < state.best_value), state, best),
+        **_update(accepted, state, current),
         trial=jnp.where(accepted | lost, state.trial, closer),
         retreats=jnp.where(accepted, 0, state.retreats + 1),
         unmoved=unmoved,
-        step_was_reduced=step_was_reduced,
-        x=x,
-        value=value,
-        grad=grad,
-        aux=aux,
-        best_x=best_x,
-        best_value=best_value,
-        best_grad=best_grad,
-        best_aux=best_aux,
-        grad_norm=grad_norm,
+        step_was_reduced=trial.step_was_reduced,
         nfev=nfev,
-        status=status,
+        status=status.astype(jnp.int32),
         rows=write_rows(state.rows, place, row[None], jnp.ones((), bool)),
     )
+
+
+def _update(condition: Flag, state: TransformState, new: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Return the new values of these fields where the condition holds, else those of the state."""
+    return {name: select(condition, value, getattr(state, name)) for name, value in new.items()}
+
+
+def _status_at(
+    state: TransformState, trial: Trial, limited: Count, at_x: Flag, unmoved: Count, limits: Tolerances
+) -> Count:
+    """Return the status after a finite trial; `limited` is what the limit of evaluations says."""
+    stuck = at_x & ((unmoved >= MAX_UNMOVED) | (trial.searched > 0))
+    # A small decrease is no convergence after a retreat or a reduced step.
+    comparable = (state.nfev > 0) & ~at_x & ~trial.step_was_reduced & (state.retreats == 0)
+    status = jnp.where(state.nit >= limits.maxiter, Status.MAXITER, limited)
+    status = jnp.where(comparable & is_flat(state.value, trial.value, limits.ftol), Status.FTOL, status)
+    status = jnp.where(stuck, Status.LINESEARCH, status)
+    return jnp.where(trial.grad_norm <= limits.gtol, Status.GTOL, status)
 
 
 def _is_reduced(state: TransformState, inner: PyTree, grad: FlatVector) -> Flag:

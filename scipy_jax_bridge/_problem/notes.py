@@ -14,9 +14,10 @@ from .._core.status import Status
 from .._core.stopping import noise
 from .._core.trace import Trace
 from .._core.types import FlatVector, Leaf, Params
+from .objective import Data
 from .precision import describe_digits, describe_gain, describe_narrowest
 from .prefix import leaf_paths
-from .problem import Data, Problem
+from .problem import Problem
 from .second_order import second_order_key
 
 PROBES = 16  # directions in which the curvature is probed; with fewer parameters, all
@@ -89,20 +90,11 @@ def _describe_curvature(problem: Problem, leaves: list[Leaf]) -> str:
     """Note that the Hessian at a start with zero gradient does not prove a minimum."""
     if problem.bounds is not None:
         return ""
-    structure, dtype = problem.spec.params, problem.spec.dtype
-    size = structure.size
+    size = problem.spec.params.size
     probes = np.eye(size) if size <= PROBES else np.random.default_rng(0).standard_normal((PROBES, size))
-    probes = np.linalg.qr(probes.T)[0].T.astype(dtype)
-    inputs, flat = (structure.ravel_on_host(leaves, dtype), probes, problem.data), problem.spec.flat
-
-    def products(x: FlatVector, probes: Float[Array, "k n"], data: Data) -> Float[Array, "k n"]:
-        return jax.lax.map(
-            lambda v: jax.jvp(lambda x: flat.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(probes)
-        )
-
+    probes = np.linalg.qr(probes.T)[0].T.astype(problem.spec.dtype)
     try:
-        program, _ = problem.compile(("curvature", second_order_key(problem)), lambda: (jax.jit(products), inputs))
-        found = np.asarray(program(*inputs), np.float64)
+        found = _times_hessian(problem, leaves, probes)
     except (TypeError, ValueError, NotImplementedError):  # the objective has no forward derivative
         return ""
     if not np.isfinite(found).all():
@@ -117,6 +109,20 @@ def _describe_curvature(problem: Problem, leaves: list[Leaf]) -> str:
             "maximum. Start elsewhere."
         )
     return ""
+
+
+def _times_hessian(problem: Problem, leaves: list[Leaf], vectors: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+    """Return the products of the Hessian with these vectors."""
+    flat, x = problem.spec.flat, problem.spec.params.ravel_on_host(leaves, problem.spec.dtype)
+    inputs = (x, vectors, problem.data)
+
+    def products(x: FlatVector, vectors: Float[Array, "k n"], data: Data) -> Float[Array, "k n"]:
+        return jax.lax.map(
+            lambda v: jax.jvp(lambda x: flat.value_and_grad(x, data)[1], (x,), (v,))[1], jnp.asarray(vectors)
+        )
+
+    program, _ = problem.compile(("curvature", second_order_key(problem)), lambda: (jax.jit(products), inputs))
+    return np.asarray(program(*inputs), np.float64)
 
 
 def describe_optimized(params: Params, is_optimized: Sequence[bool]) -> str:

@@ -1,12 +1,12 @@
 """Find the narrowest floating-point type between params and value in the objective's jaxpr, and explain what it costs.
 
-The jaxpr is read as a dataflow graph: which variables depend on the params, and which of them the value depends on.
+The jaxpr is read as one graph: which values are computed from which. The programs inside operations, such as the body
+of a loop, are part of the graph. What a loop feeds back is a cycle in it.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.typing import DTypeLike
 
-Flags = tuple[bool, ...]  # one for each variable of a list
+MAX_VALUES = 50_000  # of the largest program that is read; programs inside operations count once per operation
+CONSTANT, WRITTEN = 0, 1  # values that stand for all constants, and for all that operations with side effects write
 
 
 class NarrowestDtype(NamedTuple):
@@ -31,158 +32,130 @@ def find_narrowest_dtype(program: ClosedJaxpr, optimized: int) -> NarrowestDtype
     carries beside the value, and the conditions of loops and branches.
 
     Returns:
-        None if there is no such operation, or if a later JAX writes its programs in another way. This is a
-        diagnosis: no solve depends on it.
+        None if there is no such operation, if the program is too large, or if a later JAX writes its programs in
+        another way. This is a diagnosis: no solve depends on it.
     """
-    _, found = _find_dataflow(program, optimized)
+    try:
+        graph = _Dataflow(has_conditions=False)
+        inputs, value = graph.read(program.jaxpr)
+    except Exception:
+        return None
+    uses: list[list[int]] = [[] for _ in graph.sources]
+    for place, sources in enumerate(graph.sources):
+        for source in sources:
+            uses[source].append(place)
+    between = _reachable(graph.sources, [value]) & _reachable(uses, inputs[:optimized])
+    results = [graph.results[place] for place in sorted(between)]
+    found = [each for each in results if each is not None and jnp.issubdtype(each.dtype, jnp.floating)]
     return max(found, key=lambda each: float(jnp.finfo(each.dtype).eps), default=None)
 
 
 def find_unread(program: ClosedJaxpr, optimized: int) -> tuple[int, ...]:
-    """Return the positions of those of the first `optimized` inputs on which the first output does not depend."""
-    inputs, _ = _find_dataflow(program, optimized)
-    return tuple(place for place, is_read in enumerate(inputs[:optimized]) if not is_read)
+    """Return the positions of those of the first `optimized` inputs on which the first output does not depend.
 
-
-def _find_dataflow(program: ClosedJaxpr, optimized: int) -> tuple[Flags, list[NarrowestDtype]]:
-    """Return which inputs the value depends on and the results between. If unreadable: all inputs, no results."""
-    try:
-        jaxpr = program.jaxpr
-        sources = tuple(place < optimized for place in range(len(jaxpr.invars)))
-        targets = tuple(place == 0 for place in range(len(jaxpr.outvars)))
-        return _Dataflow().between(jaxpr, sources, targets)
-    except Exception:
-        return (True,) * optimized, []
-
-
-class _Part(NamedTuple):
-    """A program inside an operation, such as the body of a loop. Its outputs are those of the operation.
-
-    Args:
-        jaxpr: the program.
-        skipped: its inputs are those of the operation after the first `skipped`.
-        first, carried: of these inputs, `carried` from position `first` on are fed back from the first outputs.
+    None is returned in doubt: a condition of a loop or of a branch counts as read.
     """
-
-    jaxpr: Jaxpr
-    skipped: int = 0
-    first: int = 0
-    carried: int = 0
-
-    def feed_back(self, inputs: Flags, outputs: Flags) -> Flags:
-        """Flag the inputs too that are fed back from flagged outputs."""
-        end = self.first + self.carried
-        again = map(operator.or_, inputs[self.first : end], outputs)
-        return (*inputs[: self.first], *again, *inputs[end:])
-
-    def ask_again(self, outputs: Flags, inputs: Flags) -> Flags:
-        """Flag the outputs too that feed flagged inputs."""
-        again = map(operator.or_, outputs, inputs[self.first : self.first + self.carried])
-        return (*again, *outputs[self.carried :])
+    try:
+        graph = _Dataflow(has_conditions=True)
+        inputs, value = graph.read(program.jaxpr)
+    except Exception:
+        return ()
+    read = _reachable(graph.sources, [value])
+    return tuple(place for place, each in enumerate(inputs[:optimized]) if each not in read)
 
 
 class _Dataflow:
-    """The floating-point results between sources and targets. Results for a program are cached."""
+    """The values of a program, numbered in its order.
 
-    def __init__(self) -> None:
-        self._reached: dict[tuple[Jaxpr, Flags], set[Var]] = {}
-        self._between: dict[tuple[Jaxpr, Flags, Flags], tuple[Flags, list[NarrowestDtype]]] = {}
+    Args:
+        has_conditions: whether what a loop or a branch computes is computed from its condition, too.
 
-    def reached(self, jaxpr: Jaxpr, sources: Flags) -> set[Var]:
-        """Return the variables that depend on the sources, which are inputs of the program."""
-        key = jaxpr, sources
-        if key not in self._reached:
-            reached = {each for each, source in zip(jaxpr.invars, sources, strict=True) if source}
-            for equation in jaxpr.eqns:
-                given = _flags(equation.invars, reached)
-                if any(given):
-                    outputs = [self._settle(part, given)[1] for part in _parts(equation)]
-                    outputs = outputs or [(True,) * len(equation.outvars)]
-                    reached.update(each for each, *hit in zip(equation.outvars, *outputs, strict=True) if any(hit))
-            self._reached[key] = reached
-        return self._reached[key]
+    Attributes:
+        sources: the values from which each value is computed.
+        results: what computes it; None for inputs and for what a loop carries.
+    """
 
-    def between(self, jaxpr: Jaxpr, sources: Flags, targets: Flags) -> tuple[Flags, list[NarrowestDtype]]:
-        """Return the inputs that lead from the sources to the targets, and the results between, in program order."""
-        key = jaxpr, sources, targets
-        if key not in self._between:
-            reached = self.reached(jaxpr, sources)
-            ends = [each for each, target in zip(jaxpr.outvars, targets, strict=True) if target]
-            wanted = {each for each in ends if not isinstance(each, Literal) and each in reached}
-            found = []
-            for equation in reversed(jaxpr.eqns):
-                asked = _flags(equation.outvars, wanted)
-                if any(asked):
-                    needs, inside = self._inside(equation, _flags(equation.invars, reached), asked)
-                    inputs = zip(equation.invars, needs, strict=True)
-                    wanted.update(each for each, need in inputs if need and not isinstance(each, Literal))
-                    results = [each.aval for each, ask in zip(equation.outvars, asked, strict=True) if ask]
-                    dtypes = [getattr(each, "dtype", jnp.int32) for each in results]
-                    name = equation.primitive.name
-                    found.append(inside + [NarrowestDtype(each, name) for each in dtypes if _is_real(each)])
-            self._between[key] = _flags(jaxpr.invars, wanted), [each for group in reversed(found) for each in group]
-        return self._between[key]
+    def __init__(self, has_conditions: bool) -> None:
+        self._has_conditions = has_conditions
+        self.sources: list[list[int]] = [[], []]  # of CONSTANT and WRITTEN
+        self.results: list[NarrowestDtype | None] = [None, None]
 
-    def _inside(self, equation: JaxprEqn, given: Flags, asked: Flags) -> tuple[Flags, list[NarrowestDtype]]:
-        """Return the inputs of an operation that lead to the outputs asked for, and the results inside it."""
-        parts, found = _parts(equation), list[NarrowestDtype]()
-        if not parts:
-            for jaxpr in _inner(equation.params.values()):  # it is unknown which input is which: take all
-                found += self.between(jaxpr, (True,) * len(jaxpr.invars), (True,) * len(jaxpr.outvars))[1]
-            return given, found
-        needs = [False] * len(given)
-        for part in parts:
-            sources, _ = self._settle(part, given)
-            targets = asked
-            inputs, inside = self.between(part.jaxpr, sources, targets)
-            while (again := part.ask_again(targets, inputs)) != targets:
-                targets = again
-                inputs, inside = self.between(part.jaxpr, sources, targets)
-            found += inside
-            for place, need in enumerate(inputs, part.skipped):
-                needs[place] |= need and given[place]
-        return tuple(needs), found
+    def read(self, jaxpr: Jaxpr) -> tuple[list[int], int]:
+        """Read the program. Return its inputs and its first output."""
+        inputs = [self._add([]) for _ in jaxpr.invars]
+        return inputs, self._include(jaxpr, inputs)[0]
 
-    def _settle(self, part: _Part, given: Flags) -> tuple[Flags, Flags]:
-        """Return the inputs and outputs of a part that depend on the sources, after any number of loop iterations."""
-        sources = given[part.skipped :]
-        while True:
-            outputs = _flags(part.jaxpr.outvars, self.reached(part.jaxpr, sources))
-            before, sources = sources, part.feed_back(sources, outputs)
-            if sources == before:
-                return sources, outputs
+    def _add(self, sources: Iterable[int], result: NarrowestDtype | None = None) -> int:
+        if len(self.sources) > MAX_VALUES:
+            raise ValueError("The program is too large.")
+        self.sources.append(list(sources))
+        self.results.append(result)
+        return len(self.sources) - 1
 
+    def _include(self, jaxpr: Jaxpr, inputs: Sequence[int]) -> list[int]:
+        """Read a program that is given these values. Return its outputs."""
+        values: dict[Var, int] = dict(zip(jaxpr.invars, inputs, strict=True))
 
-def _parts(equation: JaxprEqn) -> list[_Part]:
-    """Return the programs inside an operation whose inputs can be matched with those of the operation."""
-    try:
-        return _read_parts(equation)
-    except (KeyError, AttributeError):  # the names of the parameters are internal to JAX and may change
-        return []
+        def find(variables: Sequence[Var | Literal]) -> list[int]:
+            return [CONSTANT if isinstance(each, Literal) else values.get(each, CONSTANT) for each in variables]
 
+        for equation in jaxpr.eqns:
+            name = equation.primitive.name
+            sources = self._apply(equation, find(equation.invars))
+            for variable, each in zip(equation.outvars, sources, strict=True):
+                dtype = getattr(variable.aval, "dtype", jnp.int32)
+                values[variable] = self._add(each, NarrowestDtype(dtype, name))
+        return find(jaxpr.outvars)
 
-def _read_parts(equation: JaxprEqn) -> list[_Part]:
-    name, params = equation.primitive.name, equation.params
-    if name == "while":
-        body, first = params["body_jaxpr"].jaxpr, params["body_nconsts"]
-        parts = [_Part(body, params["cond_nconsts"], first, len(body.outvars))]
-    elif name == "scan":
-        parts = [_Part(params["jaxpr"].jaxpr, 0, params["num_consts"], params["num_carry"])]
-    elif name == "cond":
-        parts = [_Part(branch.jaxpr, 1) for branch in params["branches"]]
-    else:
-        parts = [_Part(jaxpr) for jaxpr in _inner(params.values())]
-    sizes = len(equation.invars), len(equation.outvars)
-    fits = all((part.skipped + len(part.jaxpr.invars), len(part.jaxpr.outvars)) == sizes for part in parts)
-    return parts if fits else []
+    def _apply(self, equation: JaxprEqn, given: list[int]) -> list[list[int]]:
+        """Return the sources of each output of an operation."""
+        name, params, count = equation.primitive.name, equation.params, len(equation.outvars)
+        inner = list(_inner(params.values()))
+        if not inner and equation.effects:  # it may write or read a mutable array
+            self.sources[WRITTEN] += given
+            return [[*given, WRITTEN]] * count
+        if not inner:
+            return [given] * count
+        if name == "while":
+            first, test = params["cond_nconsts"], params["cond_jaxpr"].jaxpr
+            carried = self._loop(params["body_jaxpr"].jaxpr, given[first:], params["body_nconsts"], count)
+            condition = self._include(test, given[:first] + carried) if self._has_conditions else []
+            return [[each, *condition] for each in carried]
+        if name == "scan":
+            outputs = self._loop(params["jaxpr"].jaxpr, given, params["num_consts"], params["num_carry"])
+            return [[each] for each in outputs]
+        if name == "cond":
+            branches, condition = [self._include(each, given[1:]) for each in inner], given[: self._has_conditions]
+            return [[*each, *condition] for each in zip(*branches, strict=True)]
+        if len(inner) == 1 and (len(inner[0].invars), len(inner[0].outvars)) == (len(given), count):
+            return [[each] for each in self._include(inner[0], given)]
+        # It is unknown which input is which: take all. A result inside leads to all outputs.
+        joined = self._add(given)
+        inside = [end for each in inner for end in self._include(each, [joined] * len(each.invars))]
+        return [[joined, *inside]] * count
+
+    def _loop(self, body: Jaxpr, given: list[int], first: int, carried: int) -> list[int]:
+        """Read a loop whose body feeds back `carried` of its inputs from position `first` on. Return its outputs.
+
+        What it carries is its input, too: the loop may end before its first round.
+        """
+        end = first + carried
+        carry = [self._add([each]) for each in given[first:end]]
+        outputs = self._include(body, [*given[:first], *carry, *given[end:]])
+        for each, again in zip(carry, outputs[:carried], strict=True):
+            self.sources[each].append(again)
+        return carry + outputs[carried:]
 
 
-def _flags(variables: Sequence[Var | Literal], among: set[Var]) -> Flags:
-    return tuple(not isinstance(each, Literal) and each in among for each in variables)
-
-
-def _is_real(dtype: DTypeLike) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.floating))
+def _reachable(edges: Sequence[Sequence[int]], starts: Iterable[int]) -> set[int]:
+    """Return the values to which the edges lead from the starts, with these."""
+    reached, waiting = set[int](), list(starts)
+    while waiting:
+        each = waiting.pop()
+        if each not in reached:
+            reached.add(each)
+            waiting += edges[each]
+    return reached
 
 
 def _inner(values: Iterable[Any]) -> Iterator[Jaxpr]:

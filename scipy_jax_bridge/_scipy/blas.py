@@ -6,7 +6,8 @@ other work, a solve takes many times as long with them as without
 Cholesky factorization on the CPU does), so every evaluation gets its threads back.
 
 `openblas_set_num_threads` is OpenBLAS's public call; SciPy's wheels prefix it. Where SciPy was built with another
-library, none is found and nothing changes.
+library, none is found and nothing changes. threadpoolctl would do the same for MKL and BLIS, but it would be one more
+package to depend on, for libraries that SciPy's wheels do not have.
 """
 
 from __future__ import annotations

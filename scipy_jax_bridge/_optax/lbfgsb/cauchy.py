@@ -73,18 +73,13 @@ def _breakpoints(x: Array, grad: Array, lower: Array, upper: Array) -> tuple[Arr
     return d, gap, jnp.where(d != 0, gap / jnp.abs(grad), jnp.inf)
 
 
-def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> PathState:
-    """Pass every breakpoint that lies before the minimum of its segment.
-
-    The breakpoints are computed again one by one, so that the loop holds no vectors of them.
-    """
-    d, _, breakpoints = _breakpoints(*path)
-    _, order = lax.sort((breakpoints, lax.iota(jnp.int32, breakpoints.size)), num_keys=1)
+def _start_path(memory: BoundedMemory, middle: CompactMatrix, d: Vector) -> tuple[PathState, Scalar]:
+    """Return the state at the iterate, before the first segment, and the least curvature that a segment may have."""
     p = times_w(memory, d)
     f1 = -jnp.sum(d * d)
     f2 = -memory.theta * f1 - multiply(middle, p) @ p
     f2_min = -jnp.finfo(f2.dtype).eps * memory.theta * f1
-    start = PathState(
+    return PathState(
         passed=jnp.zeros((), jnp.int32),
         t=jnp.zeros_like(f1),
         f1=f1,
@@ -92,7 +87,17 @@ def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> Pa
         p=p,
         c=jnp.zeros_like(p),
         stopped=jnp.zeros(d.shape, bool),
-    )
+    ), f2_min
+
+
+def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> PathState:
+    """Pass every breakpoint that lies before the minimum of its segment.
+
+    The breakpoints are computed again one by one, so that the loop holds no vectors of them.
+    """
+    d, _, breakpoints = _breakpoints(*path)
+    _, order = lax.sort((breakpoints, lax.iota(jnp.int32, breakpoints.size)), num_keys=1)
+    start, f2_min = _start_path(memory, middle, d)
 
     def next_breakpoint(state: PathState) -> tuple[Array, tuple[Scalar, Scalar, Scalar]]:
         index = order[jnp.minimum(state.passed, order.size - 1)]

@@ -74,7 +74,8 @@ class TrialOutcome(NamedTuple):
     store_pair: Flag  # the step and the change of the gradient go into the memory
 
 
-OUTCOME_KINDS = (Search, SolveScalars, TrialOutcome)
+SCALAR_KINDS = (Search, SolveScalars)
+OUTCOME_KINDS = (*SCALAR_KINDS, TrialOutcome)
 Before = tuple[Search, SolveScalars]
 After = tuple[Search, SolveScalars, TrialOutcome]
 

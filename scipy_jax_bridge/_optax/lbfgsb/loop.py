@@ -20,13 +20,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..._core.promotion import standard_promotion, with_user_promotion
+from ..._core.promotion import standard_promotion
 from ..._core.status import RUNNING
 from ..device_solver import Box, Evaluate, Tolerances
 from ..loop_tools import COUNT_MODULUS, any_active, is_active, select, write_rows
 from .bounded import bounded_direction
 from .control import (
     OUTCOME_KINDS,
+    SCALAR_KINDS,
     SolveScalars,
     TrialEvaluation,
     TrialOutcome,
@@ -34,10 +35,12 @@ from .control import (
     process_trial,
 )
 from .direction import Direction
-from .lanes import Flag, Packed, pack_constants, select_fused
+from .lanes import Flag, Lanes, pack, select_fused, split, unpack
 from .linesearch import LARGEST_STEP, Search
 from .memory import NewPair, Scalar, Vector, sum_products
 from .unbounded import UNBOUNDED
+
+STEP_LANE = 1  # the first number, which is the step of Search
 
 
 class State(NamedTuple):
@@ -52,7 +55,7 @@ class State(NamedTuple):
     aux: PyTree
     best_aux: PyTree
     memory: PyTree  # see Direction
-    scalars: Packed  # Search, whose value_start is the value at x, and SolveScalars
+    scalars: Lanes  # Search, whose value_start is the value at x, SolveScalars, and the TrialOutcome before
     nit: Int[Array, ""]
     nfev: Int[Array, ""]
     rows: Float[Array, "rows 3"]
@@ -76,10 +79,8 @@ def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) ->
     xp: Any = np if isinstance(x, np.ndarray) else jnp
     x = x if box is None else xp.clip(x, box.lower, box.upper)
     zeros = xp.zeros(x.shape, x.dtype)
-    zero: Any = 0.0
-    scalars = SolveScalars(*(zero,) * len(SolveScalars._fields))._replace(
-        status=zero + RUNNING, best_value=zero + np.inf, is_start=zero == 0, memory_empty=zero == 0
-    )
+    search, scalars = unpack(SCALAR_KINDS, np.zeros(len(pack(SCALAR_KINDS, ()))))
+    scalars = scalars._replace(status=RUNNING, best_value=np.inf, is_start=True, memory_empty=True)
     return State(
         trial=x,
         x=x,
@@ -90,11 +91,16 @@ def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) ->
         aux=_zeros_like(xp, aux),
         best_aux=_zeros_like(xp, aux),  # other arrays than those of `aux`: the loop donates each of them
         memory=_direction(box).empty_memory(xp, x.size, maxcor, x.dtype),
-        scalars=pack_constants(x.dtype, OUTCOME_KINDS, Search(*(zero,) * len(Search._fields)), scalars),
+        scalars=xp.asarray(pack(OUTCOME_KINDS, (search, scalars)), x.dtype),
         nit=xp.zeros((), np.int32),
         nfev=xp.zeros((), np.int32),
         rows=xp.zeros((rows, 3), x.dtype),
     )
+
+
+def read_scalars(state: State) -> tuple[Search, SolveScalars]:
+    """Unpack the scalars of a state."""
+    return unpack(SCALAR_KINDS, split(state.scalars))
 
 
 def _zeros_like(xp: ModuleType, aux: PyTree) -> PyTree:
@@ -111,13 +117,12 @@ def advance(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | Non
     """Run until the solve has ended or `until` evaluations have been made."""
 
     def goes_on(state: State) -> Flag:
-        _, scalars = state.scalars.read()
+        _, scalars = read_scalars(state)
         return (scalars.status == RUNNING) & (state.nfev < until)
 
     def body(state: State) -> State:
-        return step(evaluate_as_set, state, limits, box, is_active(goes_on(state)))
+        return step(evaluate, state, limits, box, is_active(goes_on(state)))
 
-    evaluate_as_set = with_user_promotion(evaluate)
     with standard_promotion():
         return lax.while_loop(lambda state: any_active(goes_on(state)), body, state)
 
@@ -125,24 +130,16 @@ def advance(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | Non
 def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:
     """Make one evaluation and process it. If not `active`, return the state unchanged."""
     value, grad, aux = evaluate(state.trial)
-    searched, before = state.scalars.read()
+    searched, before = read_scalars(state)
     evaluation = _measure(state, before.is_start, value, grad, box)
-    left = limits._replace(maxiter=limits.maxiter - state.nit, maxfun=limits.maxfun - state.nfev)
-    packed = select_fused(
-        before.is_start, accept_start, process_trial, OUTCOME_KINDS, state.scalars, evaluation, left
-    ).or_else(active, state.scalars)
-    search, scalars, outcome = packed.read()
+    lanes, search, scalars, outcome = _process(state, before.is_start, evaluation, limits, active)
     accepted, improves_best = outcome.accepted, outcome.improves_best
     nit, nfev = state.nit + (accepted & (state.nfev > 0)), state.nfev + active
-    x, grad_at_x = jnp.where(accepted, state.trial, state.x), jnp.where(accepted, grad, state.grad)
+    x, grad_at_x = select(accepted, (state.trial, grad), (state.x, state.grad))
     pair = _new_pair(state, searched.step, before.slot, scalars.grad_scale, evaluation, grad, outcome)
-    direction = _direction(box)
-    memory = direction.update(state.memory, pair)
-    x_full_step = jnp.where(
-        accepted | outcome.search_failed,
-        direction.full_step(memory, x, grad_at_x * scalars.grad_scale),
-        state.x_full_step,
-    )
+    memory = _direction(box).update(state.memory, pair)
+    full_step = _direction(box).full_step(memory, x, grad_at_x * scalars.grad_scale)
+    x_full_step = jnp.where(accepted | outcome.search_failed, full_step, state.x_full_step)
     length = search.step if box is None else _first_step(search.step, x, x_full_step, before.is_start, box)
     best_x = jnp.where(improves_best, state.trial, state.best_x)
     trial = jnp.where(outcome.restarts, best_x, _take_step(x, x_full_step, length, box))
@@ -156,11 +153,24 @@ def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, 
         aux=select(accepted, aux, state.aux),
         best_aux=select(improves_best, aux, state.best_aux),
         memory=memory,
-        scalars=_with_step(packed.take(Search, SolveScalars), length, box),
+        scalars=lanes if box is None else lanes.at[STEP_LANE].set(length),
         nit=nit,
         nfev=nfev,
         rows=_record(state.rows, jnp.where(accepted, nit, nit + 1), nfev, evaluation, active),
     )
+
+
+def _process(
+    state: State, is_start: Flag, evaluation: TrialEvaluation, limits: Tolerances, active: Flag
+) -> tuple[Lanes, Search, SolveScalars, TrialOutcome]:
+    """Return the scalars and the outcome of this trial, packed and unpacked."""
+    left = limits._replace(maxiter=limits.maxiter - state.nit, maxfun=limits.maxfun - state.nfev)
+    lanes = select_fused(
+        is_start, accept_start, process_trial, SCALAR_KINDS, OUTCOME_KINDS, state.scalars, evaluation, left
+    )
+    lanes = jnp.where(active, lanes, state.scalars)
+    search, scalars, outcome = unpack(OUTCOME_KINDS, split(lanes))
+    return lanes, search, scalars, TrialOutcome(*(flag & active for flag in outcome))
 
 
 def _measure(state: State, is_start: Flag, value: Scalar, grad: Vector, box: Box | None) -> TrialEvaluation:
@@ -227,11 +237,6 @@ def _take_step(x: Vector, x_full_step: Vector, step: Scalar, box: Box | None) ->
     trial = x + step * (x_full_step - x)
     trial = trial if box is None else jnp.clip(trial, box.lower, box.upper)
     return jnp.where(step == 1, x_full_step, jnp.where(step > 0, trial, x))
-
-
-def _with_step(scalars: Packed, step: Scalar, box: Box | None) -> Packed:
-    """Store the step that the box allows; it is the first field of Search."""
-    return scalars if box is None else Packed(scalars.values.at[0].set(step), scalars.kinds)
 
 
 def _record(rows: Array, place: Array, nfev: Array, evaluation: TrialEvaluation, active: Flag) -> Array:

@@ -12,7 +12,10 @@ from ..._core.status import Status
 from ..._problem.objective import Data
 from ..._problem.problem import Problem
 from ..device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
-from .loop import State, advance, start_state
+from .control import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
+from .lanes import pack, unpack
+from .linesearch import Search
+from .loop import State, advance, read_scalars, start_state
 
 
 def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[State]:
@@ -37,14 +40,14 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         advance=advance_with,
         report=_report,
         with_status=_with_status,
-        find_value=lambda state: state.scalars.number("value_start"),
+        find_value=lambda state: float(_scalars_on_host(state)[0].value_start),
         find_nonfinite=_find_nonfinite,
         with_hyperparams=lambda state, fresh: state,
     )
 
 
 def _report(state: State) -> LoopReport:
-    search, scalars = state.scalars.read()
+    search, scalars = read_scalars(state)
     return make_report(
         state,
         LoopScalars(
@@ -58,12 +61,17 @@ def _report(state: State) -> LoopReport:
     )
 
 
+def _scalars_on_host(state: State) -> tuple[Search, SolveScalars]:
+    return unpack(SCALAR_KINDS, np.asarray(state.scalars))
+
+
 def _with_status(state: State, status: Status | int) -> State:
-    return state._replace(scalars=state.scalars.with_number("status", float(status)))
+    search, scalars = _scalars_on_host(state)
+    lanes = pack(OUTCOME_KINDS, (search, scalars._replace(status=status)))
+    return state._replace(scalars=np.asarray(lanes, state.x.dtype))
 
 
 def _find_nonfinite(state: State) -> np.ndarray:
     """Return the last trial that was not finite. `retreat` has stored its step as the longest one allowed."""
-    search, _ = state.scalars.read()
-    step = np.asarray(search.step_max)
-    return np.asarray(state.x) + step * (np.asarray(state.x_full_step) - np.asarray(state.x))
+    search, _ = _scalars_on_host(state)
+    return np.asarray(state.x) + search.step_max * (np.asarray(state.x_full_step) - np.asarray(state.x))
