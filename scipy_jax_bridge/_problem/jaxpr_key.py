@@ -168,7 +168,7 @@ def _describe_object(value: Any) -> Hashable:
 
 
 def _describe_array(value: Any) -> Hashable:
-    if isinstance(value, Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+    if isinstance(value, Tracer) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
         return ById(value)
     array = np.asarray(value)
     return str(array.dtype), array.shape, getattr(value, "weak_type", None), array.tobytes()
