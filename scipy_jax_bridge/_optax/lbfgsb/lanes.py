@@ -5,14 +5,14 @@ kernel of its own, with a copy of everything that it is computed from. As the la
 A batch of solves fills its kernels anyway, so under `vmap` each number is an array of its own again.
 
 Measured against NamedTuples of plain scalars in the carry, with a `lax.cond` between the two functions, and with a
-selection in its place (Rosenbrock's function in float64, least of three to five turns, two CPU cores, JAX 0.10.2):
+selection in its place (Rosenbrock's function in float64, least of three turns, two busy CPU cores, JAX 0.10.2):
 
     n                          lanes    cond     selection
-    10    compile, no bounds   1.4 s    1.7 s    3.9 s      processor time
-    10    compile, bounds      3.8 s    3.9 s    6.8 s
+    10    compile, no bounds   1.4 s    1.8 s    4.3 s      processor time
+    10    compile, bounds      4.1 s    3.9 s    6.9 s
     20    an evaluation        4.3 us   5.7 us   12 us      no bounds
-    20    an evaluation        26 us    29 us    53 us      bounds
-    1000  an evaluation        16 us    34 us    45 us      no bounds
+    20    an evaluation        26 us    29 us    71 us      bounds
+    1000  an evaluation        16 us    34 us    57 us      no bounds
 """
 
 from __future__ import annotations
