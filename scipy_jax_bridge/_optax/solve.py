@@ -59,7 +59,7 @@ class LoopPrograms(NamedTuple):
 
 def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled:
     """Compile the loop, or find it compiled."""
-    name = (problem.method_key, problem.bounds is not None, options.maxcor)
+    name = (problem.method_key, problem.bounds is not None, options.maxcor, ROWS)
     solver = make_device_solver(problem, options, ROWS)
 
     def start() -> tuple[Any, tuple[Any, ...]]:
