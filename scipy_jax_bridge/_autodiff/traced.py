@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from .._backend import Backend
+from .._core.manual import is_manual, vary_with
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.outcome import FlatOutcome, Outcome
@@ -27,6 +28,7 @@ from .._problem.bounds import FlatBounds
 from .._problem.cache import Programs
 from .._problem.problem import Data, Problem
 from .implicit import Derivative, Extended, FlatObjective
+from .manual import vary_start
 from .warning import Sides, warn_of_early_end
 
 TRACEABLE_OPTIONS = ("gtol", "ftol", "maxiter", "maxfun", "maxls")
@@ -76,9 +78,10 @@ def solve_in_trace(backend: Backend, problem: Problem, options: Options, host: H
     Raises:
         TracedCall: the values are traced, and the backend runs on the host or a service of the host is wanted.
     """
+    problem = vary_start(problem, [getattr(options, name) for name in TRACEABLE_OPTIONS])
     objective, closed_over = _convert_closure(problem)
     rounding = problem.spec.rounding
-    if closed_over:
+    if closed_over or is_manual():
         derivative = Derivative(objective, rounding)
     else:  # it depends on nothing of this call: keep it for the next one
         derivative = problem.spec.programs.keep("derivative", lambda: Derivative(objective, rounding))
@@ -134,7 +137,7 @@ def _convert_closure(problem: Problem) -> tuple[FlatObjective, list[Leaf]]:
     Custom derivatives need it so. The objective is made of the jaxpr of the user's function and does not refer to
     the function.
     """
-    x = jnp.zeros(problem.spec.params.size, problem.spec.dtype)
+    x = vary_with(jnp.zeros(problem.spec.params.size, problem.spec.dtype), problem.start_leaves)
     program, output = jax.make_jaxpr(problem.value, return_shape=True)(x, problem.data)
     places = [place for place, const in enumerate(program.consts) if isinstance(const, Tracer)]
     known = [None if place in places else const for place, const in enumerate(program.consts)]
@@ -213,7 +216,7 @@ class _Solver:
             problem = replace(_bind(detached, objective, closed_over), start_leaves=start, data=data, bounds=sides)
             return jax.tree.map(_as_array, backend.trace(problem, replace(options, **limits)))
 
-        if not inputs.extended[1]:
+        if not (inputs.extended[1] or is_manual()):
             name = ("trace", backend.program_key, inputs.bounds is None, options.maxcor)
             solve = self.problem.spec.programs.keep(name, lambda: jax.jit(solve))
         known = {name: float(getattr(options, name)) for name in TRACEABLE_OPTIONS}

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from .._backend import Compiled
+from .._core.manual import is_manual, vary_with
 from .._core.monitor import SolveMonitor
 from .._core.options import COUNT_MAX, Options
 from .._core.outcome import FlatOutcome
@@ -191,10 +192,19 @@ def trace_optax(problem: Problem, method: Method, options: Options) -> FlatOutco
     """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
     solver, box = algorithm_of(method).device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
-    state = solver.start(_forbid_crossed(problem.start_leaves, box), box)
+    state = _vary(solver.start(_forbid_crossed(problem.start_leaves, box), box), problem)
     state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
         return _read_end(solver.report(state), state)
+
+
+def _vary(state: DeviceState, problem: Problem) -> DeviceState:
+    """Return the first state such that each part varies over the axes of a mesh over which it will."""
+    if not is_manual():
+        return state
+    _, aux = problem.value(state.x, problem.data)
+    state = vary_with(state, problem.start_leaves)
+    return state._replace(aux=jax.tree.map(vary_with, state.aux, aux), best_aux=jax.tree.map(vary_with, state.best_aux, aux))
 
 
 def _forbid_crossed(free: Leaves, box: Box | None) -> Leaves:

@@ -7,13 +7,14 @@ to the device and one back. The trace is written from these evaluations; none is
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from .._core.errors import shorten
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
@@ -104,9 +105,13 @@ def _run_scipy(
             return read_ending(recorder, method, found)
         except Stop as stop:
             return stop.status, stop.detail
-        except ValueError as error:
+        except Exception as error:
             started = recorder.evaluator.second_derivatives or recorder.nit  # else an option may be wrong
-            if _comes_from_call(error) or not started:
+            if _comes_from_call(error):
+                raise
+            if not (started and isinstance(error, ValueError)):
+                if recorder.options.native:
+                    raise _name_options(error, method, recorder.options.native) from error
                 raise
             status = Status.LINESEARCH if recorder.reduced_by is None else Status.NONFINITE
             return status, f"SciPy's {method.name} failed: {error}."
@@ -176,6 +181,13 @@ def _callables(
     if programs.hessian is not None:
         calls["hess"] = solver.outside(recorder.evaluator.hessian)
     return calls
+
+
+def _name_options(error: Exception, method: Method, native: Mapping[str, Any]) -> Exception:
+    """Return SciPy's error with the native options that it may be about."""
+    given = ", ".join(f"{name!r}: {shorten(value)}" for name, value in native.items())
+    kind = next(each for each in type(error).__mro__ if each.__module__ == "builtins")  # NumPy's take other arguments
+    return kind(f"SciPy's {method.name} does not accept options={{{given}}}. It says: {error}")
 
 
 def _comes_from_call(error: BaseException) -> bool:
