@@ -204,7 +204,9 @@ def _vary(state: DeviceState, problem: Problem) -> DeviceState:
         return state
     _, aux = problem.value(state.x, problem.data)
     state = vary_with(state, problem.start_leaves)
-    return state._replace(aux=jax.tree.map(vary_with, state.aux, aux), best_aux=jax.tree.map(vary_with, state.best_aux, aux))
+    return state._replace(
+        aux=jax.tree.map(vary_with, state.aux, aux), best_aux=jax.tree.map(vary_with, state.best_aux, aux)
+    )
 
 
 def _forbid_crossed(free: Leaves, box: Box | None) -> Leaves:

@@ -58,7 +58,7 @@ def solve_scipy(
     evaluator = HostEvaluator(
         problem, compiled.programs, has_grad=facts.derivatives != "none", fixed=fixed, monitor=monitor
     )
-    recorder = SolveRecorder(evaluator, options, monitor, native_stopping=facts.native_stopping)
+    recorder = SolveRecorder(evaluator, options, monitor, facts)
 
     def hand_back(status: Status, detail: str) -> Outcome:
         status, point = choose_final(recorder, facts, status)
@@ -89,7 +89,7 @@ def _run_scipy(
 ) -> tuple[Status, str]:
     """Run SciPy's method; return the status and SciPy's message."""
     x0, bounds = _start_and_bounds(recorder.evaluator, problem, fixed)
-    options = _native_options(method, recorder.options, x0, bounds, fixed)
+    options = _native_options(method, recorder, x0, bounds, fixed)
     with SingleThreaded() as solver:
         try:
             if x0.size == 0:
@@ -134,16 +134,19 @@ def _start_and_bounds(
 
 def _native_options(
     method: Method,
-    options: Options,
+    recorder: SolveRecorder,
     x0: FreeVector,
     bounds: scipy.optimize.Bounds | None,
     fixed: FixedComponents | None,
 ) -> dict[str, Any]:
     """Return SciPy's options for the method; the user's native options take precedence."""
+    options, evaluator = recorder.options, recorder.evaluator
     native = {name: getattr(options, ours) for ours, name in method.option_names.items()}
     native |= {**method.native_tolerances, **dict.fromkeys(method.native_limits, UNLIMITED)}
     if "initial_simplex" in method.per_component and bounds is not None:
         native |= _first_simplex(x0, bounds)
+    if method.differences and evaluator.is_coarse:  # in float32 a step for float64 is lost in the rounding of x
+        native["accuracy"] = evaluator.rounding**0.5
     native |= options.native
     if fixed is not None:
         native |= {name: fixed.reduce_option(native[name]) for name in method.per_component & options.native.keys()}
