@@ -232,5 +232,5 @@ def test_an_error_of_the_objective_is_not_blamed_on_an_option() -> None:
     def fail(progress: Any) -> None:
         raise TypeError("mine")
 
-    with pytest.raises(TypeError, match="^mine"):
+    with pytest.raises(TypeError, match=r"^mine"):
         sjb.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), method="BFGS", options={"c1": 1e-3}, callback=fail)

@@ -7,6 +7,7 @@ callback. The next chunk continues bit for bit. Inside a trace the solve is one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -118,14 +119,17 @@ def solve_optax(
     solver = algorithm.device_solver(problem, options, ROWS)
 
     def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
-        return programs.advance(jax.tree.leaves(state), problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
+        count = np.int32(min(until, COUNT_MAX))
+        with nullcontext() if count > 1 else jax.debug_infs(False):  # Optax's line searches begin with infinite values
+            return programs.advance(jax.tree.leaves(state), problem.data, limits, box, count)
 
     monitor.begin()
     paces, method_key = problem.spec.paces, structure_of(method)
     chunks = ChunkedRun(problem, monitor, advance, paces.get(method_key))
 
     def start(free: Leaves) -> DeviceState:
-        return programs.start(_on_host(free), box)
+        with jax.debug_infs(False):  # before the first evaluation the least value is infinite
+            return programs.start(_on_host(free), box)
 
     fresh = start(problem.start_leaves)
     state, note = fresh, ""

@@ -185,9 +185,7 @@ class SolveRecorder:
             self._start(evaluation if evaluation.finite else self._evaluate_start(evaluation))
         elif self.evaluator.has_grad and evaluation.finite and self.iterate is not None:
             search.finite_trials += 1
-            if (
-                search.finite_trials > 1 and not self._differences
-            ):  # most searches end with their first trial: judge none of those
+            if search.finite_trials > 1 and not self._differences:  # most searches end with one trial
                 self._judge_trial(self.iterate, evaluation)
 
     def _judge_trial(self, iterate: Evaluation, trial: Evaluation) -> None:
@@ -248,5 +246,5 @@ class SolveRecorder:
         if before is None or before.grad is None or self.step_was_reduced is not None:
             return limit
         flat = is_flat(before.value, point.value, self.options.ftol)
-        accepted = before.value > point.value or hides_decrease(before, point, self.evaluator.rounding)  # or a trial
+        accepted = before.value > point.value or hides_decrease(before, point, self.evaluator.rounding)
         return Status.FTOL if flat and accepted else limit
