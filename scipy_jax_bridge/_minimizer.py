@@ -12,10 +12,12 @@ from weakref import WeakKeyDictionary
 
 from jaxtyping import PyTree
 
+from ._autodiff.manual import vary_start
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
 from ._backend import Compiled, choose_backend
 from ._core.context import has_float64, solve_context, to_float64
 from ._core.errors import warn
+from ._core.manual import is_manual
 from ._core.monitor import Callback, SolveMonitor
 from ._core.options import Options, read_options
 from ._core.status import Status
@@ -159,7 +161,7 @@ class Minimizer:
             bounds=self._bounds,
             has_aux=self._has_aux,
             has_grad=self._backend.has_grad or with_grad,
-            traces=self._traces,
+            traces=None if is_manual() else self._traces,
         )
         if problem.spec not in self._moves:
             self._moves[problem.spec] = self._backend.prepare(problem)
@@ -202,6 +204,9 @@ class Minimizer:
         )
         try:
             problem = self._prepare(params, args)
+            if is_manual():
+                params = vary_start(problem, [getattr(self._options, name) for name in TRACEABLE_OPTIONS])
+                problem = self._prepare(params, args)
             slope = problem if self._backend.has_grad else self._prepare(params, args, with_grad=True)
             return self._finish(solve_in_trace(self._backend, problem, slope, self._options, host), problem)
         except BaseException as error:

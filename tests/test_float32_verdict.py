@@ -101,3 +101,17 @@ def test_it_says_to_which_digits(backend: str) -> None:
     assert result.trace.fun[-2] - result.trace.fun[-1] <= 2.3e-9 * max(1.0, abs(float(result.fun)))
     strict = sjb.minimize(fit.fun, fit.params, fit.args, backend=backend, options={"ftol": 0.0, "gtol": 0.0})
     assert strict.status == Status.NOISE_FLOOR, strict
+
+
+def bent(x: jax.Array, steep: jax.Array, least: float) -> jax.Array:
+    return jnp.sum(steep * 10 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2) + least
+
+
+@pytest.mark.usefixtures("x32")
+@pytest.mark.parametrize("seed", [5, 7, 10, 26])
+def test_points_for_differences_of_gradients_are_no_trials(seed: int) -> None:
+    """TNC took six of them for a search that found nothing: FTOL at 3.08, where the minimum is 2.89."""
+    rng = np.random.default_rng(seed)
+    steep, start = np.float32(10 ** rng.uniform(-1, 2)), rng.uniform(-2, 2, 3).astype(np.float32)
+    result = sjb.minimize(bent, start, (steep, 2.89), method="TNC")
+    assert result.success and float(result.fun) == pytest.approx(2.89, abs=1e-3), (result.status, result.fun)

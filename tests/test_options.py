@@ -206,3 +206,31 @@ def test_scipy_knows_every_option_that_we_name(method: str) -> None:
 def test_a_name_said_twice_is_taken_once() -> None:
     options = read_options({"xtol": 1.0, "native": {"eta": 2.0}}, frozenset({"xtol", "eta"}), "TNC")
     assert dict(options.native) == {"xtol": 1.0, "eta": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "kind", "said"),
+    [
+        ("BFGS", {"c1": -1}, ValueError, "0 < c1 < c2 < 1"),
+        ("TNC", {"eta": "a"}, TypeError, "must be real number"),
+        ("Newton-CG", {"xtol": "a"}, TypeError, "greater"),  # NumPy's own kind of TypeError
+        ("COBYQA", {"initial_tr_radius": -1}, ValueError, "must be positive"),
+        ("Powell", {"direc": 0}, IndexError, "out of range"),
+    ],
+)
+def test_what_scipy_refuses_names_the_option_and_the_method(
+    method: str, options: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    (name,) = options
+    with pytest.raises(kind, match=rf"{method} does not accept options=.*'{name}': .*{said}") as caught:
+        sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), jnp.zeros(2), method=method, options=options)
+    assert type(caught.value) is kind and caught.value.__cause__ is not None
+    assert str(caught.value.__cause__) in str(caught.value)
+
+
+def test_an_error_of_the_objective_is_not_blamed_on_an_option() -> None:
+    def fail(progress: Any) -> None:
+        raise TypeError("mine")
+
+    with pytest.raises(TypeError, match=r"^mine"):
+        sjb.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), method="BFGS", options={"c1": 1e-3}, callback=fail)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 SCRIPT = """
@@ -42,6 +43,53 @@ for run in RUNS:
             again = sjb.minimize(loss, result, data, **run)
             assert again.timing.compiles == 0, run
 """
+
+MANUAL = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import Mesh, PartitionSpec
+jax.config.update("jax_enable_x64", True)
+import scipy_jax_bridge as sjb
+
+mesh = Mesh(np.array(jax.devices()), ("i",))
+each, whole = PartitionSpec("i"), PartitionSpec()
+rows = jnp.arange(12.0).reshape(4, 3)
+
+def fall(x, a):
+    return jnp.sum((x - a) ** 2 * jnp.arange(1, 4)) + 0.1 * jnp.sum(x**4)
+
+def split(solve, out=each):
+    return jax.shard_map(solve, mesh=mesh, in_specs=each, out_specs=out, check_vma=True)
+
+for method in (None, optax.adam(0.1)):
+    def solve(a):
+        return sjb.minimize(fall, jnp.zeros(3), (a,), backend="optax", method=method).params
+
+    for f in (solve, jax.grad(lambda a: solve(a).sum())) if method is None else (solve,):
+        alone = jax.jit(jax.vmap(f))(rows)  # the same objective, not split
+        np.testing.assert_allclose(jax.jit(split(jax.vmap(f)))(rows), alone, rtol=1e-6, atol=1e-9)
+
+def start_at(row):
+    return sjb.minimize(lambda x: (jnp.sum((x - 9) ** 2), row), row, backend="optax", has_aux=True)
+
+np.testing.assert_allclose(split(lambda rows: start_at(rows[0]).params[None])(rows), 9.0, rtol=1e-6)
+np.testing.assert_array_equal(split(lambda rows: start_at(rows[0]).aux[None])(rows), rows)
+
+def together(x, a):  # one solution of all devices
+    return jax.lax.psum(jnp.sum((x - a) ** 2), "i")
+
+common = split(lambda rows: sjb.minimize(together, jnp.zeros(3), (rows[0],), backend="optax").params, whole)
+np.testing.assert_allclose(common(rows), rows.mean(0), rtol=1e-6)
+"""
+
+
+@pytest.mark.slow
+def test_inside_shard_map() -> None:
+    """It failed where JAX checks over which axes values vary, and after a solve of the same objective elsewhere."""
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("this JAX has no jax.shard_map")
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    done = subprocess.run([sys.executable, "-c", MANUAL], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
+from .._core.manual import is_manual, vary_with
 from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.types import FlatVector, Leaf, Scalar
@@ -162,10 +163,12 @@ def _hessian_at(gradient: Callable[[FlatVector], FlatVector], x: FlatVector) -> 
         jax.eval_shape(pull, x)
     except ValueError:
         return jax.linearize(gradient, x)[1]
-    return lambda v: pull(v)[0]
+    return lambda v: pull(vary_with(v, x))[0]
 
 
-def _zero_tangent(value: Array | np.ndarray) -> np.ndarray:
+def _zero_tangent(value: Array | np.ndarray) -> Array | np.ndarray:
+    if is_manual():  # it has to vary as the value does
+        return jax.custom_derivatives.zero_from_primal(value)
     return np.zeros(value.shape, value.dtype if _is_real(value) else jax.dtypes.float0)
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from .._core.manual import vary_with
 from .._core.types import FlatVector, Scalar
 
 Multiply = Callable[[FlatVector], FlatVector]  # v -> H v
@@ -124,7 +125,7 @@ def _by_conjugate_gradients(multiply: Multiply, b: FlatVector, rounding: float) 
 
     zero = jnp.zeros((), b.dtype)
     start = _Stages(jnp.int32(0), Solution(jnp.zeros_like(b), zero), b, zero)
-    return lax.while_loop(goes_on, step, start).solution
+    return lax.while_loop(goes_on, step, vary_with(start, b)).solution
 
 
 def _descend(multiply: Multiply, b: FlatVector, enough: Scalar, norm: Scalar, rounding: float) -> _State:
@@ -153,7 +154,8 @@ def _descend(multiply: Multiply, b: FlatVector, enough: Scalar, norm: Scalar, ro
         return _State(y, r, r + after / before * state.p, best, best_r, norm, curvature, state.products + 1)
 
     zeros, one = jnp.zeros_like(b), jnp.ones((), b.dtype)
-    return lax.while_loop(goes_on, step, _State(zeros, b, b, zeros, _norm(b), norm, norm + one, jnp.int32(0)))
+    start = _State(zeros, b, b, zeros, _norm(b), norm, norm + one, jnp.int32(0))
+    return lax.while_loop(goes_on, step, vary_with(start, b))
 
 
 def _dot(a: FlatVector, b: FlatVector) -> Scalar:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._backend import Backend
+from .._core.manual import is_manual
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.outcome import FlatOutcome, Outcome
@@ -83,7 +84,10 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
     """
     flat, rounding = slope.spec.flat, slope.spec.rounding
     name = ("derivative", second_order_key(slope))
-    derivative = slope.spec.programs.keep(name, lambda: Derivative(flat, rounding))
+    if is_manual():  # what is compiled there is compiled for its mesh
+        derivative = Derivative(flat, rounding)
+    else:
+        derivative = slope.spec.programs.keep(name, lambda: Derivative(flat, rounding))
     inputs, solver = _separate(backend, problem, slope, options, host)
 
     @jax.custom_jvp
@@ -182,7 +186,7 @@ class _Solver:
             return jax.tree.map(_as_array, trace(given, replace(options, **limits)))
 
         name = ("trace", problem.method_key, inputs.bounds is None, options.maxcor)
-        jitted = problem.spec.programs.keep(name, lambda: jax.jit(solve))
+        jitted = jax.jit(solve) if is_manual() else problem.spec.programs.keep(name, lambda: jax.jit(solve))
         known = {name: float(getattr(options, name)) for name in TRACEABLE_OPTIONS}
         return jitted(inputs, known | inputs.limits)
 

@@ -7,6 +7,7 @@ callback. The next chunk continues bit for bit. Inside a trace the solve is one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from .._backend import Compiled
+from .._core.manual import is_manual, vary_with
 from .._core.monitor import SolveMonitor
 from .._core.options import COUNT_MAX, Options
 from .._core.outcome import FlatOutcome
@@ -116,10 +118,13 @@ def solve_optax(
     solver = make_device_solver(problem, options, ROWS)
 
     def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
-        return programs.advance(state, problem.data, limits, box, np.int32(min(until, COUNT_MAX)))
+        count = np.int32(min(until, COUNT_MAX))
+        with nullcontext() if count > 1 else jax.debug_infs(False):  # Optax's line searches begin with infinite values
+            return programs.advance(state, problem.data, limits, box, count)
 
     def start(free: Leaves) -> DeviceState:
-        return programs.start(_on_host(free), box)
+        with jax.debug_infs(False):  # before the first evaluation the least value is infinite
+            return programs.start(_on_host(free), box)
 
     monitor.begin()
     chunks = ChunkedRun(problem, monitor, advance, paces.get(problem.method_key))
@@ -170,10 +175,21 @@ def trace_optax(problem: Problem, options: Options) -> FlatOutcome:
     """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
     solver, box = make_device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
-    state = solver.start(_forbid_crossed(problem.start_leaves, box), problem.data, box)
+    state = _vary(solver.start(_forbid_crossed(problem.start_leaves, box), problem.data, box), problem)
     state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
         return _read_end(solver.report(state), state)
+
+
+def _vary(state: DeviceState, problem: Problem) -> DeviceState:
+    """Return the first state such that each part varies over the axes of a mesh over which it will."""
+    if not is_manual():
+        return state
+    _, aux = problem.spec.flat.value(state.x, problem.data)
+    state = vary_with(state, problem.start_leaves)
+    return state._replace(
+        aux=jax.tree.map(vary_with, state.aux, aux), best_aux=jax.tree.map(vary_with, state.best_aux, aux)
+    )
 
 
 def _forbid_crossed(free: Leaves, box: Box | None) -> Leaves:

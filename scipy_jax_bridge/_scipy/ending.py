@@ -10,12 +10,14 @@ from scipy.optimize import OptimizeResult
 
 from .._core.status import Status
 from .._core.stopping import is_false, is_flat
-from .evaluation import Evaluation
+from .evaluation import Evaluation, contradicts_gradient
 from .methods import Method
 from .recorder import SolveRecorder
 
 NOISE = 1e3  # a first trial predicted to change the objective by fewer roundings than this is lost in them
 ENDS_HIGHER = 1e-3  # relative: how far above its best point a method without derivatives may end and succeed
+
+TINY = np.finfo(np.float64).tiny
 
 
 def read_ending(recorder: SolveRecorder, method: Method, found: OptimizeResult) -> tuple[Status, str]:
@@ -97,12 +99,18 @@ def _hides_unit_step(recorder: SolveRecorder, point: Evaluation) -> bool:
 
 def _is_noise(recorder: SolveRecorder) -> bool:
     """Return whether rounding hides what the first trial of the last search is predicted to change."""
-    iterate, trial = recorder.iterate, recorder.search.first_trial
+    search, rounding = recorder.search, recorder.evaluator.rounding
+    iterate, trial = recorder.iterate, search.farthest or search.first_trial
     if iterate is None or iterate.grad is None:
         return True
-    if recorder.search.contradicted:
+    if search.contradicted:
         return False
     if trial is None:  # the method tried nothing: judge a step of unit length, as a first step is
         return recorder.idle or _hides_unit_step(recorder, iterate)
-    predicted = abs(float(iterate.grad @ (trial.x - iterate.x)))
-    return bool(predicted <= NOISE * recorder.evaluator.rounding * max(abs(iterate.value), abs(trial.value)))
+    step = trial.x - iterate.x
+    predicted = abs(float(iterate.grad @ step))
+    if trial is search.farthest and trial.finite and trial.grad is not None:  # it may be far too long a step
+        if contradicts_gradient(iterate, trial, rounding):
+            return False
+        predicted *= min(1.0, predicted / max(2 * float((trial.grad - iterate.grad) @ step), TINY))
+    return bool(predicted <= NOISE * rounding * max(abs(iterate.value), abs(trial.value)))

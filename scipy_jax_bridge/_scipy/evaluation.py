@@ -52,6 +52,14 @@ class Search:
     nonfinite_trial: Evaluation | None = None  # the first that is not finite
     finite_trials: int = 0
     contradicted: bool = False  # whether value and slopes of a trial disagree
+    farthest: Evaluation | None = None  # from the iterate; known if not every evaluation is a trial
+    distance: float = 0.0  # of the farthest
+
+    def note_distance(self, iterate: Evaluation, evaluation: Evaluation) -> None:
+        """Keep the farthest evaluation, of a method that also evaluates very near the iterate."""
+        distance = float(np.linalg.norm(evaluation.x - iterate.x))
+        if distance > self.distance:
+            self.farthest, self.distance = evaluation, distance
 
     def judge(self, iterate: Evaluation, trial: Evaluation, rounding: float) -> None:
         """Compare value and slopes of the trial, the second or a later finite one; with the second, of the first."""
@@ -78,7 +86,7 @@ def nonfinite_value(best: Evaluation, trial: Evaluation, highest: float) -> floa
     return highest + (abs(highest) + 1) * (2 - 1 / (1 + distance))
 
 
-def hides_decrease(before: Evaluation, after: Evaluation) -> bool:
+def hides_decrease(before: Evaluation, after: Evaluation, rounding: float) -> bool:
     """Return whether the sufficient decrease of this step is below the rounding of the value.
 
     Then an equal value may be an accepted step. Otherwise it is a trial on the other side of a valley, which SLSQP
@@ -86,7 +94,7 @@ def hides_decrease(before: Evaluation, after: Evaluation) -> bool:
     """
     assert before.grad is not None
     required = SUFFICIENT_DECREASE * float(before.grad @ (after.x - before.x))
-    return bool(before.value + required == before.value)
+    return bool(abs(required) <= rounding / 2 * abs(before.value))
 
 
 def still_descends(before: Evaluation | None, after: Evaluation) -> bool:

@@ -21,6 +21,7 @@ class Method:
         native_tolerances: its own tolerances, set so small that our tests decide. A native option overrides them.
         native_stopping: whether its own tests are those of our options, so that ours are not applied.
         stopping_rule: what its own test says, for a method without derivatives, where we have none.
+        differences: whether it takes products with the Hessian from differences of gradients nearby.
         failure_hint: what it needs of the objective, to be said where it fails.
         per_component: its own options that hold one number for each component.
         grad_at_iterates: whether it asks for the gradient at its iterates only. Its callback also reports trials.
@@ -38,6 +39,7 @@ class Method:
     failure_hint: str = ""
     per_component: frozenset[str] = frozenset()
     grad_at_iterates: bool = False
+    differences: bool = False
 
 
 def _words(text: str) -> frozenset[str]:
@@ -74,6 +76,7 @@ _TNC = Method(
     _words("maxfun"),
     native_tolerances={"ftol": 0.0, "xtol": 0.0, "gtol": 0.0},
     per_component=_words("offset scale"),
+    differences=True,
 )
 _SLSQP = Method(
     "SLSQP", "gradient", True, frozenset(), _MAXITER, native_tolerances={"ftol": 0.0}, grad_at_iterates=True

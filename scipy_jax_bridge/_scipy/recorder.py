@@ -18,6 +18,7 @@ from .._problem.nonfinite import refuse_start
 from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
 from .evaluator import HostEvaluator
 from .fixed import FreeVector
+from .methods import Method
 
 RECENT = 4  # evaluations remembered: a method's new iterate is among its last few
 
@@ -29,14 +30,12 @@ class SolveRecorder:
         evaluator: evaluates the objective.
         options: limits and tolerances.
         monitor: the clock and the caller's callback.
-        native_stopping: whether the method's own tests are those of the options, so that none is needed here.
+        method: native_stopping says whether its tests are ours, differences that not every evaluation is a trial.
     """
 
-    def __init__(
-        self, evaluator: HostEvaluator, options: Options, monitor: SolveMonitor, *, native_stopping: bool
-    ) -> None:
+    def __init__(self, evaluator: HostEvaluator, options: Options, monitor: SolveMonitor, method: Method) -> None:
         self.evaluator, self.options, self._monitor = evaluator, options, monitor
-        self._applies_tests = not native_stopping
+        self._applies_tests, self._differences = not method.native_stopping, method.differences
         self._rows: list[tuple[float, float, int, float]] = []
         self._recent: deque[Evaluation] = deque(maxlen=RECENT)
         self.iterate: Evaluation | None = None
@@ -172,6 +171,8 @@ class SolveRecorder:
         search = self.search
         self._recent.append(evaluation)
         search.first_trial = search.first_trial or evaluation
+        if self._differences and self.iterate is not None:
+            search.note_distance(self.iterate, evaluation)
         if not evaluation.finite:
             search.nonfinite_trial, self.last_nonfinite = search.nonfinite_trial or evaluation, evaluation
         else:
@@ -184,7 +185,7 @@ class SolveRecorder:
             self._start(evaluation if evaluation.finite else self._evaluate_start(evaluation))
         elif self.evaluator.has_grad and evaluation.finite and self.iterate is not None:
             search.finite_trials += 1
-            if search.finite_trials > 1:  # most searches end with their first trial: judge none of those
+            if search.finite_trials > 1 and not self._differences:  # most searches end with one trial
                 self._judge_trial(self.iterate, evaluation)
 
     def _judge_trial(self, iterate: Evaluation, trial: Evaluation) -> None:
@@ -242,8 +243,8 @@ class SolveRecorder:
         limit = Status.MAXITER if self.nit >= self.options.maxiter else None
         if norm <= self.options.gtol:
             return Status.GTOL
-        if before is None or not self.evaluator.has_grad or self.step_was_reduced is not None:
+        if before is None or before.grad is None or self.step_was_reduced is not None:
             return limit
         flat = is_flat(before.value, point.value, self.options.ftol)
-        # An equal value may be a trial's.
-        return Status.FTOL if flat and (before.value > point.value or hides_decrease(before, point)) else limit
+        accepted = before.value > point.value or hides_decrease(before, point, self.evaluator.rounding)
+        return Status.FTOL if flat and accepted else limit

@@ -7,13 +7,14 @@ to the device and one back. The trace is written from these evaluations; none is
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from .._core.errors import shorten
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
@@ -57,7 +58,7 @@ def solve_scipy(
     evaluator = HostEvaluator(
         problem, compiled.programs, has_grad=facts.derivatives != "none", fixed=fixed, monitor=monitor
     )
-    recorder = SolveRecorder(evaluator, options, monitor, native_stopping=facts.native_stopping)
+    recorder = SolveRecorder(evaluator, options, monitor, facts)
 
     def hand_back(status: Status, detail: str) -> Outcome:
         status, point = choose_final(recorder, facts, status)
@@ -88,7 +89,7 @@ def _run_scipy(
 ) -> tuple[Status, str]:
     """Run SciPy's method; return the status and SciPy's message."""
     x0, bounds = _start_and_bounds(recorder.evaluator, problem, fixed)
-    options = _native_options(method, recorder.options, x0, bounds, fixed)
+    options = _native_options(method, recorder, x0, bounds, fixed)
     with SingleThreaded() as solver:
         try:
             if x0.size == 0:
@@ -104,9 +105,13 @@ def _run_scipy(
             return read_ending(recorder, method, found)
         except Stop as stop:
             return stop.status, stop.detail
-        except ValueError as error:
+        except Exception as error:
             started = recorder.evaluator.second_derivatives or recorder.nit  # else an option may be wrong
-            if _comes_from_call(error) or not started:
+            if _comes_from_call(error):
+                raise
+            if not (started and isinstance(error, ValueError)):
+                if recorder.options.native:
+                    raise _name_options(error, method, recorder.options.native) from error
                 raise
             status = Status.LINESEARCH if recorder.reduced_by is None else Status.NONFINITE
             return status, f"SciPy's {method.name} failed: {error}."
@@ -129,16 +134,19 @@ def _start_and_bounds(
 
 def _native_options(
     method: Method,
-    options: Options,
+    recorder: SolveRecorder,
     x0: FreeVector,
     bounds: scipy.optimize.Bounds | None,
     fixed: FixedComponents | None,
 ) -> dict[str, Any]:
     """Return SciPy's options for the method; the user's native options take precedence."""
+    options, evaluator = recorder.options, recorder.evaluator
     native = {name: getattr(options, ours) for ours, name in method.option_names.items()}
     native |= {**method.native_tolerances, **dict.fromkeys(method.native_limits, UNLIMITED)}
     if "initial_simplex" in method.per_component and bounds is not None:
         native |= _first_simplex(x0, bounds)
+    if method.differences and evaluator.is_coarse:  # in float32 a step for float64 is lost in the rounding of x
+        native["accuracy"] = evaluator.rounding**0.5
     native |= options.native
     if fixed is not None:
         native |= {name: fixed.reduce_option(native[name]) for name in method.per_component & options.native.keys()}
@@ -176,6 +184,13 @@ def _callables(
     if programs.hessian is not None:
         calls["hess"] = solver.outside(recorder.evaluator.hessian)
     return calls
+
+
+def _name_options(error: Exception, method: Method, native: Mapping[str, Any]) -> Exception:
+    """Return SciPy's error with the native options that it may be about."""
+    given = ", ".join(f"{name!r}: {shorten(value)}" for name, value in native.items())
+    kind = next(each for each in type(error).__mro__ if each.__module__ == "builtins")  # NumPy's take other arguments
+    return kind(f"SciPy's {method.name} does not accept options={{{given}}}. It says: {error}")
 
 
 def _comes_from_call(error: BaseException) -> bool:
