@@ -83,10 +83,10 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
         TracedCall: the values are traced, and the backend runs on the host or a service of the host is wanted.
     """
     flat, rounding = slope.spec.flat, slope.spec.rounding
-    name = ("derivative", second_order_key(slope))
     if is_manual():  # what is compiled there is compiled for its mesh
         derivative = Derivative(flat, rounding)
     else:
+        name = ("derivative", second_order_key(slope))
         derivative = slope.spec.programs.keep(name, lambda: Derivative(flat, rounding))
     inputs, solver = _separate(backend, problem, slope, options, host)
 

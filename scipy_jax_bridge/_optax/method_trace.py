@@ -16,6 +16,7 @@ import optax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
+from .._core.manual import is_manual, vary_with
 from .._core.promotion import standard_promotion
 from .._core.types import FlatVector, Leaf, Scalar
 from .._problem.hoisting import hoist_consts
@@ -30,7 +31,7 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     """Trace the transformation. It sees the tree of the free parameters, so labels and masks work as in Optax."""
     spec, extended = problem.spec, optax.with_extra_args_support(method)
     x = jax.ShapeDtypeStruct((spec.params.size,), spec.dtype)
-    inputs = len(problem.data)
+    count = len(problem.data)
 
     def to_tree(x: FlatVector) -> PyTree:
         return spec.params.params_or_none(spec.params.unravel(x))
@@ -53,18 +54,22 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     with standard_promotion():
         started, first = jax.make_jaxpr(start, return_shape=True)(x)
         leaves, structure = jax.tree.flatten(first)
-        scalar = jax.ShapeDtypeStruct((), spec.dtype)
-        moved = hoist_consts(jax.make_jaxpr(move)(x, x, scalar, leaves, problem.data))
+        inputs = [x, x, jax.ShapeDtypeStruct((), spec.dtype), leaves]
+        if is_manual():
+            inputs = jax.tree.map(
+                lambda each: vary_with(jnp.zeros(each.shape, each.dtype), problem.start_leaves), inputs
+            )
+        moved = hoist_consts(jax.make_jaxpr(move)(*inputs, problem.data))
     started = hoist_consts(started)
     consts = [*started.consts, *moved.consts]
     # Only Optax's own combinators are known not to rescale the step of a line search afterwards.
     can_reuse = extended.update.__module__.partition(".")[0] == optax.__name__
-    split = inputs + len(started.consts)
+    split = count + len(started.consts)
     return TracedMethod(
         key=(key_of(started), key_of(moved), can_reuse),
         consts=list(map(to_array, consts)),
-        start=_bind(started, inputs, split, 0),
-        move=_bind(moved, split, split + len(moved.consts), inputs),
+        start=_bind(started, count, split, 0),
+        move=_bind(moved, split, split + len(moved.consts), count),
         tree=structure,
         can_reuse=can_reuse,
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from ..._core.manual import vary_with
 from .compact import BoundedMemory, Compact, CompactMatrix, Mask, times_w
 from .memory import Flag, Scalar, Vector, multiply
 
@@ -121,4 +122,4 @@ def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> Pa
         p = state.p - d_b * w_b
         return PathState(state.passed + 1, t_next, f1, f2, p, c, state.stopped.at[index].set(True))
 
-    return lax.while_loop(goes_on, pass_breakpoint, start)
+    return lax.while_loop(goes_on, pass_breakpoint, vary_with(start, d))
