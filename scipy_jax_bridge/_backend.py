@@ -15,7 +15,8 @@ from ._core.monitor import SolveMonitor
 from ._core.options import Options
 from ._core.outcome import FlatOutcome, Outcome
 from ._problem.bounds import Bounds
-from ._problem.problem import Problem, TracedMethod
+from ._problem.objective import TracedMethod
+from ._problem.problem import Problem
 from ._result import Result
 
 BACKENDS = {"scipy": "._scipy", "optax": "._optax"}  # name -> folder with a function `choose`, imported at first use

@@ -24,8 +24,9 @@ from ._core.status import Status
 from ._core.types import Objective, Params, is_traced
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.cache import BoundedCache
+from ._problem.objective import TracedMethod
 from ._problem.precision import describe_narrowest
-from ._problem.problem import Problem, ProblemSpec, TracedMethod, prepare
+from ._problem.problem import Problem, ProblemSpec, prepare
 from ._problem.recompilation import count_compilation, count_solve, count_trace
 from ._problem.traces import Traces
 from ._result import Outcome, Result, finish

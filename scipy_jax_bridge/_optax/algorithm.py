@@ -9,7 +9,8 @@ from typing import Any
 import optax
 
 from .._core.options import Options
-from .._problem.problem import Problem, TracedMethod
+from .._problem.objective import TracedMethod
+from .._problem.problem import Problem
 from . import transformation
 from .device_solver import DeviceSolver
 from .lbfgsb import solver as lbfgsb

@@ -21,8 +21,8 @@ from .._core.promotion import standard_promotion
 from .._core.types import FlatVector, Leaf, Scalar
 from .._problem.hoisting import hoist_consts
 from .._problem.jaxpr_key import key_of
-from .._problem.objective import Data, FlatObjective, to_array
-from .._problem.problem import Problem, TracedMethod
+from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
+from .._problem.problem import Problem
 
 Move = Callable[..., tuple[list[Array], Any]]
 

@@ -17,8 +17,7 @@ from .._core.promotion import standard_promotion
 from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
-from .._problem.objective import Data, FlatObjective
-from .._problem.problem import TracedMethod
+from .._problem.objective import Data, FlatObjective, TracedMethod
 from .device_solver import Scalar, Tolerances
 from .loop_tools import COUNT_MODULUS, select, write_rows
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,26 @@ class TracedObjective:
     def is_traced(self) -> bool:
         """Whether it closes over values that JAX is tracing. Then it serves this call only."""
         return any(isinstance(each, Tracer) for each in self.consts)
+
+
+class TracedMethod(NamedTuple):
+    """The moves of a method, traced for one objective. They refer to nothing of the user's.
+
+    Args:
+        key: equal for methods that compute the same.
+        consts: the arrays that the method closes over.
+        start: (x, data) -> leaves of the method's own state.
+        move: (x, gradient, value, leaves of the state, data) -> [next x, leaves of the state].
+        tree: the tree of the state.
+        can_reuse: whether the last line search of the method knows value and gradient of its trial.
+    """
+
+    key: Hashable
+    consts: list[Leaf]
+    start: Callable[..., list[Array]]
+    move: Callable[..., list[Array]]
+    tree: Any
+    can_reuse: bool
 
 
 def trace_objective(

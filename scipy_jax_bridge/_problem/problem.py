@@ -21,43 +21,11 @@ from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, programs_of
 from .leaves import sharding_of
-from .objective import Data as Data, FlatObjective, TracedObjective, trace_objective
+from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
 from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
-from .traces import TraceKey, Traces
+from .traces import TraceKey, Traces, jax_settings
 from .validation import describe_integers, describe_unregistered, read_fixed
-
-JAX_SETTINGS = (  # those that change what a program computes
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_default_device",
-    "jax_debug_nans",
-    "jax_numpy_dtype_promotion",
-    "jax_numpy_rank_promotion",
-    "jax_default_prng_impl",
-    "jax_threefry_partitionable",
-    "jax_disable_jit",
-)
-
-
-class TracedMethod(NamedTuple):
-    """The moves of a method, traced for one objective. They refer to nothing of the user's.
-
-    Args:
-        key: equal for methods that compute the same.
-        consts: the arrays that the method closes over.
-        start: (x, data) -> leaves of the method's own state.
-        move: (x, gradient, value, leaves of the state, data) -> [next x, leaves of the state].
-        tree: the tree of the state.
-        can_reuse: whether the last line search of the method knows value and gradient of its trial.
-    """
-
-    key: Hashable
-    consts: list[Leaf]
-    start: Callable[..., list[Array]]
-    move: Callable[..., list[Array]]
-    tree: Any
-    can_reuse: bool
 
 
 class DevicePoint(TypedDict):
@@ -223,7 +191,7 @@ def prepare(
     args_structure, arrays = partition_args(args)
     flat_bounds = None if bounds is None else flatten_bounds(bounds, params, structure)
     data = to_device([*static_leaves, *arrays])
-    key = TraceKey(structure, args_structure, has_aux, has_grad, _jax_settings())
+    key = TraceKey(structure, args_structure, has_aux, has_grad, jax_settings())
     spec, trace_s = None if traces is None else traces.find(key), 0.0
     if spec is None:
         started_at = time.perf_counter()
@@ -266,7 +234,3 @@ def to_device(arrays: list[Leaf]) -> list[Leaf]:
         for place, each in zip(places, jax.device_put([arrays[place] for place in places]), strict=True):
             moved[place] = each
     return moved
-
-
-def _jax_settings() -> Hashable:
-    return tuple(getattr(jax.config, name) for name in JAX_SETTINGS)

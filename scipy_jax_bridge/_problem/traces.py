@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import jax
+
 from .cache import BoundedCache
 from .leaves import LeafSpec
 from .params import TreeSpec
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from .problem import ProblemSpec
 
 
+JAX_SETTINGS = (  # those that change what a program computes
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_device",
+    "jax_debug_nans",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
+)
 FUNCTIONS = (types.FunctionType, functools.partial, PJIT)  # of which a proof is tried
 
 
@@ -39,6 +52,11 @@ class TraceKey(NamedTuple):
     def arrays(self) -> list[LeafSpec]:
         """The leaves that are inputs of a program."""
         return [leaf for tree in (self.params, self.args) for leaf in tree.leaves if leaf.kind != "static"]
+
+
+def jax_settings() -> Hashable:
+    """Return JAX's settings that a trace and a program depend on."""
+    return tuple(getattr(jax.config, name) for name in JAX_SETTINGS)
 
 
 class Traces(Protocol):
