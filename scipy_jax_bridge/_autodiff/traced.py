@@ -82,12 +82,7 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
     Raises:
         TracedCall: the values are traced, and the backend runs on the host or a service of the host is wanted.
     """
-    flat, rounding = slope.spec.flat, slope.spec.rounding
-    if is_manual():  # what is compiled there is compiled for its mesh
-        derivative = Derivative(flat, rounding)
-    else:
-        name = ("derivative", second_order_key(slope))
-        derivative = slope.spec.programs.keep(name, lambda: Derivative(flat, rounding))
+    derivative = _derivative_of(slope)
     inputs, solver = _separate(backend, problem, slope, options, host)
 
     @jax.custom_jvp
@@ -116,6 +111,14 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
         return outcome
     _, eager = solver.eager.pop()
     return replace(outcome, timing=eager.timing, detail=eager.detail, note=eager.note)
+
+
+def _derivative_of(slope: Problem) -> Derivative:
+    """Return the derivative of the minimizer, with its compiled functions if an equal one was made before."""
+    flat, rounding = slope.spec.flat, slope.spec.rounding
+    if is_manual():  # what is compiled there is compiled for its mesh
+        return Derivative(flat, rounding)
+    return slope.spec.programs.keep(("derivative", second_order_key(slope)), lambda: Derivative(flat, rounding))
 
 
 def _separate(

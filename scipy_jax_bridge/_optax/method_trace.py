@@ -24,54 +24,65 @@ from .._problem.jaxpr_key import key_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
 from .._problem.problem import Problem
 
-Move = Callable[..., tuple[list[Array], Any]]
+
+class _Moves:
+    """The functions to trace. The transformation sees the tree of the free parameters, as in Optax's own loops.
+
+    Attributes:
+        structure: the tree of the transformation's state, known after `start`.
+    """
+
+    structure: Any
+
+    def __init__(self, problem: Problem, method: optax.GradientTransformation) -> None:
+        self._spec, self._method = problem.spec, optax.with_extra_args_support(method)
+
+    @property
+    def can_reuse(self) -> bool:
+        """Whether the last part of a chain hands on its step unchanged, as Optax's own combinators do."""
+        return self._method.update.__module__.partition(".")[0] == optax.__name__
+
+    def _to_tree(self, x: FlatVector) -> PyTree:
+        return self._spec.params.params_or_none(self._spec.params.unravel(x))
+
+    def _to_vector(self, tree: PyTree) -> FlatVector:
+        return self._spec.params.ravel(jax.tree.leaves(tree), self._spec.dtype)
+
+    def start(self, x: FlatVector) -> list[Array]:
+        """Return the leaves of the first state."""
+        leaves, self.structure = jax.tree.flatten(self._method.init(self._to_tree(x)))
+        return leaves
+
+    def move(self, x: FlatVector, grad: FlatVector, value: Scalar, state: list[Leaf], data: Data) -> list[Array]:
+        """Return the next trial, and the leaves of the next state."""
+        value_of = _differentiable(self._spec.flat, data)
+        tree, grads, update = self._to_tree(x), self._to_tree(grad), self._method.update
+        given = {"value": value, "grad": grads, "value_fn": lambda tree: value_of(self._to_vector(tree))}
+        inner = self.structure.unflatten(state)
+        updates, inner = update(grads, inner, tree, **_accepted_arguments(update, given))
+        return [self._to_vector(optax.apply_updates(tree, updates)), *jax.tree.leaves(inner)]
 
 
 def trace_method(problem: Problem, method: optax.GradientTransformation) -> TracedMethod:
-    """Trace the transformation. It sees the tree of the free parameters, so labels and masks work as in Optax."""
-    spec, extended = problem.spec, optax.with_extra_args_support(method)
-    x = jax.ShapeDtypeStruct((spec.params.size,), spec.dtype)
-    count = len(problem.data)
-
-    def to_tree(x: FlatVector) -> PyTree:
-        return spec.params.params_or_none(spec.params.unravel(x))
-
-    def to_vector(tree: PyTree) -> FlatVector:
-        return spec.params.ravel(jax.tree.leaves(tree), spec.dtype)
-
-    def start(x: FlatVector) -> PyTree:
-        return method.init(to_tree(x))
-
-    def move(x: FlatVector, grad: FlatVector, value: Scalar, state: list[Leaf], data: Data) -> list[Array]:
-        value_of = _differentiable(spec.flat, data)
-        tree, grads = to_tree(x), to_tree(grad)
-        given = {"value": value, "grad": grads, "value_fn": lambda tree: value_of(to_vector(tree))}
-        updates, inner = extended.update(
-            grads, structure.unflatten(state), tree, **_accepted_arguments(extended.update, given)
-        )
-        return [to_vector(optax.apply_updates(tree, updates)), *jax.tree.leaves(inner)]
-
+    """Trace the transformation."""
+    moves, dtype = _Moves(problem, method), problem.spec.dtype
+    x = jax.ShapeDtypeStruct((problem.spec.params.size,), dtype)
     with standard_promotion():
-        started, first = jax.make_jaxpr(start, return_shape=True)(x)
-        leaves, structure = jax.tree.flatten(first)
-        inputs = [x, x, jax.ShapeDtypeStruct((), spec.dtype), leaves]
+        started, leaves = jax.make_jaxpr(moves.start, return_shape=True)(x)
+        inputs = [x, x, jax.ShapeDtypeStruct((), dtype), leaves]
         if is_manual():
-            inputs = jax.tree.map(
-                lambda each: vary_with(jnp.zeros(each.shape, each.dtype), problem.start_leaves), inputs
-            )
-        moved = hoist_consts(jax.make_jaxpr(move)(*inputs, problem.data))
-    started = hoist_consts(started)
-    consts = [*started.consts, *moved.consts]
-    # Only Optax's own combinators are known not to rescale the step of a line search afterwards.
-    can_reuse = extended.update.__module__.partition(".")[0] == optax.__name__
+            zeros = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), inputs)
+            inputs = vary_with(zeros, problem.start_leaves)
+        moved = hoist_consts(jax.make_jaxpr(moves.move)(*inputs, problem.data))
+    started, count = hoist_consts(started), len(problem.data)
     split = count + len(started.consts)
     return TracedMethod(
-        key=(key_of(started), key_of(moved), can_reuse),
-        consts=list(map(to_array, consts)),
+        key=(key_of(started), key_of(moved), moves.can_reuse),
+        consts=list(map(to_array, [*started.consts, *moved.consts])),
         start=_bind(started, count, split, 0),
         move=_bind(moved, split, split + len(moved.consts), count),
-        tree=structure,
-        can_reuse=can_reuse,
+        tree=moves.structure,
+        can_reuse=moves.can_reuse,
     )
 
 
