@@ -7,7 +7,7 @@ from ._autodiff.warning import DerivativeWarning as DerivativeWarning
 from ._compare.compare import Comparison as Comparison, compare as compare
 from ._core.errors import HeldLeafWarning as HeldLeafWarning
 from ._core.monitor import Progress as Progress
-from ._core.options import Options as Options
+from ._core.options import Options as Options, OptionsDict as OptionsDict
 from ._core.status import Status as Status
 from ._minimize import Minimizer as Minimizer, minimize as minimize
 from ._pickles import accept_old_names as _accept_old_names

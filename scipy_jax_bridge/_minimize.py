@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
-from jaxtyping import PyTree
+from jax import Array
 
 from ._backend import BACKENDS as BACKENDS
 from ._core.monitor import Callback
 from ._core.options import Options
-from ._core.types import Objective, Params
+from ._core.types import Aux, Number, Objective, P, Params
 from ._minimizer import (
     CompiledSolve as CompiledSolve,
     Minimizer as Minimizer,
@@ -18,23 +18,148 @@ from ._minimizer import (
 )
 from ._problem.bounds import Bounds
 from ._result import Result
+from ._settings import A, Arrays, NoArgs, Numbers, Optax, OptaxAux, Scipy, ScipyAux, Ts
+
+if TYPE_CHECKING:
+    Start: TypeAlias = P | Result[P, Any]
+
+    # What a type checker finds: the start belongs to the objective, and so do args; the method belongs to the backend.
+    # An array or a dict of arrays may start from numbers. Each for both backends, without and with auxiliary output.
+    @overload
+    def minimize(
+        fun: Callable[[Array], Number], params: Number, args: NoArgs = ..., **rest: Unpack[Scipy]
+    ) -> Result[Array, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array], Number], params: Number, args: NoArgs = ..., **rest: Unpack[Optax]
+    ) -> Result[Array, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array], tuple[Number, Aux]], params: Number, args: NoArgs = ..., **rest: Unpack[ScipyAux]
+    ) -> Result[Array, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array], tuple[Number, Aux]], params: Number, args: NoArgs = ..., **rest: Unpack[OptaxAux]
+    ) -> Result[Array, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array, *Ts], Number], params: Number, args: tuple[*Ts], **rest: Unpack[Scipy]
+    ) -> Result[Array, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array, *Ts], Number], params: Number, args: tuple[*Ts], **rest: Unpack[Optax]
+    ) -> Result[Array, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array, *Ts], tuple[Number, Aux]], params: Number, args: tuple[*Ts], **rest: Unpack[ScipyAux]
+    ) -> Result[Array, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Array, *Ts], tuple[Number, Aux]], params: Number, args: tuple[*Ts], **rest: Unpack[OptaxAux]
+    ) -> Result[Array, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays], Number], params: Numbers, args: NoArgs = ..., **rest: Unpack[Scipy]
+    ) -> Result[Arrays, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays], Number], params: Numbers, args: NoArgs = ..., **rest: Unpack[Optax]
+    ) -> Result[Arrays, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays], tuple[Number, Aux]], params: Numbers, args: NoArgs = ..., **rest: Unpack[ScipyAux]
+    ) -> Result[Arrays, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays], tuple[Number, Aux]], params: Numbers, args: NoArgs = ..., **rest: Unpack[OptaxAux]
+    ) -> Result[Arrays, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays, *Ts], Number], params: Numbers, args: tuple[*Ts], **rest: Unpack[Scipy]
+    ) -> Result[Arrays, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays, *Ts], Number], params: Numbers, args: tuple[*Ts], **rest: Unpack[Optax]
+    ) -> Result[Arrays, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays, *Ts], tuple[Number, Aux]], params: Numbers, args: tuple[*Ts], **rest: Unpack[ScipyAux]
+    ) -> Result[Arrays, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[Arrays, *Ts], tuple[Number, Aux]], params: Numbers, args: tuple[*Ts], **rest: Unpack[OptaxAux]
+    ) -> Result[Arrays, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P], Number], params: Start[P], args: NoArgs = ..., **rest: Unpack[Scipy]
+    ) -> Result[P, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P], Number], params: Start[P], args: NoArgs = ..., **rest: Unpack[Optax]
+    ) -> Result[P, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P], tuple[Number, Aux]], params: Start[P], args: NoArgs = ..., **rest: Unpack[ScipyAux]
+    ) -> Result[P, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P], tuple[Number, Aux]], params: Start[P], args: NoArgs = ..., **rest: Unpack[OptaxAux]
+    ) -> Result[P, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, *Ts], Number], params: Start[P], args: tuple[*Ts], **rest: Unpack[Scipy]
+    ) -> Result[P, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, *Ts], Number], params: Start[P], args: tuple[*Ts], **rest: Unpack[Optax]
+    ) -> Result[P, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, *Ts], tuple[Number, Aux]],
+        params: Start[P],
+        args: tuple[*Ts],
+        **rest: Unpack[ScipyAux],
+    ) -> Result[P, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, *Ts], tuple[Number, Aux]],
+        params: Start[P],
+        args: tuple[*Ts],
+        **rest: Unpack[OptaxAux],
+    ) -> Result[P, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, A], Number], params: Start[P], args: A, **rest: Unpack[Scipy]
+    ) -> Result[P, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, A], Number], params: Start[P], args: A, **rest: Unpack[Optax]
+    ) -> Result[P, None]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, A], tuple[Number, Aux]], params: Start[P], args: A, **rest: Unpack[ScipyAux]
+    ) -> Result[P, Aux]: ...
+    @overload
+    def minimize(
+        fun: Callable[[P, A], tuple[Number, Aux]], params: Start[P], args: A, **rest: Unpack[OptaxAux]
+    ) -> Result[P, Aux]: ...
 
 
 def minimize(
     fun: Objective,
     params: Params,
-    args: PyTree = (),
+    args: Any = (),
     *,
     backend: str = "scipy",
     method: Any = None,
-    bounds: Bounds | tuple[PyTree, PyTree] | None = None,
-    fixed: PyTree = None,
+    bounds: Bounds | tuple[Any, Any] | None = None,
+    fixed: Any = None,
     has_aux: bool = False,
     options: Options | Mapping[str, Any] | None = None,
     callback: Callback | None = None,
     progress: bool = False,
     precision: str | None = None,
-) -> Result:
+) -> Result[Any, Any]:
     """Minimize a JAX function over a tree of parameters.
 
     minimize over params:  fun(params, *args),  subject to  lower <= params <= upper.
@@ -84,7 +209,8 @@ def minimize(
         >>> round(float(result.params["slope"]), 3)
         2.0
     """
-    solve = Minimizer(
+    make = cast(Any, Minimizer)  # the overloads above have checked the types
+    solve = make(
         fun,
         backend=backend,
         method=method,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, Unpack, overload
 
-from jaxtyping import PyTree
+from jax import Array
 
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
 from ._backend import Compiled, choose_backend
@@ -17,17 +17,23 @@ from ._core.errors import warn
 from ._core.monitor import Callback, SolveMonitor
 from ._core.options import Options, read_options
 from ._core.status import Status
-from ._core.types import Objective, Params, is_traced
+from ._core.types import Aux, Number, Objective, P, Params, is_traced
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.cache import settle
 from ._problem.precision import describe_narrowest
 from ._problem.problem import Problem, prepare
 from ._problem.recompilation import count_call
 from ._result import Outcome, Result, finish
+from ._settings import A, Arrays, Numbers, Optax, OptaxAux, Q, Qs, Scipy, ScipyAux, Ts
+
+if TYPE_CHECKING:
+    AnyMinimizer: TypeAlias = "Minimizer[Any, Any, *tuple[Any, ...]]"
 
 
-class Minimizer:
+class Minimizer(Generic[P, Aux, *Ts]):
     """A solver for one objective. Call it again and again with new parameters and data.
+
+    For type checkers it is `Minimizer[Params, Aux, *Args]`.
 
     Args:
         fun: as in `minimize`.
@@ -56,14 +62,33 @@ class Minimizer:
         0
     """
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: Minimizer[Q, None, *Qs], fun: Callable[[Q, *Qs], Number], **rest: Unpack[Scipy]) -> None: ...
+        @overload
+        def __init__(self: Minimizer[Q, None, *Qs], fun: Callable[[Q, *Qs], Number], **rest: Unpack[Optax]) -> None: ...
+        @overload
+        def __init__(self, fun: Callable[[P, *Ts], tuple[Number, Aux]], **rest: Unpack[ScipyAux]) -> None: ...
+        @overload
+        def __init__(self, fun: Callable[[P, *Ts], tuple[Number, Aux]], **rest: Unpack[OptaxAux]) -> None: ...
+        @overload  # of a function of unknown arguments, as jax.jit returns
+        def __init__(self: AnyMinimizer, fun: Callable[..., Number], **rest: Unpack[Scipy]) -> None: ...
+        @overload
+        def __init__(self: AnyMinimizer, fun: Callable[..., Number], **rest: Unpack[Optax]) -> None: ...
+        @overload
+        def __init__(self: AnyMinimizer, fun: Callable[..., tuple[Number, Any]], **rest: Unpack[ScipyAux]) -> None: ...
+        @overload
+        def __init__(self: AnyMinimizer, fun: Callable[..., tuple[Number, Any]], **rest: Unpack[OptaxAux]) -> None: ...
+
     def __init__(
         self,
         fun: Objective,
         *,
         backend: str = "scipy",
         method: Any = None,
-        bounds: Bounds | tuple[PyTree, PyTree] | None = None,
-        fixed: PyTree = None,
+        bounds: Bounds | tuple[Any, Any] | None = None,
+        fixed: Any = None,
         has_aux: bool = False,
         options: Options | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
@@ -92,7 +117,24 @@ class Minimizer:
         given = {name: getattr(self, f"_{name}") for name in names}
         return partial(Minimizer, backend=self._backend.name, method=self._backend.method, **given), (self._fun,)
 
-    def compile(self, params: Params, args: PyTree = ()) -> float:
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self: Minimizer[Array, Aux], params: Number) -> Result[Array, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Array, Aux, *Ts], params: Number, args: tuple[*Ts]) -> Result[Array, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Arrays, Aux], params: Numbers) -> Result[Arrays, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Arrays, Aux, *Ts], params: Numbers, args: tuple[*Ts]) -> Result[Arrays, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[P, Aux], params: P | Result[P, Any]) -> Result[P, Aux]: ...
+        @overload
+        def __call__(self, params: P | Result[P, Any], args: tuple[*Ts]) -> Result[P, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[P, Aux, A], params: P | Result[P, Any], args: A) -> Result[P, Aux]: ...
+
+    def compile(self, params: Params, args: Any = ()) -> float:
         """Compile ahead of time, for arguments of these shapes.
 
         Args:
@@ -113,7 +155,7 @@ class Minimizer:
                 settle(self._fun)
             return seconds
 
-    def __call__(self, params: Params, args: PyTree = ()) -> Result:
+    def __call__(self, params: Params, args: Any = ()) -> Result[Any, Any]:
         """Minimize from `params`.
 
         Args:
@@ -144,12 +186,12 @@ class Minimizer:
                 raise
         return self._solve_in_trace(params, args)  # the objective closes over traced values
 
-    def _prepare(self, params: Params, args: PyTree) -> Problem:
+    def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
             params, args = to_float64((params, args))
         return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
 
-    def _prepare_eagerly(self, params: Params, args: PyTree, *, solves: bool) -> Problem:
+    def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
         solver = (self._backend.name, self._backend.method_name)
         count_call(self._fun, problem.key, (params, args), solver, compiles=problem.is_new, solves=solves)
@@ -158,11 +200,11 @@ class Minimizer:
             warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
         return problem
 
-    def _is_traced(self, params: Params, args: PyTree) -> bool:
+    def _is_traced(self, params: Params, args: Any) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
         return is_traced((params, args, bounds, [getattr(self._options, name) for name in TRACEABLE_OPTIONS]))
 
-    def _solve_in_trace(self, params: Params, args: PyTree) -> Result:
+    def _solve_in_trace(self, params: Params, args: Any) -> Result[Any, Any]:
         if self._precision is not None and not has_float64():
             raise TracedCall(
                 f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
@@ -178,7 +220,7 @@ class Minimizer:
                 self._attach(error, None, SolveMonitor())
             raise
 
-    def _finish(self, outcome: Outcome, problem: Problem) -> Result:
+    def _finish(self, outcome: Outcome, problem: Problem) -> Result[Any, Any]:
         timing = outcome.timing
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
@@ -226,7 +268,7 @@ class CompiledSolve(NamedTuple):
     solve_context: Callable[[], AbstractContextManager[None]]
 
 
-def compile_solve(solve: Minimizer, params: Params, args: PyTree) -> CompiledSolve:
+def compile_solve(solve: AnyMinimizer, params: Params, args: Any) -> CompiledSolve:
     """Compile what the solver would run for these arguments."""
     with solve_context(solve._precision, params):
         problem = solve._prepare(params, args)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jax import Array
 
 from ._core.outcome import (
     FRESH_MEMORY as FRESH_MEMORY,
@@ -24,7 +24,7 @@ from ._core.trace import (
     Trace as Trace,
     drop_padding,
 )
-from ._core.types import Params, Tracer, is_traced
+from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced
 from ._problem.notes import describe_optimized, describe_point
 from ._problem.problem import Problem
 from ._render.figure import draw_one
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Generic[P, Aux]):
     """The result of a solve. Pass it as `params` to continue from it.
 
-    It is immutable, a pytree, and equal only to itself.
+    It is immutable, a pytree, and equal only to itself. For type checkers it is `Result[Params, Aux]`, one solve.
 
     Args:
         params: the final point if the solve converged, otherwise the best finite point. It has the tree, the types
@@ -70,13 +70,13 @@ class Result:
         (True, 'GTOL')
     """
 
-    params: Params
-    fun: Any
-    jac: PyTree
-    aux: PyTree
-    nit: Any
-    nfev: Any
-    code: Any
+    params: P
+    fun: ResultArray
+    jac: P
+    aux: Aux
+    nit: ResultInt
+    nfev: ResultInt
+    code: ResultInt
     trace: Trace
     timing: Timing
     backend: str
@@ -89,19 +89,18 @@ class Result:
     norm: float | None = field(default=None, repr=False)
 
     @property
-    def x(self) -> Params:
+    def x(self) -> P:
         """SciPy's name of params."""
         return self.params
 
     @property
-    def status(self) -> Any:
+    def status(self) -> ResultStatus:
         """Why the solve ended: a Status, or an array of codes inside a trace and for a batch."""
-        if isinstance(self.code, Tracer) or np.ndim(self.code) != 0:
-            return self.code
-        return Status(int(self.code))
+        is_one = not isinstance(self.code, Tracer) and np.ndim(self.code) == 0
+        return Status(int(self.code)) if is_one else cast(Any, self.code)
 
     @property
-    def success(self) -> Any:
+    def success(self) -> ResultBool:
         """Whether the solve converged: status is GTOL or FTOL."""
         status = self.status
         return status.success if isinstance(status, Status) else status <= Status.FTOL
@@ -195,12 +194,12 @@ DATA = ("params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing")
 META = ("backend", "method", "detail", "note", "bounded", "free")
 
 
-def _flatten(result: Result) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+def _flatten(result: Result[Any, Any]) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
     data = [(jax.tree_util.GetAttrKey(name), getattr(result, name)) for name in DATA]
     return data, tuple(getattr(result, name) for name in META)
 
 
-def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
+def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result[Any, Any]:
     return Result(**dict(zip((*DATA, *META), (*data, *meta), strict=True)))
 
 
@@ -208,16 +207,17 @@ def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
 jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 
-def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Curve:
+def curve_of(result: Result[Any, Any], name: str, compile_s: float, solve_s: float) -> Curve:
     """Convert the trace of a result to a curve of a plot."""
     trace = drop_padding(result.trace)
     return Curve(name, trace.seconds, trace.nfev, trace.fun, trace.grad_norm, compile_s, solve_s)
 
 
-def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
+def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result[Any, Any]:
     """Make the public result of an outcome, and write its notes unless it is traced."""
     structure, spec = problem.spec.params, problem.spec
-    leaves, grads, value = outcome.leaves, outcome.grad, outcome.value
+    leaves, grads = outcome.leaves, outcome.grad
+    value: Any = outcome.value
     value = value if value.dtype == spec.value_dtype else value.astype(spec.value_dtype)
     result = Result(
         params=structure.combine(leaves, problem.static_leaves),

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jaxtyping import PyTree
 
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
@@ -37,8 +36,8 @@ made where their seconds matter. One alone begins with cold caches, which would 
 
 def compare(
     fun: Objective,
-    params: PyTree,
-    args: tuple[PyTree, ...] = (),
+    params: Any,
+    args: tuple[Any, ...] = (),
     *,
     backends: Sequence[str] | None = None,
     runs: Mapping[str, Mapping[str, Any]] | None = None,
@@ -97,8 +96,8 @@ def compare(
 
 def _compare(
     fun: Objective,
-    params: PyTree,
-    args: tuple[PyTree, ...],
+    params: Any,
+    args: tuple[Any, ...],
     entries: Mapping[str, Entry],
     turns: dict[str, _Turns],
     repeats: int,
@@ -145,12 +144,12 @@ class _Turns:
         silent: whether it has no callback, so that extra solves go unnoticed.
     """
 
-    def __init__(self, solver: Callable[..., Result], repeats: int, silent: bool) -> None:
+    def __init__(self, solver: Callable[..., Result[Any, Any]], repeats: int, silent: bool) -> None:
         self._solver, self._repeats, self._silent = solver, repeats, silent
         self.in_a_row = 1
-        self.solves: list[tuple[float, Result]] = []  # seconds of one solve, and its result
+        self.solves: list[tuple[float, Result[Any, Any]]] = []  # seconds of one solve, and its result
 
-    def solve(self, params: PyTree, args: tuple[PyTree, ...]) -> None:
+    def solve(self, params: Any, args: tuple[Any, ...]) -> None:
         """Solve once, or several times in a row if the first turn shows that solves are short."""
         seconds, result = _time_solve(self._solver, params, args, self.in_a_row)
         if not self.solves and self._silent and self._repeats * seconds < LEAST:
@@ -173,7 +172,7 @@ class _Turns:
 
 def _describe_runs(
     entries: Mapping[str, Entry],
-    results: Mapping[str, Result],
+    results: Mapping[str, Result[Any, Any]],
     compiled: Mapping[str, CompiledSolve],
     turns: Mapping[str, _Turns],
 ) -> dict[str, dict[str, str]]:
@@ -188,14 +187,14 @@ def _rename(fun: Objective) -> Objective:
     """Return the same function as a new object, for which nothing is compiled yet."""
 
     @functools.wraps(fun, updated=())
-    def fresh(*inputs: PyTree) -> Any:
+    def fresh(*inputs: Any) -> Any:
         return fun(*inputs)
 
     fresh.compiles_anew = True  # type: ignore[attr-defined]  # on purpose: no warning of repeated compilation
     return fresh
 
 
-def _warm_up(name: str, solve: Minimizer, params: PyTree, args: tuple[PyTree, ...]) -> None:
+def _warm_up(name: str, solve: Minimizer, params: Any, args: tuple[Any, ...]) -> None:
     """Solve one iteration, not timed; an error in a run appears here."""
     try:
         jax.block_until_ready(solve(params, args))
@@ -205,8 +204,8 @@ def _warm_up(name: str, solve: Minimizer, params: PyTree, args: tuple[PyTree, ..
 
 
 def _time_solve(
-    solve: Callable[..., Result], params: PyTree, args: tuple[PyTree, ...], in_a_row: int = 1
-) -> tuple[float, Result]:
+    solve: Callable[..., Result[Any, Any]], params: Any, args: tuple[Any, ...], in_a_row: int = 1
+) -> tuple[float, Result[Any, Any]]:
     """Return the seconds of one of several solves in a row, without their compilation, and the last result."""
     start = time.perf_counter()
     result = jax.block_until_ready(solve(params, args))
@@ -217,7 +216,7 @@ def _time_solve(
     return (time.perf_counter() - start - compile_s) / in_a_row, result
 
 
-def _look_between(comparison: Comparison, fun: Objective, entry: Entry, args: tuple[PyTree, ...]) -> Comparison:
+def _look_between(comparison: Comparison, fun: Objective, entry: Entry, args: tuple[Any, ...]) -> Comparison:
     """Evaluate the objective between ends that are apart; solves of no iteration do this without compiling."""
     apart = [name for name, gap in comparison.gaps().items() if math.isfinite(gap.fun) and not gap.same_point]
     if not apart:
@@ -231,7 +230,7 @@ def _look_between(comparison: Comparison, fun: Objective, entry: Entry, args: tu
     return replace(comparison, between=between)
 
 
-def _value_at(evaluate: Minimizer, point: PyTree, args: tuple[PyTree, ...]) -> float:
+def _value_at(evaluate: Minimizer, point: Any, args: tuple[Any, ...]) -> float:
     try:
         return float(evaluate(point, args).fun)
     except NonfiniteStart:
@@ -242,9 +241,10 @@ def _limited(fun: Objective, entry: Entry, maxiter: int) -> Minimizer:
     """Return an entry's solver with another maxiter, without callback and progress; it compiles nothing new."""
     given = entry.get("options") or {}
     options = replace(given, maxiter=maxiter) if isinstance(given, Options) else {**given, "maxiter": maxiter}
-    return Minimizer(fun, **{**entry, "options": options, "callback": None, "progress": False})
+    changed: dict[str, Any] = {"options": options, "callback": None, "progress": False}
+    return Minimizer(fun, **{**entry, **changed})
 
 
-def _take_median(solves: Sequence[tuple[float, Result]]) -> Result:
+def _take_median(solves: Sequence[tuple[float, Result[Any, Any]]]) -> Result[Any, Any]:
     """Return the result of the solve of median time, so that its trace is a typical one."""
     return sorted(solves, key=lambda solve: solve[0])[(len(solves) - 1) // 2][1]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 
 from .._render import figure as _figure, page as _page, table as _table
 from .._render.panels import Curve
@@ -55,12 +54,12 @@ class Comparison:
         setting: the problem, the exact settings of each run, versions and hardware, in words.
     """
 
-    results: Mapping[str, Result]
+    results: Mapping[str, Result[Any, Any]]
     compile_s: Mapping[str, float]
     solve_s: Mapping[str, tuple[float, ...]]
     between: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     shares: Mapping[str, TimeBreakdown] = field(default_factory=dict)
-    start: PyTree = None
+    start: Any = None
     setting: Provenance = field(default_factory=Provenance)
 
     def __getstate__(self) -> dict[str, Any]:

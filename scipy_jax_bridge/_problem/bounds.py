@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import PyTree
 
 from .._core.errors import shorten
 from .._core.types import is_traced
@@ -37,8 +36,8 @@ class Bounds:
         [1.0, 1.0, 1.0]
     """
 
-    lower: PyTree = None
-    upper: PyTree = None
+    lower: Any = None
+    upper: Any = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Bounds):
@@ -60,7 +59,7 @@ class FlatBounds:
     upper: Any
 
 
-def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
+def read_bounds(bounds: Bounds | tuple[Any, Any] | None) -> Bounds | None:
     """Convert the argument `bounds` to a Bounds; None if it bounds nothing.
 
     Raises:
@@ -82,7 +81,7 @@ def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
     return None if bounds.lower is None and bounds.upper is None else bounds
 
 
-def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatBounds | None:
+def flatten_bounds(bounds: Bounds, params: Any, structure: TreeSpec) -> FlatBounds | None:
     """Return the bounds of the optimized leaves as two flat vectors; None if all are infinite.
 
     Raises:
@@ -107,7 +106,7 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatB
 
 
 def _refuse_infinite(
-    place: int, given: list[np.ndarray], name: str, wrong: float, params: PyTree, structure: TreeSpec
+    place: int, given: list[np.ndarray], name: str, wrong: float, params: Any, structure: TreeSpec
 ) -> NoReturn:
     """Raise for a bound that leaves no finite number at this component of the flat vector."""
     for side, leaf, path in zip(given, structure.optimized, _optimized_paths(params, structure), strict=True):
@@ -120,7 +119,7 @@ def _refuse_infinite(
     raise AssertionError("the place lies in no leaf")
 
 
-def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: TreeSpec) -> list[Side]:
+def _flatten_side(side: Any, default: float, name: str, params: Any, structure: TreeSpec) -> list[Side]:
     """Return the bounds of each optimized leaf, ravelled."""
     flat = []
     for place, (leaf, value) in enumerate(zip(structure.leaves, spread_prefix(side, params, name), strict=True)):
@@ -132,7 +131,7 @@ def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, struc
     return flat
 
 
-def _spread_value(value: PyTree, shape: tuple[int, ...]) -> Side:
+def _spread_value(value: Any, shape: tuple[int, ...]) -> Side:
     """Broadcast a bound to a leaf, ravelled. The errors continue the sentence "bounds.lower of params['w']"."""
     if not is_traced(value):
         array = np.asarray(_as_float(value) if isinstance(value, int) else value)
@@ -182,7 +181,7 @@ def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: DTypeLike) -> tup
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _optimized_paths(params: PyTree, structure: TreeSpec) -> list[str]:
+def _optimized_paths(params: Any, structure: TreeSpec) -> list[str]:
     leaves = zip(leaf_paths(params), structure.leaves, strict=True)
     return [path for path, leaf in leaves if leaf.kind == "free"]
 
