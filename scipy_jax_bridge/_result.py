@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 
 import jax
 import numpy as np
-from jax import Array
 
 from ._core.outcome import (
     FRESH_MEMORY as FRESH_MEMORY,
@@ -25,10 +24,13 @@ from ._core.trace import (
     drop_padding,
 )
 from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced
-from ._problem.notes import describe_optimized, describe_point
+from ._problem.moves import Move, Origin
+from ._problem.notes import describe_point
 from ._problem.problem import Problem
 from ._render.figure import draw_one
 from ._render.panels import Curve
+from ._render.summary import write_summary, write_summary_html
+from ._summary import describe, measure_moves, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +63,8 @@ class Result(Generic[P, Aux]):
             It holds about 2 maxcor + 10 vectors. It is pickled with the result but is not part of the pytree.
         free: for each leaf of params whether it was optimized.
         norm: `grad_norm`, if it cannot be computed from the other fields. It is not part of the pytree.
+        origin: the start and the bounds, for what `print` shows of params. It is not part of the pytree; of a result
+            that was pickled only what is shown is left.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -87,6 +91,7 @@ class Result(Generic[P, Aux]):
     free: tuple[bool, ...] = ()
     carry: ResumeState | None = field(default=None, repr=False)
     norm: float | None = field(default=None, repr=False)
+    origin: Origin | list[Move] | None = field(default=None, repr=False)
 
     @property
     def x(self) -> P:
@@ -156,23 +161,19 @@ class Result(Generic[P, Aux]):
         return draw_one(curve, path, title, dark=dark)
 
     def __str__(self) -> str:
-        if not isinstance(self.status, Status):
-            return f"Result of {self.backend} ({self.method}), batched or traced"
-        timing = self.timing
-        lines = [
-            f"{'converged' if self.success else 'not converged'} ({self.status.name}) by {self.backend}, {self.method}",
-            f"  fun       {float(self.fun):.12g}",
-            f"  grad_norm {_write(self.grad_norm, '.3g')}",
-            f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
-            f"  seconds   {_write(timing.solve_s, '.4g')} solving, {_write(timing.compile_s, '.4g')} compiling",
-            *([f"  params    {describe_optimized(self.params, self.free)}"] if self.free else []),
-            f"  {self.message}",
-        ]
-        return "\n".join(lines)
+        summary = summarize(self)
+        return repr(self) if summary is None else write_summary(summary)
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def _repr_html_(self) -> str | None:
+        summary = summarize(self)
+        return None if summary is None else write_summary_html(summary)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain fields, so that a pickle names no private module."""
-        return vars(self) | {"carry": None if self.carry is None else vars(self.carry)}
+        return vars(self) | {"carry": None if self.carry is None else vars(self.carry), "origin": measure_moves(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         carry = state.get("carry")
@@ -239,12 +240,9 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
     )
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
+    result = replace(result, origin=Origin.keep(problem.start_leaves, problem.bounds))
     if not result.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
         result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
     said = describe_point(problem, result.status, leaves, grads, drop_padding(result.trace), result.grad_norm)
     return replace(result, note=" ".join(filter(None, (result.note, said)))) if said else result
-
-
-def _write(number: float | Array | np.ndarray, form: str) -> str:
-    return "unknown" if not number >= 0 else format(float(number), form)

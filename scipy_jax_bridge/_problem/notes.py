@@ -124,9 +124,10 @@ def describe_optimized(params: Params, is_optimized: Sequence[bool]) -> str:
     """Say how many numbers were optimized and which numeric leaves were fixed, for the summary of a result."""
     leaves = list(zip(is_optimized, jax.tree.leaves(params), leaf_paths(params), strict=False))
     size = sum(int(np.size(leaf)) for optimized, leaf, _ in leaves if optimized)
-    fixed = [path for optimized, leaf, path in leaves if not optimized and _is_number(leaf)]
+    fixed = [path for optimized, leaf, path in leaves if not optimized and is_number(leaf)]
     return f"{size} free" + (f", held: {join_short(fixed)}" if fixed else "")
 
 
-def _is_number(leaf: PyTree) -> bool:
+def is_number(leaf: PyTree) -> bool:
+    """Whether a leaf is a number or an array, and not a setting such as a string."""
     return isinstance(leaf, (int, float, np.generic)) or hasattr(leaf, "dtype")

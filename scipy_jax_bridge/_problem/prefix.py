@@ -21,6 +21,12 @@ def leaf_paths(tree: PyTree, root: str = "params") -> list[str]:
     return [root + jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def dotted_paths(tree: PyTree) -> list[str]:
+    """Return the path of each leaf in short, such as kernel.variance or layers.0; empty for a tree that is a leaf."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+
+
 def spread_prefix(prefix: PyTree, tree: PyTree, name: str) -> list[PyTree]:
     """Return for each leaf of `tree` the leaf of `prefix` at or above it.
 

@@ -75,16 +75,18 @@ def write_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     return "\n".join([*lines[:-1], *([""] if below else []), *below])
 
 
-def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+def align(
+    names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = (), *, rule: bool = True
+) -> list[str]:
     """Return headings, a rule and lines in columns of equal width; the columns `right` are aligned at the right."""
     widths = [max(map(len, cells)) for cells in zip(names, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
+    below = [["-" * width for width in widths]] if rule else []
     return [
         "  ".join(
             cell.rjust(width) if position in right else cell.ljust(width)
             for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
-        for cells in (names, rule, *lines)
+        for cells in (names, *below, *lines)
     ]
 
 
