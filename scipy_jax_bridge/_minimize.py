@@ -152,7 +152,7 @@ def minimize(
     *,
     backend: str = "scipy",
     method: Any = None,
-    bounds: Bounds | tuple[Any, Any] | None = None,
+    bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None = None,
     fixed: Any = None,
     has_aux: bool = False,
     options: Options | Mapping[str, Any] | None = None,
@@ -177,8 +177,10 @@ def minimize(
         backend: "scipy" (SciPy runs on the host) or "optax" (one loop, all on the device). Default "scipy".
         method: scipy: the name of a method of scipy.optimize.minimize, None for L-BFGS-B. optax: an
             optax.GradientTransformation, None for the all-device L-BFGS, with bounds L-BFGS-B. Default None.
-        bounds: Bounds(lower, upper) or the pair; each side None, a scalar or a prefix tree. Default None.
-        fixed: a prefix tree of booleans; leaves marked True keep their start values. Default None.
+        bounds: Bounds(lower, upper) or the pair; each side None, a scalar or a prefix tree. Or a dict of pairs by
+            path, {"alpha": (0, 1), "kernel.variance": (0, None)}. What is not named is unbounded. Default None.
+        fixed: a prefix tree of booleans, or a dict by path, {"kernel.variance": True}; what is marked True keeps its
+            start, what is not named is free. An array of booleans marks components of a leaf. Default None.
         has_aux: whether fun returns (value, aux). Default False.
         options: Options or a mapping of its fields, for SciPy together with the method's own. Default None.
         callback: callback(progress), called once per iteration, in the device loop once per chunk, about ten times

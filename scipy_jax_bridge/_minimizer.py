@@ -1,4 +1,7 @@
-"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it."""
+"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it.
+
+It is longer than other modules by what type checkers read.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from ._core.status import Status
 from ._core.types import Aux, Number, Objective, P, Params, is_traced
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.cache import settle
+from ._problem.held import has_mask, hold_components
 from ._problem.precision import describe_narrowest
 from ._problem.problem import Problem, prepare
 from ._problem.recompilation import count_call
@@ -87,7 +91,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         *,
         backend: str = "scipy",
         method: Any = None,
-        bounds: Bounds | tuple[Any, Any] | None = None,
+        bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None = None,
         fixed: Any = None,
         has_aux: bool = False,
         options: Options | Mapping[str, Any] | None = None,
@@ -189,7 +193,11 @@ class Minimizer(Generic[P, Aux, *Ts]):
     def _prepare(self, params: Params, args: Any) -> Problem:
         if self._precision == "float64":
             params, args = to_float64((params, args))
-        return prepare(self._fun, params, args, fixed=self._fixed, bounds=self._bounds, has_aux=self._has_aux)
+        fixed, bounds = self._fixed, self._bounds
+        if has_mask(fixed):
+            self._backend.check_mask()
+            fixed, bounds = hold_components(fixed, bounds, params)
+        return prepare(self._fun, params, args, fixed=fixed, bounds=bounds, has_aux=self._has_aux)
 
     def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
@@ -202,7 +210,9 @@ class Minimizer(Generic[P, Aux, *Ts]):
 
     def _is_traced(self, params: Params, args: Any) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
-        return is_traced((params, args, bounds, [getattr(self._options, name) for name in TRACEABLE_OPTIONS]))
+        return is_traced(
+            (params, args, bounds, self._fixed, [getattr(self._options, name) for name in TRACEABLE_OPTIONS])
+        )
 
     def _solve_in_trace(self, params: Params, args: Any) -> Result[Any, Any]:
         if self._precision is not None and not has_float64():

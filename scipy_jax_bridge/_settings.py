@@ -65,7 +65,7 @@ class Transformation(Protocol):
 class Settings(TypedDict, total=False):
     """What both backends take, with and without auxiliary output."""
 
-    bounds: Bounds | tuple[Any, Any] | None
+    bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None
     fixed: Any
     options: Options | OptionsDict | None
     callback: Callback | None
