@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 from jax import Array
 
 from ._backend import BACKENDS as BACKENDS
+from ._core.boundary import boundary
 from ._core.monitor import Callback
 from ._core.options import Options
 from ._core.types import Aux, Number, Objective, P, Params
@@ -145,6 +146,7 @@ if TYPE_CHECKING:
     ) -> Result[P, Aux]: ...
 
 
+@boundary
 def minimize(
     fun: Objective,
     params: Params,
@@ -193,11 +195,11 @@ def minimize(
         A Result: params, fun, jac, aux, nit, nfev, status, success, message, trace, timing.
 
     Raises:
-        TypeError, ValueError: the call is invalid, or the objective is not finite at the start. The message names
-            the place (the path of the leaf) and the cure.
-        RuntimeError: inside jit or vmap, backend "scipy" or an argument that needs the host (callback, progress,
-            timeout, another precision) was requested. In jax.grad of a call that is not jitted, all but precision
-            work.
+        TypeError, ValueError: the call is invalid. The message names the place (the path of the leaf) and the cure.
+        NonfiniteStart: a ValueError; the objective or its gradient is not finite at the start.
+        TracedCall: a RuntimeError; inside jit or vmap, backend "scipy" or an argument that needs the host (callback,
+            progress, timeout, another precision) was requested. In jax.grad of a call that is not jitted, all but
+            precision work.
         Exception: whatever the objective or the callback raises, with the best result so far as its attribute
             `best_result`.
 

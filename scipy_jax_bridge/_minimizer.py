@@ -15,6 +15,7 @@ from jax import Array
 
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
 from ._backend import Compiled, choose_backend
+from ._core.boundary import boundary
 from ._core.context import has_float64, solve_context, to_float64
 from ._core.errors import warn
 from ._core.monitor import Callback, SolveMonitor
@@ -85,6 +86,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         @overload
         def __init__(self: AnyMinimizer, fun: Callable[..., tuple[Number, Any]], **rest: Unpack[OptaxAux]) -> None: ...
 
+    @boundary
     def __init__(
         self,
         fun: Objective,
@@ -115,29 +117,21 @@ class Minimizer(Generic[P, Aux, *Ts]):
         self._options = read_options(options, self._backend.option_names, self._backend.method_name)
         self._callback, self._progress = callback, progress
 
+    def __repr__(self) -> str:
+        name = getattr(self._fun, "__name__", None) or repr(self._fun)
+        given = {"bounds": self._bounds, "fixed": self._fixed, "precision": self._precision}
+        more = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
+        more += ", has_aux=True" if self._has_aux else ""
+        more += f", options={self._options}" if self._options != Options() else ""
+        return f"Minimizer({name}, backend={self._backend.name!r}, method={self._backend.method_name!r}{more})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with its arguments, so that a pickle names no private module."""
         names = ("bounds", "fixed", "has_aux", "options", "callback", "progress", "precision")
         given = {name: getattr(self, f"_{name}") for name in names}
         return partial(Minimizer, backend=self._backend.name, method=self._backend.method, **given), (self._fun,)
 
-    if TYPE_CHECKING:
-
-        @overload
-        def __call__(self: Minimizer[Array, Aux], params: Number) -> Result[Array, Aux]: ...
-        @overload
-        def __call__(self: Minimizer[Array, Aux, *Ts], params: Number, args: tuple[*Ts]) -> Result[Array, Aux]: ...
-        @overload
-        def __call__(self: Minimizer[Arrays, Aux], params: Numbers) -> Result[Arrays, Aux]: ...
-        @overload
-        def __call__(self: Minimizer[Arrays, Aux, *Ts], params: Numbers, args: tuple[*Ts]) -> Result[Arrays, Aux]: ...
-        @overload
-        def __call__(self: Minimizer[P, Aux], params: P | Result[P, Any]) -> Result[P, Aux]: ...
-        @overload
-        def __call__(self, params: P | Result[P, Any], args: tuple[*Ts]) -> Result[P, Aux]: ...
-        @overload
-        def __call__(self: Minimizer[P, Aux, A], params: P | Result[P, Any], args: A) -> Result[P, Aux]: ...
-
+    @boundary
     def compile(self, params: Params, args: Any = ()) -> float:
         """Compile ahead of time, for arguments of these shapes.
 
@@ -159,6 +153,24 @@ class Minimizer(Generic[P, Aux, *Ts]):
                 settle(self._fun)
             return seconds
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self: Minimizer[Array, Aux], params: Number) -> Result[Array, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Array, Aux, *Ts], params: Number, args: tuple[*Ts]) -> Result[Array, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Arrays, Aux], params: Numbers) -> Result[Arrays, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Arrays, Aux, *Ts], params: Numbers, args: tuple[*Ts]) -> Result[Arrays, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[P, Aux], params: P | Result[P, Any]) -> Result[P, Aux]: ...
+        @overload
+        def __call__(self, params: P | Result[P, Any], args: tuple[*Ts]) -> Result[P, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[P, Aux, A], params: P | Result[P, Any], args: A) -> Result[P, Aux]: ...
+
+    @boundary
     def __call__(self, params: Params, args: Any = ()) -> Result[Any, Any]:
         """Minimize from `params`.
 

@@ -71,4 +71,4 @@ def test_the_types_name_every_method_and_option() -> None:
     names = {method.name for method in METHODS.values()}
     assert set(get_args(ScipyMethod)) >= names and {each.lower() for each in get_args(ScipyMethod)} == set(METHODS)
     native = frozenset().union(*(method.native for method in METHODS.values()))
-    assert set(sjb.OptionsDict.__annotations__) == {*RULES, "native", *native}
+    assert set(sjb.OptionsDict.__annotations__) == {*RULES, "native", "disp", *native}

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from .._core.boundary import boundary
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
 from .._core.types import Objective
@@ -34,6 +35,7 @@ LEAST = 0.2
 made where their seconds matter. One alone begins with cold caches, which would shift the break-even."""
 
 
+@boundary
 def compare(
     fun: Objective,
     params: Any,

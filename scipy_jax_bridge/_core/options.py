@@ -63,6 +63,7 @@ class OptionsDict(TypedDict, total=False):
     c2: Any
     catol: Any
     direc: Any
+    disp: Any
     eta: Any
     f_target: Any
     factorization_method: Any
