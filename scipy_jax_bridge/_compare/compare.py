@@ -61,10 +61,9 @@ def compare(
             `Minimizer`, which override those of `as_minimize`. Default None.
         repeats: how often to solve with each; the table shows the median. If these solves take less than 0.2 s
             together, each time is the mean of several solves in a row. Default 5.
-        shares: whether to measure which parts of the solves go into the objective, into transfers and into
-            the solver. It takes about 2 % of the seconds of solving, and one compilation of the objective
-            alone where an evaluation takes less than 5 ms. Default None: only where that compilation is
-            expected to take at most another 2 %; otherwise the shares are NaN.
+        shares: whether to measure which parts of the solves go into the objective, into transfers and into the solver.
+            It takes about 2 % of the seconds of solving, and one compilation of the objective alone where an evaluation
+            takes less than 5 ms. Default None: only where that compilation is expected to take at most another 2 %.
         **as_minimize: keyword arguments of `Minimizer` for all, such as `bounds` or `options`.
 
     Returns:
@@ -243,8 +242,7 @@ def _limited(fun: Objective, entry: Entry, maxiter: int) -> Minimizer:
     """Return an entry's solver with another maxiter, without callback and progress; it compiles nothing new."""
     given = entry.get("options") or {}
     options = replace(given, maxiter=maxiter) if isinstance(given, Options) else {**given, "maxiter": maxiter}
-    changed: dict[str, Any] = {"options": options, "callback": None, "progress": False}
-    return Minimizer(fun, **{**entry, **changed})
+    return Minimizer(fun, **{**entry, **dict[str, Any](options=options, callback=None, progress=False)})
 
 
 def _take_median(solves: Sequence[tuple[float, Result[Any, Any]]]) -> Result[Any, Any]:

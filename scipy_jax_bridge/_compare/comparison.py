@@ -15,6 +15,7 @@ from .._render import figure as _figure, page as _page, table as _table
 from .._render.panels import Curve
 from .._result import Result, curve_of
 from . import verdict as _verdict
+from .ends import tabulate_ends
 from .provenance import Provenance
 from .verdict import Gap
 
@@ -185,9 +186,10 @@ class Comparison:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
         """
         text = _page.PageText(
-            title=title or self.setting.problem.get("objective", "A comparison"),
+            title=title or self.setting.problem.get("objective", "A comparison").rpartition(".")[2],
             notes=self.notes(),
             gaps={name: (gap.fun, gap.params, gap.leaf) for name, gap in self.gaps().items()},
+            ends=self._ends(),
             solve_s=self.solve_s,
             problem=self.setting.problem,
             runs=self.setting.runs,
@@ -202,12 +204,17 @@ class Comparison:
         return {name: _verdict.measure_change(self.start, result.params) for name, result in self.results.items()}
 
     def __str__(self) -> str:
-        return _table.write_table(self.rows(), self.notes())
+        return _table.write_table(self.rows(), self.notes(), self._ends())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _table.write_html(self.rows(), self.notes())
+        return _table.write_html(self.rows(), self.notes(), self._ends())
+
+    def _ends(self) -> list[_table.Table]:
+        """Return the table of where the runs ended; none without leaves to show."""
+        table = tabulate_ends(self.results, self.best)
+        return [table] if table[1] else []
 
     def _curves(self) -> list[Curve]:
         return [

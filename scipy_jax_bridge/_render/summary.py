@@ -59,8 +59,8 @@ class Summary:
     facts: Sequence[tuple[str, str]]
 
 
-def format_value(value: np.ndarray | None) -> str:
-    """Write numbers: a few are listed, of many the range and the mean."""
+def format_value(value: np.ndarray | None, *, short: bool = False) -> str:
+    """Write numbers: a few are listed, of many the range and the mean, in short the range alone."""
     if value is None:
         return "unreadable"
     if value.size == 0:
@@ -68,11 +68,12 @@ def format_value(value: np.ndarray | None) -> str:
     numbers = value.ravel().astype(np.float64)
     if value.ndim == 0:
         return f"{numbers[0]:.6g}"
-    if numbers.size <= LISTED:
+    if numbers.size <= (LISTED // 2 if short else LISTED):
         return ", ".join(f"{number:.4g}" for number in numbers)
-    if numbers.min() == numbers.max():
+    if f"{numbers.min():.4g}" == f"{numbers.max():.4g}":
         return f"all {numbers[0]:.4g}"
-    return f"{numbers.min():.3g} to {numbers.max():.3g}, mean {numbers.mean():.3g}"
+    span = f"{numbers.min():.3g} to {numbers.max():.3g}"
+    return span if short else f"{span}, mean {numbers.mean():.3g}"
 
 
 def format_estimate(number: float) -> str:
