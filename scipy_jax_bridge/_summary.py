@@ -17,6 +17,8 @@ from ._problem.prefix import dotted_paths
 from ._render.summary import LeafRow, Summary
 from ._render.table import format_seconds
 
+FEW, LONG = 50, 300  # parameters; evaluations
+
 
 def describe(result: Any) -> str:
     """Say what the result of a solve is, in one short line."""
@@ -45,6 +47,7 @@ def summarize(result: Any) -> Summary | None:
 
 def _summarize_one(result: Any) -> Summary:
     status, timing = result.status, result.timing
+    held = sum(held for *_, held in measure_moves(result) or ())
     facts = [
         ("fun", f"{float(result.fun):.12g}"),
         ("grad_norm", _write(result.grad_norm, "{:.3g}".format)),
@@ -55,8 +58,8 @@ def _summarize_one(result: Any) -> Summary:
         verdict="converged" if result.success else "not converged",
         success=bool(result.success),
         details=f"({status.name}) by {result.backend}, {result.method}",
-        message=_capitalize(result.message.removeprefix("Converged: ")),
-        caption=describe_optimized(result.params, result.free) if result.free else "",
+        message=" ".join(filter(None, (_capitalize(result.message.removeprefix("Converged: ")), _suggest(result)))),
+        caption=describe_optimized(result.params, result.free, held) if result.free else "",
         leaves=_leaf_rows(result, 0),
         facts=facts,
     )
@@ -76,6 +79,15 @@ def _summarize_batch(result: Any) -> Summary:
         leaves=_leaf_rows(result, codes.ndim),
         facts=[(name, _write_range(getattr(result, name))) for name in ("fun", "nit", "nfev")],
     )
+
+
+def _suggest(result: Any) -> str:
+    """Suggest BFGS, which keeps the whole matrix, after a long solve for few parameters."""
+    leaves = zip(result.free, jax.tree.leaves(result.params), strict=False)
+    size = sum(int(np.size(leaf)) for is_free, leaf in leaves if is_free)
+    if result.method != "L-BFGS-B" or result.bounded or not 0 < size <= FEW or int(result.nfev) < LONG:
+        return ""
+    return "For so few parameters backend='scipy', method='BFGS' may take fewer evaluations."
 
 
 def measure_moves(result: Any) -> list[Move] | None:

@@ -47,6 +47,7 @@ def test_print_shows_each_leaf_its_change_and_its_bound(backend: str) -> None:
     assert row(result, "kernel.length") == ["kernel.length", "(2,)", "2, 2", "2"]
     assert row(result, "low") == ["low", "2.5", "0.5", "at its lower bound"]
     assert row(result, "mask") == ["mask", "(4,)", "0, 1, 2, 1", "2", "1 held, 2 at its upper bound"]
+    assert "  params    7 free, held: params['data']\n" in str(result)
     assert row(result, "data") == ["data", "(9,)", "0 to 8, mean 4", "held"]
     assert max(map(len, str(result).splitlines())) <= 80
     assert "nothing" not in repr(result) and "\n" not in repr(result) and len(repr(result)) < 100
@@ -129,3 +130,13 @@ def test_a_notebook_shows_the_same_and_names_are_escaped(maxiter: int) -> None:
 def test_a_status_is_printed_by_its_name() -> None:
     assert str(Status.GTOL) == f"{Status.GTOL}" == f"{Status.GTOL:s}" == "GTOL" and f"{Status.FTOL:d}" == "1"
     assert f"{Status.GTOL:>6}" == "     0" and Status.GTOL == 0
+
+
+def test_bfgs_is_suggested_after_a_long_solve_for_few_parameters() -> None:
+    def valley(x: Any) -> Any:
+        return jnp.sum(1e4 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    start, options = jnp.full(10, -1.2), {"ftol": 0.0, "gtol": 1e-9}
+    for more, suggested in (({}, True), ({"method": "BFGS"}, False), ({"bounds": (-9, 9)}, False)):
+        result = sjb.minimize(valley, start, options=options, **more)
+        assert (result.nfev >= 300 or not suggested) and ("method='BFGS'" in str(result)) == suggested
