@@ -19,7 +19,7 @@ from scipy_jax_bridge._scipy.methods import METHODS
 from scipy_jax_bridge._settings import ScipyMethod
 
 CALLS = Path(__file__).parent / "typed" / "calls.py"
-ROOT = Path(sjb.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 LINES = {number for number, line in enumerate(CALLS.read_text().splitlines(), 1) if "  # wrong: " in line}
 
 
