@@ -28,7 +28,11 @@ SAYS = {
     "_core": "options, status, stopping",
     "_render": "tables, figures, pages",
 }
-PART_OF = {"_minimizer": "_minimize"}  # modules drawn in one box with another
+PART_OF = {
+    "_minimizer": "_minimize",
+    "_settings": "_minimize",
+    "_summary": "_result",
+}  # modules drawn in one box with another
 WIDTH, HEIGHT, GAP, RISE = 186, 44, 20, 40
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" role="img" aria-label="Imports between folders">
 <style>

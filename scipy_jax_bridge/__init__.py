@@ -3,15 +3,17 @@
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
 from typing import Any as _Any
 
+from ._autodiff.traced import TracedCall as TracedCall
 from ._autodiff.warning import DerivativeWarning as DerivativeWarning
 from ._compare.compare import Comparison as Comparison, compare as compare
 from ._core.errors import HeldLeafWarning as HeldLeafWarning
 from ._core.monitor import Progress as Progress
-from ._core.options import Options as Options
+from ._core.options import Options as Options, OptionsDict as OptionsDict
 from ._core.status import Status as Status
 from ._minimize import Minimizer as Minimizer, minimize as minimize
 from ._pickles import accept_old_names as _accept_old_names
 from ._problem.bounds import Bounds as Bounds
+from ._problem.nonfinite import NonfiniteStart as NonfiniteStart
 from ._problem.recompilation import RecompilationWarning as RecompilationWarning
 from ._result import Result as Result, Timing as Timing, Trace as Trace
 

@@ -1,4 +1,7 @@
-"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it."""
+"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it.
+
+It is longer than other modules by what type checkers read.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,44 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, Unpack, overload
 from weakref import WeakKeyDictionary
 
-from jaxtyping import PyTree
+from jax import Array
 
 from ._autodiff.manual import vary_start
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
 from ._backend import Compiled, choose_backend
+from ._core.boundary import boundary
 from ._core.context import has_float64, solve_context, to_float64
 from ._core.errors import warn
 from ._core.manual import is_manual
 from ._core.monitor import Callback, SolveMonitor
 from ._core.options import Options, read_options
 from ._core.status import Status
-from ._core.types import Objective, Params, is_traced
+from ._core.types import Aux, Number, Objective, P, Params, is_traced
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.cache import BoundedCache
+from ._problem.held import has_mask, hold_components
 from ._problem.objective import TracedMethod
 from ._problem.precision import describe_narrowest
 from ._problem.problem import Problem, ProblemSpec, prepare
 from ._problem.recompilation import count_compilation, count_solve, count_trace
 from ._problem.traces import Traces
 from ._result import Outcome, Result, finish
+from ._settings import A, Arrays, Numbers, Optax, OptaxAux, Q, Qs, Scipy, ScipyAux, Ts
+
+if TYPE_CHECKING:
+    AnyMinimizer: TypeAlias = "Minimizer[Any, Any, *tuple[Any, ...]]"
 
 
-class Minimizer:
+class Minimizer(Generic[P, Aux, *Ts]):
     """A solver for one objective. Call it again and again with new parameters and data.
 
     It traces the objective once for each structure of its arguments, as `jax.jit` does. What the objective reads from
     outside its arguments keeps the value that it had then; make a new Minimizer, or call `minimize`, where it changes.
+
+    For type checkers it is `Minimizer[Params, Aux, *Args]`.
 
     Args:
         fun: as in `minimize`.
@@ -65,14 +76,34 @@ class Minimizer:
         0
     """
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: Minimizer[Q, None, *Qs], fun: Callable[[Q, *Qs], Number], **rest: Unpack[Scipy]) -> None: ...
+        @overload
+        def __init__(self: Minimizer[Q, None, *Qs], fun: Callable[[Q, *Qs], Number], **rest: Unpack[Optax]) -> None: ...
+        @overload
+        def __init__(self, fun: Callable[[P, *Ts], tuple[Number, Aux]], **rest: Unpack[ScipyAux]) -> None: ...
+        @overload
+        def __init__(self, fun: Callable[[P, *Ts], tuple[Number, Aux]], **rest: Unpack[OptaxAux]) -> None: ...
+        @overload  # of a function of unknown arguments, as jax.jit returns
+        def __init__(self: AnyMinimizer, fun: Callable[..., Number], **rest: Unpack[Scipy]) -> None: ...
+        @overload
+        def __init__(self: AnyMinimizer, fun: Callable[..., Number], **rest: Unpack[Optax]) -> None: ...
+        @overload
+        def __init__(self: AnyMinimizer, fun: Callable[..., tuple[Number, Any]], **rest: Unpack[ScipyAux]) -> None: ...
+        @overload
+        def __init__(self: AnyMinimizer, fun: Callable[..., tuple[Number, Any]], **rest: Unpack[OptaxAux]) -> None: ...
+
+    @boundary
     def __init__(
         self,
         fun: Objective,
         *,
         backend: str = "scipy",
         method: Any = None,
-        bounds: Bounds | tuple[PyTree, PyTree] | None = None,
-        fixed: PyTree = None,
+        bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None = None,
+        fixed: Any = None,
         has_aux: bool = False,
         options: Options | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
@@ -97,13 +128,22 @@ class Minimizer:
         self._traces: Traces = BoundedCache[ProblemSpec]()
         self._moves: WeakKeyDictionary[ProblemSpec, TracedMethod | None] = WeakKeyDictionary()
 
+    def __repr__(self) -> str:
+        name = getattr(self._fun, "__name__", None) or repr(self._fun)
+        given = {"bounds": self._bounds, "fixed": self._fixed, "precision": self._precision}
+        more = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
+        more += ", has_aux=True" if self._has_aux else ""
+        more += f", options={self._options}" if self._options != Options() else ""
+        return f"Minimizer({name}, backend={self._backend.name!r}, method={self._backend.method_name!r}{more})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with its arguments, so that a pickle names no private module."""
         names = ("bounds", "fixed", "has_aux", "options", "callback", "progress", "precision")
         given = {name: getattr(self, f"_{name}") for name in names}
         return partial(Minimizer, backend=self._backend.name, method=self._backend.method, **given), (self._fun,)
 
-    def compile(self, params: Params, args: PyTree = ()) -> float:
+    @boundary
+    def compile(self, params: Params, args: Any = ()) -> float:
         """Compile ahead of time, for arguments of these shapes.
 
         Args:
@@ -121,7 +161,25 @@ class Minimizer:
             problem = self._prepare_eagerly(params, args, solves=False)
             return self._backend.compile(problem, self._options).seconds + problem.trace_s
 
-    def __call__(self, params: Params, args: PyTree = ()) -> Result:
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self: Minimizer[Array, Aux], params: Number) -> Result[Array, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Array, Aux, *Ts], params: Number, args: tuple[*Ts]) -> Result[Array, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Arrays, Aux], params: Numbers) -> Result[Arrays, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[Arrays, Aux, *Ts], params: Numbers, args: tuple[*Ts]) -> Result[Arrays, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[P, Aux], params: P | Result[P, Any]) -> Result[P, Aux]: ...
+        @overload
+        def __call__(self, params: P | Result[P, Any], args: tuple[*Ts]) -> Result[P, Aux]: ...
+        @overload
+        def __call__(self: Minimizer[P, Aux, A], params: P | Result[P, Any], args: A) -> Result[P, Aux]: ...
+
+    @boundary
+    def __call__(self, params: Params, args: Any = ()) -> Result[Any, Any]:
         """Minimize from `params`.
 
         Args:
@@ -151,15 +209,19 @@ class Minimizer:
                 raise
         return self._solve_in_trace(params, args)  # the objective or the method closes over traced values
 
-    def _prepare(self, params: Params, args: PyTree, *, with_grad: bool = False) -> Problem:
+    def _prepare(self, params: Params, args: Any, *, with_grad: bool = False) -> Problem:
         if self._precision == "float64":
             params, args = to_float64((params, args))
+        fixed, bounds = self._fixed, self._bounds
+        if has_mask(fixed):
+            self._backend.check_mask()
+            fixed, bounds = hold_components(fixed, bounds, params)
         problem = prepare(
             self._fun,
             params,
             args,
-            fixed=self._fixed,
-            bounds=self._bounds,
+            fixed=fixed,
+            bounds=bounds,
             has_aux=self._has_aux,
             has_grad=self._backend.has_grad or with_grad,
             traces=None if is_manual() else self._traces,
@@ -173,7 +235,7 @@ class Minimizer:
             del self._moves[problem.spec]
         return replace(problem, method=method, data=problem.data + method.consts)
 
-    def _prepare_eagerly(self, params: Params, args: PyTree, *, solves: bool) -> Problem:
+    def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
         problem = self._prepare(params, args)
         solver = (self._backend.name, self._backend.method_name)
         if solves:
@@ -189,11 +251,13 @@ class Minimizer:
         solver = (self._backend.name, self._backend.method_name)
         count_trace(self._fun, solver, problem.trace_s, float(outcome.timing.solve_s + outcome.timing.compile_s))
 
-    def _is_traced(self, params: Params, args: PyTree) -> bool:
+    def _is_traced(self, params: Params, args: Any) -> bool:
         bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
-        return is_traced((params, args, bounds, [getattr(self._options, name) for name in TRACEABLE_OPTIONS]))
+        return is_traced(
+            (params, args, bounds, self._fixed, [getattr(self._options, name) for name in TRACEABLE_OPTIONS])
+        )
 
-    def _solve_in_trace(self, params: Params, args: PyTree) -> Result:
+    def _solve_in_trace(self, params: Params, args: Any) -> Result[Any, Any]:
         if self._precision is not None and not has_float64():
             raise TracedCall(
                 f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
@@ -215,7 +279,7 @@ class Minimizer:
                 self._attach(error, None, SolveMonitor())
             raise
 
-    def _finish(self, outcome: Outcome, problem: Problem) -> Result:
+    def _finish(self, outcome: Outcome, problem: Problem) -> Result[Any, Any]:
         timing = outcome.timing
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
@@ -263,7 +327,7 @@ class CompiledSolve(NamedTuple):
     solve_context: Callable[[], AbstractContextManager[None]]
 
 
-def compile_solve(solve: Minimizer, params: Params, args: PyTree) -> CompiledSolve:
+def compile_solve(solve: AnyMinimizer, params: Params, args: Any) -> CompiledSolve:
     """Compile what the solver would run for these arguments."""
     with solve_context(solve._precision, params):
         problem = solve._prepare(params, args)

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
 
 from ._core.outcome import (
     FRESH_MEMORY as FRESH_MEMORY,
@@ -24,21 +23,24 @@ from ._core.trace import (
     Trace as Trace,
     drop_padding,
 )
-from ._core.types import Params, Tracer, is_traced
-from ._problem.notes import describe_optimized, describe_point
+from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced
+from ._problem.moves import Move, Origin
+from ._problem.notes import describe_point
 from ._problem.problem import Problem
 from ._render.figure import draw_one
 from ._render.panels import Curve
+from ._render.summary import write_summary, write_summary_html
+from ._summary import describe, measure_moves, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Generic[P, Aux]):
     """The result of a solve. Pass it as `params` to continue from it.
 
-    It is immutable, a pytree, and equal only to itself.
+    It is immutable, a pytree, and equal only to itself. For type checkers it is `Result[Params, Aux]`, one solve.
 
     Args:
         params: the final point if the solve converged, otherwise the best finite point. It has the tree, the types
@@ -61,6 +63,8 @@ class Result:
             It holds about 2 maxcor + 10 vectors. It is pickled with the result but is not part of the pytree.
         free: for each leaf of params whether it was optimized.
         norm: `grad_norm`, if it cannot be computed from the other fields. It is not part of the pytree.
+        origin: the start and the bounds, for what `print` shows of params. It is not part of the pytree; of a result
+            that was pickled only what is shown is left.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -70,13 +74,13 @@ class Result:
         (True, 'GTOL')
     """
 
-    params: Params
-    fun: Any
-    jac: PyTree
-    aux: PyTree
-    nit: Any
-    nfev: Any
-    code: Any
+    params: P
+    fun: ResultArray
+    jac: P
+    aux: Aux
+    nit: ResultInt
+    nfev: ResultInt
+    code: ResultInt
     trace: Trace
     timing: Timing
     backend: str
@@ -87,21 +91,21 @@ class Result:
     free: tuple[bool, ...] = ()
     carry: ResumeState | None = field(default=None, repr=False)
     norm: float | None = field(default=None, repr=False)
+    origin: Origin | list[Move] | None = field(default=None, repr=False)
 
     @property
-    def x(self) -> Params:
+    def x(self) -> P:
         """SciPy's name of params."""
         return self.params
 
     @property
-    def status(self) -> Any:
+    def status(self) -> ResultStatus:
         """Why the solve ended: a Status, or an array of codes inside a trace and for a batch."""
-        if isinstance(self.code, Tracer) or np.ndim(self.code) != 0:
-            return self.code
-        return Status(int(self.code))
+        is_one = not isinstance(self.code, Tracer) and np.ndim(self.code) == 0
+        return Status(int(self.code)) if is_one else cast(Any, self.code)
 
     @property
-    def success(self) -> Any:
+    def success(self) -> ResultBool:
         """Whether the solve converged: status is GTOL or FTOL."""
         status = self.status
         return status.success if isinstance(status, Status) else status <= Status.FTOL
@@ -157,23 +161,19 @@ class Result:
         return draw_one(curve, path, title, dark=dark)
 
     def __str__(self) -> str:
-        if not isinstance(self.status, Status):
-            return f"Result of {self.backend} ({self.method}), batched or traced"
-        timing = self.timing
-        lines = [
-            f"{'converged' if self.success else 'not converged'} ({self.status.name}) by {self.backend}, {self.method}",
-            f"  fun       {float(self.fun):.12g}",
-            f"  grad_norm {_write(self.grad_norm, '.3g')}",
-            f"  nit       {int(self.nit)}, nfev {int(self.nfev)}",
-            f"  seconds   {_write(timing.solve_s, '.4g')} solving, {_write(timing.compile_s, '.4g')} compiling",
-            *([f"  params    {describe_optimized(self.params, self.free)}"] if self.free else []),
-            f"  {self.message}",
-        ]
-        return "\n".join(lines)
+        summary = summarize(self)
+        return repr(self) if summary is None else write_summary(summary)
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def _repr_html_(self) -> str | None:
+        summary = summarize(self)
+        return None if summary is None else write_summary_html(summary)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain fields, so that a pickle names no private module."""
-        return vars(self) | {"carry": None if self.carry is None else vars(self.carry)}
+        return vars(self) | {"carry": None if self.carry is None else vars(self.carry), "origin": measure_moves(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         carry = state.get("carry")
@@ -195,12 +195,12 @@ DATA = ("params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing")
 META = ("backend", "method", "detail", "note", "bounded", "free")
 
 
-def _flatten(result: Result) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+def _flatten(result: Result[Any, Any]) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
     data = [(jax.tree_util.GetAttrKey(name), getattr(result, name)) for name in DATA]
     return data, tuple(getattr(result, name) for name in META)
 
 
-def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
+def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result[Any, Any]:
     return Result(**dict(zip((*DATA, *META), (*data, *meta), strict=True)))
 
 
@@ -208,16 +208,17 @@ def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
 jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 
-def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Curve:
+def curve_of(result: Result[Any, Any], name: str, compile_s: float, solve_s: float) -> Curve:
     """Convert the trace of a result to a curve of a plot."""
     trace = drop_padding(result.trace)
     return Curve(name, trace.seconds, trace.nfev, trace.fun, trace.grad_norm, compile_s, solve_s)
 
 
-def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
+def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result[Any, Any]:
     """Make the public result of an outcome, and write its notes unless it is traced."""
     structure, spec = problem.spec.params, problem.spec
-    leaves, grads, value = outcome.leaves, outcome.grad, outcome.value
+    leaves, grads = outcome.leaves, outcome.grad
+    value: Any = outcome.value
     value = value if value.dtype == spec.value_dtype else value.astype(spec.value_dtype)
     result = Result(
         params=structure.combine(leaves, problem.static_leaves),
@@ -239,12 +240,9 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
     )
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
+    result = replace(result, origin=Origin.keep(problem.start_leaves, problem.bounds))
     if not result.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
         result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
     said = describe_point(problem, result.status, leaves, grads, drop_padding(result.trace), result.grad_norm)
     return replace(result, note=" ".join(filter(None, (result.note, said)))) if said else result
-
-
-def _write(number: float | Array | np.ndarray, form: str) -> str:
-    return "unknown" if not number >= 0 else format(float(number), form)

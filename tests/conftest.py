@@ -16,6 +16,7 @@ import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_traceback_filtering", "off")  # where a test fails, show the frames of the package and of JAX
 jax.config.update("jax_disable_most_optimizations", True)
 
 CHEAP = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # no version promises them

@@ -1,6 +1,7 @@
 """Runs side by side: what is measured and in which order, what is said of it, how it looks."""
 
 import math
+import re
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -442,7 +443,7 @@ def test_break_even_is_the_cheapest_at_every_number_of_solves():
         (
             [(1, "a"), (3, "b"), (1001, "c")],
             {"a": (3.0,), "b": (2.0,), "c": (1.0,)},
-            "Recommended: a for up to 2 solves of this shape, b for 3 to 1,000, c for more.",
+            "Recommended: a for up to 2 solves of this shape, b for 3 to about 1,000, c for more.",
         ),
         (
             [(1, "a"), (48, "b")],
@@ -468,7 +469,12 @@ def test_recommend_names_the_cheapest_for_so_many_solves(comparison):
     "switches, able, text",
     [
         ([(1, "scipy"), (48, "optax")], 2, LEAST + "scipy up to 47 solves, optax from 48 on."),
-        ([(1, "a"), (2, "b"), (1001, "c")], 3, LEAST + "a up to 1 solve, b up to 1,000 solves, c from 1,001 on."),
+        (
+            [(1, "a"), (2, "b"), (1001, "c")],
+            3,
+            LEAST + "a up to 1 solve, b up to about 1,000 solves, c from about 1,000 on.",
+        ),
+        ([(1, "a"), (1019, "b")], 2, LEAST + "a up to about 1,000 solves, b from about 1,000 on."),
         ([(1, "a")], 2, "No break-even: a takes the least time from the first solve on, compilation included."),
         ([(1, "a")], 1, "No break-even: a alone reached the best objective."),
     ],
@@ -482,13 +488,14 @@ def test_break_even_in_words(switches, able, text):
 
 def test_table_is_aligned_and_ends_with_the_notes(comparison):
     text = str(comparison)
-    head, rule, first, second, blank, shares, _, one, two, end, *notes = text.splitlines()
+    head, rule, first, second, blank, shares, _, one, two, end, leaf, _, a, b, last, *notes = text.splitlines()
     assert " ".join(head.split()) == (
         "run objective gradient iterations evaluations compile solve fastest slowest status"
     )
     ends = [position for position in range(len(rule)) if rule[position : position + 2] == "- "]
     assert all(line[end + 1 : end + 3] == "  " for line in (first, second) for end in ends)
-    assert blank == end == ""
+    assert blank == end == last == ""
+    assert leaf.split() == ["leaf", "scipy", "optax", "apart"] and [a.split()[0], b.split()[0]] == ["a", "b"]
     assert " ".join(line.strip() for line in notes) == " ".join(comparison.notes())
     assert shares.split() == ["share", "of", "a", "solve", "objective", "transfers", "solver"]
     assert [line.split()[0] for line in (one, two)] == ["scipy", "optax"] and one.count("%") == two.count("%") == 3
@@ -511,7 +518,7 @@ def test_html_holds_the_table_and_escapes_names():
     )
     page = comparison._repr_html_()
     assert "&lt;a &amp; b&gt;" in page and "<a &" not in page
-    assert page.count("<tr>") == 6 and page.count("<p>") == len(comparison.notes())
+    assert page.count("<tr>") == 9 and page.count("<p>") == len(comparison.notes())
 
 
 @pytest.mark.parametrize(
@@ -530,6 +537,9 @@ def test_seconds_have_three_digits_and_a_unit(seconds, text):
     assert _show.format_seconds(seconds) == text
 
 
+UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6}
+
+
 def test_plot_draws_every_run_twice_and_its_compilation(comparison, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "picture.png"
@@ -542,7 +552,8 @@ def test_plot_draws_every_run_twice_and_its_compilation(comparison, tmp_path):
         np.testing.assert_array_equal(line.get_xdata(), result.trace.nfev)
         assert (line.get_ydata() > 0).all()
     assert [text.get_text() for text in bars.get_yticklabels()] == ["scipy", "optax"]
-    assert bars.patches[0].get_width() == comparison.compile_s["scipy"] and bars.patches[0].get_hatch()
+    width = bars.patches[0].get_width() * UNITS[bars.get_xlabel().split()[0]]
+    assert width == pytest.approx(comparison.compile_s["scipy"], rel=1e-12) and bars.patches[0].get_hatch()
     assert costs.get_xscale() == costs.get_yscale() == "log"
     for line, (compile_s, solve_s) in zip(costs.get_lines(), comparison._costs().values(), strict=True):
         np.testing.assert_allclose(line.get_ydata(), compile_s + solve_s * line.get_xdata())
@@ -617,7 +628,9 @@ def test_plot_of_one_result(tmp_path, comparison):
     figure = result.plot(tmp_path / "one.svg", dark=True)
     assert "<svg" in (tmp_path / "one.svg").read_text()
     values, norms, bars = figure.axes
-    np.testing.assert_array_equal(values.get_lines()[0].get_xdata(), result.trace.seconds)
+    unit, line = values.get_xlabel().split()[0], values.get_lines()[0]
+    np.testing.assert_allclose(line.get_xdata() * UNITS[unit], result.trace.seconds, rtol=1e-12)
+    assert 1 <= max(line.get_xdata()) < 1000 or unit == "seconds", "tick labels are short"
     np.testing.assert_array_equal(norms.get_lines()[0].get_ydata(), result.trace.grad_norm)
     assert "compiled before" in bars.texts[0].get_text()
     bare = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(2), method="Nelder-Mead")
@@ -628,3 +641,21 @@ def test_plot_of_a_batch_is_an_error():
     solve = jax.vmap(lambda x: sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), x, backend="optax"))
     with pytest.raises(ValueError, match="batch"):
         solve(jnp.zeros((2, 3))).plot()
+
+
+def test_the_params_where_the_runs_ended_are_shown():
+    runs = {name: {"options": {"maxiter": maxiter}} for name, maxiter in (("far", 1), ("near", 3), ("best", 100))}
+    start = {"layers": [np.zeros(40), np.zeros(2)], "scale": 3.0, "steps": np.arange(2)}
+
+    def fun(p):
+        curves = [jnp.sum((1 + jnp.arange(each.size)) * (each - 2.0) ** 2) for each in p["layers"]]
+        return sum(curves) + (p["scale"] - 1.0) ** 4
+
+    comparison = compare(fun, start, repeats=1, runs=runs)
+    text = str(comparison)
+    assert re.search(r"^leaf +far +near +best +apart$", text, re.MULTILINE)
+    line = next(line for line in text.splitlines() if line.startswith("scale")).split()
+    ends = [float(comparison.results[name].params["scale"]) for name in runs]
+    np.testing.assert_allclose([float(each) for each in line[1:4]], ends, rtol=1e-5)
+    assert float(line[4]) == pytest.approx(max(abs(end - ends[2]) for end in ends), rel=0.06)
+    assert "layers.0" in text and "steps" not in text and "layers.0" in comparison._repr_html_()

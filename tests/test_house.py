@@ -13,7 +13,16 @@ import pytest
 import scipy_jax_bridge
 
 PACKAGE_ROOT = Path(scipy_jax_bridge.__file__).parent
-LAYERS = ["_core _render", "_problem", "_result", "_backend", "_scipy _optax", "_autodiff", "_minimizer"]
+LAYERS = [
+    "_core _render",
+    "_problem",
+    "_settings _summary",
+    "_result",
+    "_backend",
+    "_scipy _optax",
+    "_autodiff",
+    "_minimizer",
+]
 LAYERS += ["_minimize", "_compare", "models _pickles", "_cli __init__", "__main__"]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jaxtyping import PyTree
 
+from .._core.boundary import boundary
 from .._core.monitor import SolveMonitor
 from .._core.types import Objective
 from .._minimize import CompiledSolve, Minimizer, compile_solve, limit_iterations
@@ -34,10 +34,11 @@ LEAST = 0.2
 made where their seconds matter. One alone begins with cold caches, which would shift the break-even."""
 
 
+@boundary
 def compare(
     fun: Objective,
-    params: PyTree,
-    args: tuple[PyTree, ...] = (),
+    params: Any,
+    args: tuple[Any, ...] = (),
     *,
     backends: Sequence[str] | None = None,
     runs: Mapping[str, Mapping[str, Any]] | None = None,
@@ -59,10 +60,9 @@ def compare(
             `Minimizer`, which override those of `as_minimize`. Default None.
         repeats: how often to solve with each; the table shows the median. If these solves take less than 0.2 s
             together, each time is the mean of several solves in a row. Default 5.
-        shares: whether to measure which parts of the solves go into the objective, into transfers and into
-            the solver. It takes about 2 % of the seconds of solving, and one compilation of the objective
-            alone where an evaluation takes less than 5 ms. Default None: only where that compilation is
-            expected to take at most another 2 %; otherwise the shares are NaN.
+        shares: whether to measure which parts of the solves go into the objective, into transfers and into the solver.
+            It takes about 2 % of the seconds of solving, and one compilation of the objective alone where an evaluation
+            takes less than 5 ms. Default None: only where that compilation is expected to take at most another 2 %.
         **as_minimize: keyword arguments of `Minimizer` for all, such as `bounds` or `options`.
 
     Returns:
@@ -96,8 +96,8 @@ def compare(
 
 def _compare(
     fun: Objective,
-    params: PyTree,
-    args: tuple[PyTree, ...],
+    params: Any,
+    args: tuple[Any, ...],
     entries: Mapping[str, Entry],
     turns: dict[str, _Turns],
     repeats: int,
@@ -144,12 +144,12 @@ class _Turns:
         silent: whether it has no callback, so that extra solves go unnoticed.
     """
 
-    def __init__(self, solver: Callable[..., Result], repeats: int, silent: bool) -> None:
+    def __init__(self, solver: Callable[..., Result[Any, Any]], repeats: int, silent: bool) -> None:
         self._solver, self._repeats, self._silent = solver, repeats, silent
         self.in_a_row = 1
-        self.solves: list[tuple[float, Result]] = []  # seconds of one solve, and its result
+        self.solves: list[tuple[float, Result[Any, Any]]] = []  # seconds of one solve, and its result
 
-    def solve(self, params: PyTree, args: tuple[PyTree, ...]) -> None:
+    def solve(self, params: Any, args: tuple[Any, ...]) -> None:
         """Solve once, or several times in a row if the first turn shows that solves are short."""
         seconds, result = _time_solve(self._solver, params, args, self.in_a_row)
         if not self.solves and self._silent and self._repeats * seconds < LEAST:
@@ -172,7 +172,7 @@ class _Turns:
 
 def _describe_runs(
     entries: Mapping[str, Entry],
-    results: Mapping[str, Result],
+    results: Mapping[str, Result[Any, Any]],
     compiled: Mapping[str, CompiledSolve],
     turns: Mapping[str, _Turns],
 ) -> dict[str, dict[str, str]]:
@@ -183,7 +183,7 @@ def _describe_runs(
     }
 
 
-def _warm_up(name: str, solve: Minimizer, params: PyTree, args: tuple[PyTree, ...]) -> None:
+def _warm_up(name: str, solve: Minimizer, params: Any, args: tuple[Any, ...]) -> None:
     """Solve one iteration, not timed; an error in a run appears here."""
     try:
         jax.block_until_ready(solve(params, args))
@@ -193,8 +193,8 @@ def _warm_up(name: str, solve: Minimizer, params: PyTree, args: tuple[PyTree, ..
 
 
 def _time_solve(
-    solve: Callable[..., Result], params: PyTree, args: tuple[PyTree, ...], in_a_row: int = 1
-) -> tuple[float, Result]:
+    solve: Callable[..., Result[Any, Any]], params: Any, args: tuple[Any, ...], in_a_row: int = 1
+) -> tuple[float, Result[Any, Any]]:
     """Return the seconds of one of several solves in a row, without their compilation, and the last result."""
     start = time.perf_counter()
     result = jax.block_until_ready(solve(params, args))
@@ -205,7 +205,7 @@ def _time_solve(
     return (time.perf_counter() - start - compile_s) / in_a_row, result
 
 
-def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[PyTree, ...]) -> Comparison:
+def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[Any, ...]) -> Comparison:
     """Evaluate the objective between ends that are apart; solves of no iteration do this without compiling."""
     apart = [name for name, gap in comparison.gaps().items() if math.isfinite(gap.fun) and not gap.same_point]
     if not apart:
@@ -219,13 +219,13 @@ def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[PyTree,
     return replace(comparison, between=between)
 
 
-def _value_at(evaluate: Minimizer, point: PyTree, args: tuple[PyTree, ...]) -> float:
+def _value_at(evaluate: Minimizer, point: Any, args: tuple[Any, ...]) -> float:
     try:
         return float(evaluate(point, args).fun)
     except NonfiniteStart:
         return math.inf
 
 
-def _take_median(solves: Sequence[tuple[float, Result]]) -> Result:
+def _take_median(solves: Sequence[tuple[float, Result[Any, Any]]]) -> Result[Any, Any]:
     """Return the result of the solve of median time, so that its trace is a typical one."""
     return sorted(solves, key=lambda solve: solve[0])[(len(solves) - 1) // 2][1]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import PyTree
 
 from .._render import figure as _figure, page as _page, table as _table
 from .._render.panels import Curve
 from .._result import Result, curve_of
 from . import verdict as _verdict
+from .ends import tabulate_ends
 from .provenance import Provenance
 from .verdict import Gap
 
@@ -55,12 +55,12 @@ class Comparison:
         setting: the problem, the exact settings of each run, versions and hardware, in words.
     """
 
-    results: Mapping[str, Result]
+    results: Mapping[str, Result[Any, Any]]
     compile_s: Mapping[str, float]
     solve_s: Mapping[str, tuple[float, ...]]
     between: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     shares: Mapping[str, TimeBreakdown] = field(default_factory=dict)
-    start: PyTree = None
+    start: Any = None
     setting: Provenance = field(default_factory=Provenance)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -186,9 +186,10 @@ class Comparison:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
         """
         text = _page.PageText(
-            title=title or self.setting.problem.get("objective", "A comparison"),
+            title=title or self.setting.problem.get("objective", "A comparison").rpartition(".")[2],
             notes=self.notes(),
             gaps={name: (gap.fun, gap.params, gap.leaf) for name, gap in self.gaps().items()},
+            ends=self._ends(),
             solve_s=self.solve_s,
             problem=self.setting.problem,
             runs=self.setting.runs,
@@ -203,12 +204,17 @@ class Comparison:
         return {name: _verdict.measure_change(self.start, result.params) for name, result in self.results.items()}
 
     def __str__(self) -> str:
-        return _table.write_table(self.rows(), self.notes())
+        return _table.write_table(self.rows(), self.notes(), self._ends())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _table.write_html(self.rows(), self.notes())
+        return _table.write_html(self.rows(), self.notes(), self._ends())
+
+    def _ends(self) -> list[_table.Table]:
+        """Return the table of where the runs ended; none without leaves to show."""
+        table = tabulate_ends(self.results, self.best)
+        return [table] if table[1] else []
 
     def _curves(self) -> list[Curve]:
         return [

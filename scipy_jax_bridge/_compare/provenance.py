@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from .._core.options import Options
 from .._core.types import Objective
-from .._problem.bounds import Bounds
+from .._problem.bounds import Bounds, read_bounds
 from .runs import Entry
 
 PACKAGES = ("scipy_jax_bridge", "jax", "jaxlib", "scipy", "numpy", "optax")
@@ -59,9 +59,8 @@ def describe_run(entry: Entry, method: str, options: Options) -> dict[str, str]:
         method: the method's name, as in its results.
         options: its options, defaults included.
     """
-    bounds, fixed = entry.get("bounds"), entry.get("fixed")
-    lower, upper = (bounds.lower, bounds.upper) if isinstance(bounds, Bounds) else bounds or (None, None)
-    trees = {"lower": lower, "upper": upper, "fixed": fixed}
+    bounds, fixed = read_bounds(entry.get("bounds")) or Bounds(), entry.get("fixed")
+    trees = {"lower": bounds.lower, "upper": bounds.upper, "fixed": fixed}
     said = {name: "none" if tree is None else describe_tree(tree, name) for name, tree in trees.items()}
     return {
         "backend": str(entry.get("backend", "scipy")),

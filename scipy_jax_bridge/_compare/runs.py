@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._core.errors import unknown_name
+from .._core.boundary import explain_keyword
 from .._minimize import BACKENDS, Minimizer
 
 Entry = Mapping[str, Any]  # keyword arguments of Minimizer
@@ -44,4 +44,4 @@ def check_runs(
 def _check_names(given: Entry, known: frozenset[str], owner: str) -> None:
     for name in given:
         if name not in known:
-            raise TypeError(unknown_name("keyword argument", name, known, owner))
+            raise TypeError(explain_keyword(name, known, owner))

@@ -92,7 +92,7 @@ def points_between(here: PyTree, there: PyTree) -> list[PyTree]:
 
     def step(part: float) -> Callable[[Leaf, Leaf], Leaf | np.ndarray]:
         def between(start: Leaf, end: Leaf) -> Leaf | np.ndarray:
-            if not _is_float(start):
+            if not is_float(start):
                 return start
             one, other = np.asarray(start), np.asarray(end)  # on the host, where nothing has to be compiled
             return np.asarray(one + part * (other - one), one.dtype)
@@ -152,7 +152,8 @@ def describe_agreement(results: Results, gaps: Mapping[str, Gap]) -> list[str]:
     if fun == 0 and widest.params == 0:
         return [f"{place}: objectives and params agree to the last bit."]
     flat = "" if all(gap.same_point for gap in gaps.values()) else "; the objective is flat between them"
-    return [f"{place}: objectives within {fun:.1g}, params within {widest.params:.1g} (most in {widest.leaf}){flat}."]
+    objectives = f"within {fun:.1g}" if fun else "equal"
+    return [f"{place}: objectives {objectives}, params within {widest.params:.1g} (most in {widest.leaf}){flat}."]
 
 
 def describe_break_even(points: list[tuple[int, str]], able: int) -> str:
@@ -168,8 +169,8 @@ def describe_break_even(points: list[tuple[int, str]], able: int) -> str:
     if len(names) == 1:
         return f"No break-even: {names[0]} takes the least time from the first solve on, compilation included."
     ends = [start - 1 for start, _ in points[1:]]
-    spans = [f"{name} up to {end:,} solve{'s' * (end > 1)}" for name, end in zip(names, ends, strict=False)]
-    last = f"{names[-1]} from {points[-1][0]:,} on"
+    spans = [f"{name} up to {_about(end)} solve{'s' * (end > 1)}" for name, end in zip(names, ends, strict=False)]
+    last = f"{names[-1]} from {_about(points[-1][0])} on"
     return f"Break-even: the least time, compilation included, is that of {', '.join(spans)}, {last}."
 
 
@@ -184,10 +185,10 @@ def recommend(points: list[tuple[int, str]], solve_s: Mapping[str, Sequence[floa
     if not later:
         return f"Recommended: {first}, for one solve and for many."
     if _overlap(solve_s[later[0][1]], solve_s[first]):
-        other = f"{later[0][1]} may pay from {later[0][0]:,} solves on"
+        other = f"{later[0][1]} may pay from {_about(later[0][0])} solves on"
         return f"Recommended: {first}. {other}, but the seconds of their solves overlap; more repeats would tell."
-    middle = [f"{name} for {start:,} to {end - 1:,}" for (start, name), (end, _) in pairwise(later)]
-    parts = [f"{first} for up to {later[0][0] - 1:,} solves of this shape", *middle, f"{later[-1][1]} for more"]
+    middle = [f"{name} for {_about(start)} to {_about(end - 1)}" for (start, name), (end, _) in pairwise(later)]
+    parts = [f"{first} for up to {_about(later[0][0] - 1)} solves of this shape", *middle, f"{later[-1][1]} for more"]
     return f"Recommended: {', '.join(parts)}."
 
 
@@ -208,6 +209,11 @@ def measure_change(start: PyTree, end: PyTree) -> dict[str, float]:
     """Return the largest absolute change in each floating-point leaf, by path."""
     here, there = _float_leaves(start), _float_leaves(end)
     return {path: float(np.max(np.abs(there[path] - value))) for path, value in here.items() if value.size}
+
+
+def _about(solves: int) -> str:
+    """Write a number of solves, which is an estimate, with two significant digits."""
+    return str(solves) if solves < 100 else f"about {int(float(f'{solves:.1e}')):,}"
 
 
 def _overlap(fast: Sequence[float], slow: Sequence[float]) -> bool:
@@ -235,8 +241,9 @@ def _describe_gap(name: str, gap: Gap, results: Results) -> str:
 def _float_leaves(tree: PyTree) -> dict[str, np.ndarray]:
     """Return the floating-point leaves by path, on the host in float64."""
     leaves = {f"params{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items() if _is_float(leaf)}
+    return {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items() if is_float(leaf)}
 
 
-def _is_float(leaf: object) -> bool:
+def is_float(leaf: object) -> bool:
+    """Whether a leaf is a floating-point number or array."""
     return isinstance(leaf, float) or jnp.issubdtype(getattr(leaf, "dtype", np.int32), jnp.floating)

@@ -23,11 +23,16 @@ class HeldLeafWarning(UserWarning):
 
 def unknown_name(kind: str, name: object, names: Iterable[str], owner: str = "") -> str:
     """Return a sentence such as: unknown option 'gtoll' for method 'CG'; did you mean 'gtol'? Known: ..."""
-    known = {_letters(each): each for each in sorted(names)}
-    close = difflib.get_close_matches(_letters(name), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {known[close[0]]!r}?" if close else "."
+    names = sorted(names)
     place = f" for {owner}" if owner else ""
-    return f"unknown {kind} {name!r}{place}{hint} Known: {', '.join(known.values()) or 'none'}."
+    return f"unknown {kind} {name!r}{place}{suggest(name, names)} Known: {', '.join(names) or 'none'}."
+
+
+def suggest(name: object, names: Iterable[str]) -> str:
+    """Return the end of a sentence: the nearest of the names, or a full stop."""
+    known = {_letters(each): each for each in names}
+    close = difflib.get_close_matches(_letters(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {known[close[0]]!r}?" if close else "."
 
 
 def shorten(value: object) -> str:

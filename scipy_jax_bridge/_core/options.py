@@ -7,10 +7,10 @@ import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from .errors import shorten, unknown_name
-from .types import Tracer
+from .types import Number, Tracer
 
 MAXCOR_MAX = 1000  # a step costs maxcor squared
 
@@ -39,6 +39,58 @@ RULES = {
 COUNT_MAX = 2**31 - 1  # iterations and evaluations are counted in int32
 INTEGER_OPTIONS = ("maxiter", "maxfun", "maxls", "maxcor")
 STATIC_OPTIONS = ("maxcor", "timeout")  # cannot be traced: maxcor sets array shapes, timeout is read on the host
+
+
+class OptionsDict(TypedDict, total=False):
+    """The fields of `Options` and SciPy's own options in one mapping: `options={"gtol": 1e-8, "xtol": 1e-6}`.
+
+    A type checker finds a wrong name in a literal mapping; annotate a variable with this type:
+    `options: sjb.OptionsDict = {"gtol": 1e-8}`.
+    """
+
+    gtol: Number
+    ftol: Number
+    maxiter: Number
+    maxfun: Number
+    maxls: Number
+    maxcor: int
+    timeout: float | None
+    native: Mapping[str, Any]
+    accuracy: Any
+    adaptive: Any
+    barrier_tol: Any
+    c1: Any
+    c2: Any
+    catol: Any
+    direc: Any
+    disp: Any
+    eta: Any
+    f_target: Any
+    factorization_method: Any
+    fatol: Any
+    feasibility_tol: Any
+    final_tr_radius: Any
+    hess_inv0: Any
+    inexact: Any
+    initial_barrier_parameter: Any
+    initial_barrier_tolerance: Any
+    initial_constr_penalty: Any
+    initial_simplex: Any
+    initial_tr_radius: Any
+    initial_trust_radius: Any
+    max_trust_radius: Any
+    minfev: Any
+    norm: Any
+    offset: Any
+    rescale: Any
+    rhobeg: Any
+    scale: Any
+    sparse_jacobian: Any
+    stepmx: Any
+    tol: Any
+    xatol: Any
+    xrtol: Any
+    xtol: Any
 
 
 class FrozenOptions(Mapping[str, Any]):

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from .trace import Timing, Trace
 from .types import FlatVector, Leaf
 
-Count = int | np.generic | np.ndarray | Array
+Count = Any  # an int; an array inside a trace
 
 FRESH_MEMORY = (
     "Went on from the params of the earlier result with fresh memory; nit, nfev and trace are of this call alone."

@@ -85,6 +85,12 @@ class Status(enum.IntEnum):
             "Update the package if the result was made by a newer one."
         )
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, form: str) -> str:
+        return format(self.name if form in ("", "s") else int(self), form)
+
     @property
     def success(self) -> bool:
         """Whether the solve converged."""

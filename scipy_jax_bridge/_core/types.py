@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
+from jax import Array
 from jax.core import Tracer as Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
-Params = PyTree  # any tree; its floating-point leaves are optimized
+P = TypeVar("P")  # the tree of params
+Aux = TypeVar("Aux")  # the auxiliary output
+Params = Any  # any tree; its floating-point leaves are optimized
 Leaf = Array | np.ndarray | np.generic | int | float | complex  # a leaf that a compiled program takes as an input
 Objective = Callable[..., Any]  # fun(params, *args) -> a real scalar, or (scalar, aux)
 Scalar = Float[Array, ""]
 FlatVector = Float[Array, " n"]  # the optimized leaves, ravelled and concatenated, on the device
 HostVector = Float[np.ndarray, " n"]  # a flat vector on the host; float64 for SciPy
 Vector = FlatVector | HostVector
+Number = Array | np.ndarray | np.generic | float | int  # a start, a limit or a value; it may be traced
+
+if TYPE_CHECKING:
+    from .status import Status
+
+    ResultArray = Array
+    ResultInt = int
+    ResultFloat = float
+    ResultBool = bool
+    ResultStatus = Status
+else:  # a batch, a traced solve and what jax.tree.map makes of a result hold arrays or others
+    ResultArray = ResultInt = ResultFloat = ResultBool = ResultStatus = Any
 
 
 def is_traced(tree: PyTree) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -9,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import PyTree
 
 from .._core.errors import shorten
 from .._core.types import is_traced
@@ -25,7 +25,8 @@ class Bounds:
 
     Args:
         lower: None (no bound), a scalar for all leaves, or a prefix tree of params whose leaves are None,
-            scalars, or arrays that broadcast to the shape of their leaf. In the units of params. Default None.
+            scalars, or arrays that broadcast to the shape of their leaf. In the units of params. A dict may name some
+            leaves only, also by path, as in {"kernel.variance": 0.0}; the others are unbounded. Default None.
         upper: as lower. A component with equal bounds is fixed. Default None.
 
     Examples:
@@ -37,8 +38,8 @@ class Bounds:
         [1.0, 1.0, 1.0]
     """
 
-    lower: PyTree = None
-    upper: PyTree = None
+    lower: Any = None
+    upper: Any = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Bounds):
@@ -60,14 +61,17 @@ class FlatBounds:
     upper: Any
 
 
-def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
+def read_bounds(bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None) -> Bounds | None:
     """Convert the argument `bounds` to a Bounds; None if it bounds nothing.
 
     Raises:
-        TypeError: it is neither a Bounds nor a pair.
+        TypeError: it is neither a Bounds, nor a pair, nor a dict of pairs.
+        ValueError: a pair in a dict can be read in two ways.
     """
     if bounds is None:
         return None
+    if isinstance(bounds, Mapping):
+        bounds = Bounds(*_split_pairs(bounds, "bounds"))
     if not isinstance(bounds, Bounds):
         if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
             raise TypeError(
@@ -75,14 +79,40 @@ def read_bounds(bounds: Bounds | tuple[PyTree, PyTree] | None) -> Bounds | None:
             )
         if not isinstance(bounds, tuple) or len(bounds) != 2:
             raise TypeError(
-                f"bounds must be sjb.Bounds(lower, upper) or a pair (lower, upper), not a {type(bounds).__name__}. "
+                "bounds must be sjb.Bounds(lower, upper), a pair (lower, upper) or a dict of pairs by path, such as "
+                f"{{'alpha': (0, 1)}}, not a {type(bounds).__name__}. "
                 "SciPy's list of one pair a component is Bounds(lower_array, upper_array) here."
             )
         bounds = Bounds(*bounds)
     return None if bounds.lower is None and bounds.upper is None else bounds
 
 
-def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatBounds | None:
+def _split_pairs(pairs: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a dict of pairs, such as {"alpha": (0, 1)}, into the lower and the upper sides."""
+    lower, upper = dict[str, Any](), dict[str, Any]()
+    for key, pair in pairs.items():
+        where = f"{name}[{key!r}]"
+        if isinstance(pair, Bounds):
+            pair = (pair.lower, pair.upper)
+        elif isinstance(pair, Mapping):
+            pair = _split_pairs(pair, where)
+        elif pair is None:
+            pair = (None, None)
+        elif not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"{where} must be a pair (lower, upper) or a dict of pairs, not {pair!r}.")
+        elif all(isinstance(side, (tuple, list)) and len(side) == 2 for side in pair):
+            (a, b), (c, d) = pair
+            first, second = (repr(f"{key}.{place}") for place in (0, 1))
+            raise ValueError(
+                f"{where} can be read in two ways: as lower bounds {pair[0]!r} and upper bounds {pair[1]!r}, or as one "
+                f"pair for each of two parts. Write {{{first}: ({a!r}, {c!r}), {second}: ({b!r}, {d!r})}} for the "
+                f"former, {{{first}: ({a!r}, {b!r}), {second}: ({c!r}, {d!r})}} for the latter."
+            )
+        lower[key], upper[key] = pair
+    return lower, upper
+
+
+def flatten_bounds(bounds: Bounds, params: Any, structure: TreeSpec) -> FlatBounds | None:
     """Return the bounds of the optimized leaves as two flat vectors; None if all are infinite.
 
     Raises:
@@ -107,7 +137,7 @@ def flatten_bounds(bounds: Bounds, params: PyTree, structure: TreeSpec) -> FlatB
 
 
 def _refuse_infinite(
-    place: int, given: list[np.ndarray], name: str, wrong: float, params: PyTree, structure: TreeSpec
+    place: int, given: list[np.ndarray], name: str, wrong: float, params: Any, structure: TreeSpec
 ) -> NoReturn:
     """Raise for a bound that leaves no finite number at this component of the flat vector."""
     for side, leaf, path in zip(given, structure.optimized, _optimized_paths(params, structure), strict=True):
@@ -120,7 +150,7 @@ def _refuse_infinite(
     raise AssertionError("the place lies in no leaf")
 
 
-def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, structure: TreeSpec) -> list[Side]:
+def _flatten_side(side: Any, default: float, name: str, params: Any, structure: TreeSpec) -> list[Side]:
     """Return the bounds of each optimized leaf, ravelled."""
     flat = []
     for place, (leaf, value) in enumerate(zip(structure.leaves, spread_prefix(side, params, name), strict=True)):
@@ -132,7 +162,7 @@ def _flatten_side(side: PyTree, default: float, name: str, params: PyTree, struc
     return flat
 
 
-def _spread_value(value: PyTree, shape: tuple[int, ...]) -> Side:
+def _spread_value(value: Any, shape: tuple[int, ...]) -> Side:
     """Broadcast a bound to a leaf, ravelled. The errors continue the sentence "bounds.lower of params['w']"."""
     if not is_traced(value):
         array = np.asarray(_as_float(value) if isinstance(value, int) else value)
@@ -182,7 +212,7 @@ def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: DTypeLike) -> tup
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _optimized_paths(params: PyTree, structure: TreeSpec) -> list[str]:
+def _optimized_paths(params: Any, structure: TreeSpec) -> list[str]:
     leaves = zip(leaf_paths(params), structure.leaves, strict=True)
     return [path for path, leaf in leaves if leaf.kind == "free"]
 

@@ -125,13 +125,19 @@ def _times_hessian(problem: Problem, leaves: list[Leaf], vectors: Float[np.ndarr
     return np.asarray(program(*inputs), np.float64)
 
 
-def describe_optimized(params: Params, is_optimized: Sequence[bool]) -> str:
-    """Say how many numbers were optimized and which numeric leaves were fixed, for the summary of a result."""
+def describe_optimized(params: Params, is_optimized: Sequence[bool], held: int = 0) -> str:
+    """Say how many numbers were optimized and which numeric leaves were fixed, for the summary of a result.
+
+    Args:
+        params, is_optimized: the leaves, and whether each was optimized.
+        held: how many components of optimized leaves equal bounds held.
+    """
     leaves = list(zip(is_optimized, jax.tree.leaves(params), leaf_paths(params), strict=False))
-    size = sum(int(np.size(leaf)) for optimized, leaf, _ in leaves if optimized)
-    fixed = [path for optimized, leaf, path in leaves if not optimized and _is_number(leaf)]
+    size = sum(int(np.size(leaf)) for optimized, leaf, _ in leaves if optimized) - held
+    fixed = [path for optimized, leaf, path in leaves if not optimized and is_number(leaf)]
     return f"{size} free" + (f", held: {join_short(fixed)}" if fixed else "")
 
 
-def _is_number(leaf: PyTree) -> bool:
+def is_number(leaf: PyTree) -> bool:
+    """Whether a leaf is a number or an array, and not a setting such as a string."""
     return isinstance(leaf, (int, float, np.generic)) or hasattr(leaf, "dtype")

@@ -59,18 +59,25 @@ def read_fixed(fixed: PyTree, params: Params) -> list[bool] | None:
 
     Raises:
         TypeError: a leaf of `fixed` is not a boolean.
-        ValueError: `fixed` is not a prefix tree of params.
+        ValueError: `fixed` does not fit the tree of params.
     """
     if fixed is None:
         return None
+    if _is_name(fixed):
+        names = [fixed] if isinstance(fixed, str) else sorted(fixed)
+        written = ", ".join(f"{name!r}: True" for name in names)
+        raise TypeError(f"fixed must be True or False for parts of params, not {fixed!r}. Write fixed={{{written}}}.")
     values = spread_prefix(fixed, params, "fixed")
     for value, path in zip(values, leaf_paths(params, "fixed"), strict=True):
         if not (value is None or isinstance(value, (bool, np.bool_))):
-            raise TypeError(
-                f"{path} must be True or False, not {value!r}. "
-                "To hold single components of an array, give them equal lower and upper bounds."
-            )
+            raise TypeError(f"{path} must be True or False, or an array of booleans for its components, not {value!r}.")
     return [bool(value) for value in values]
+
+
+def _is_name(fixed: PyTree) -> bool:
+    """Whether names are given in place of a tree: fixed="alpha" or fixed=["alpha", "beta"]."""
+    names = fixed if isinstance(fixed, (list, tuple, set, frozenset)) else [fixed]
+    return bool(names) and all(isinstance(name, str) for name in names)
 
 
 def describe_unregistered(params: Params) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .figure import render
 from .panels import DARK, LIGHT, Curve, Drifts, Theme, make_panels
-from .table import Row, format_seconds, html_table, write_html_tables
+from .table import Row, Table, format_seconds, has_shares, html_table, write_html_tables
 
 PANEL_WIDTH = 5.5  # inches; two stand side by side on a wide page
 
@@ -34,6 +34,7 @@ th { font-weight: 600; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; padding: 0.7rem; min-width: 0; }
 figcaption { font-weight: 600; font-size: 0.95rem; margin-bottom: 0.3rem; }
 figure svg { display: block; width: 100%%; height: auto; }
+figure svg text { font-family: inherit !important; }
 .settings td, .settings th { text-align: left; white-space: pre-line; }
 .settings .differs { font-weight: 700; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) minmax(0, 1fr); gap: 0.15rem 1.2rem; margin: 0; }
@@ -67,6 +68,7 @@ class PageText:
         title: the heading.
         notes: the sentences of the verdict.
         gaps: for each run but the best: distance of the objective, distance of the params, and the leaf of the latter.
+        ends: the table of params where the runs ended.
         solve_s: seconds of each solve of each run.
         problem, machine: names and values.
         runs: for each run its settings.
@@ -75,6 +77,7 @@ class PageText:
     title: str
     notes: Sequence[str]
     gaps: Mapping[str, tuple[float, float, str]]
+    ends: Sequence[Table]
     solve_s: Mapping[str, Sequence[float]]
     problem: Mapping[str, str]
     runs: Mapping[str, Mapping[str, str]]
@@ -94,12 +97,15 @@ def write_page(path: str | Path, text: PageText, rows: Sequence[Row], curves: Se
     Raises:
         ModuleNotFoundError: Matplotlib is not installed.
     """
-    title = html.escape(text.title[:1].upper() + text.title[1:])
+    is_name = " " not in text.title  # of a function, which stays as it is written
+    title = html.escape(text.title if is_name else text.title[:1].upper() + text.title[1:])
     parts = [
         f"<h1>{title}</h1>",
         *(f"<p>{html.escape(note)}</p>" for note in text.notes),
         *(f'<div class="wide">{table}</div>' for table in write_html_tables(rows)),
-        f'<p class="quiet">{METHOD}</p><p class="quiet">{SHARES}</p>',
+        *(f'<div class="wide">{html_table(*table)}</div>' for table in text.ends),
+        f'<p class="quiet">{METHOD}</p>',
+        *([f'<p class="quiet">{SHARES}</p>'] if has_shares(rows) else []),
         f'<div class="plots">{"".join(_figures(curves, drifts))}</div>',
         *_distances(text),
         "<h2>Settings of each run</h2>",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^v*"
 SHOWN = 10  # leaves in the panel of changes
+TICKS = 5  # at most so many intervals, so that labels never overlap
 SPREAD = 20  # ratio of largest to smallest beyond which an axis is logarithmic
 Drifts = Mapping[str, Mapping[str, float]]
 
@@ -132,17 +133,22 @@ def _style(position: int, curves: int) -> Style:
 
 def paint_curves(axes: Axes, curves: Sequence[Curve], against: str) -> None:
     """Draw each objective minus the best of all, against "seconds" or "evaluations"."""
-    columns = [getattr(curve, against) for curve in curves]
+    columns = [np.asarray(getattr(curve, against)) for curve in curves]
+    label = "evaluations of the objective and its gradient"
+    if against == "seconds":
+        scale, unit = _unit(max((float(np.max(each)) for each in columns if each.size), default=1.0))
+        columns, label = [each / scale for each in columns], f"{unit} of solving"
     heights = _heights([curve.values for curve in curves])
     for position, (curve, column, height) in enumerate(zip(curves, columns, heights, strict=True)):
         axes.plot(column, height, label=as_written(curve.name), markevery=[-1], **_style(position, len(curves)))
     axes.set_yscale("log")
     axes.set_ylabel("objective less the best found")
-    words = {"seconds": "seconds of solving", "evaluations": "evaluations of the objective and its gradient"}
-    axes.set_xlabel(words[against])
+    axes.set_xlabel(label)
     ends = [float(np.max(column)) for column in columns if len(column) > 1]
     if len(ends) == len(columns) and max(ends) > SPREAD * max(min(ends), 1e-12):
         axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=TICKS, integer=against == "evaluations")
 
 
 def paint_norms(axes: Axes, curve: Curve) -> None:
@@ -153,23 +159,36 @@ def paint_norms(axes: Axes, curve: Curve) -> None:
         axes.set_yscale("log")
     axes.set_ylabel("largest gradient component")
     axes.set_xlabel("evaluations of the objective and its gradient")
+    axes.locator_params(axis="x", nbins=TICKS, integer=True)
 
 
 def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
     """Draw a bar for each run: hatched for its compilation, filled for its solve."""
     longest = max(curve.compile_s + curve.solve_s for curve in curves) or 1.0
+    scale, unit = _unit(longest)
+    longest /= scale
     for position, curve in enumerate(curves):
         color = theme.runs[position % len(theme.runs)]
-        axes.barh(position, curve.compile_s, color="none", edgecolor=color, hatch="////", linewidth=1)
-        axes.barh(position, curve.solve_s, left=curve.compile_s, color=color, edgecolor=color, linewidth=1)
+        first, second = curve.compile_s / scale, curve.solve_s / scale
+        axes.barh(position, first, color="none", edgecolor=color, hatch="////", linewidth=1)
+        axes.barh(position, second, left=first, color=color, edgecolor=color, linewidth=1)
         compiled = f"compile {format_seconds(curve.compile_s)}" if curve.compile_s else "compiled before"
         text = f"{compiled}, solve {format_seconds(curve.solve_s)}"
-        end = curve.compile_s + curve.solve_s + 0.012 * longest
+        end = first + second + 0.012 * longest
         axes.text(end, position, text, va="center", fontsize="small", color=theme.ink)
     axes.set_yticks(range(len(curves)), [as_written(curve.name) for curve in curves])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.6 * longest)
-    axes.set_xlabel("seconds of a first call: compilation (hatched) and solving")
+    axes.set_xlabel(f"{unit} of a first call: compilation (hatched) and solving")
+    axes.locator_params(axis="x", nbins=TICKS)
+
+
+def _unit(longest: float) -> tuple[float, str]:
+    """Return the unit in which an axis of so many seconds has short labels: its length in seconds, and its name."""
+    for scale, unit in ((1.0, "seconds"), (1e-3, "milliseconds")):
+        if longest >= scale:
+            return scale, unit
+    return 1e-6, "microseconds"
 
 
 def _paint_costs(axes: Axes, curves: Sequence[Curve]) -> None:

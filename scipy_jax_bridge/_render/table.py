@@ -64,34 +64,40 @@ def format_share(share: float) -> str:
     return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
-def write_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """Return the rows as aligned text, then the shares of their time if known, then the notes."""
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings and lines
+
+
+def write_table(rows: Sequence[Row], notes: Sequence[str] = (), more: Sequence[Table] = ()) -> str:
+    """Return the rows as aligned text, then the shares of their time if known, more tables, and the notes."""
     blocks = [
         align(names, lines, [place for place, name in enumerate(names) if name not in TEXT_COLUMNS])
-        for names, lines in _tables(rows)
+        for names, lines in [*_tables(rows), *more]
     ]
     lines = [line for block in blocks for line in [*block, ""]]
     below = [textwrap.fill(note, LINE, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
     return "\n".join([*lines[:-1], *([""] if below else []), *below])
 
 
-def align(names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+def align(
+    names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = (), *, rule: bool = True
+) -> list[str]:
     """Return headings, a rule and lines in columns of equal width; the columns `right` are aligned at the right."""
     widths = [max(map(len, cells)) for cells in zip(names, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
+    below = [["-" * width for width in widths]] if rule else []
     return [
         "  ".join(
             cell.rjust(width) if position in right else cell.ljust(width)
             for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
-        for cells in (names, rule, *lines)
+        for cells in (names, *below, *lines)
     ]
 
 
-def write_html(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+def write_html(rows: Sequence[Row], notes: Sequence[str] = (), more: Sequence[Table] = ()) -> str:
     """Return the tables and notes as HTML without colors, which suits light and dark pages."""
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    return f"<div>{''.join(write_html_tables(rows))}{below}</div>"
+    tables = [*write_html_tables(rows), *(html_table(*table) for table in more)]
+    return f"<div>{''.join(tables)}{below}</div>"
 
 
 def write_html_tables(rows: Sequence[Row]) -> list[str]:
@@ -115,9 +121,14 @@ def html_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return f"<table><thead>{line('th', names)}</thead><tbody>{body}</tbody></table>"
 
 
+def has_shares(rows: Sequence[Row]) -> bool:
+    """Whether the shares of the time are known of a row."""
+    return any(not math.isnan(row.get("objective_share", math.nan)) for row in rows)
+
+
 def _tables(rows: Sequence[Row]) -> list[tuple[list[str], list[list[str]]]]:
     """Return headings and cells of the table of runs, and of the table of shares if any are known."""
-    known = [row for row in rows if not math.isnan(row.get("objective_share", math.nan))]
+    known = [row for row in rows if has_shares([row])]
     shares = [([name for name, _ in SHARES], [[write(row) for _, write in SHARES] for row in known])]
     return [_fill_cells(rows), *(shares if known else [])]
 

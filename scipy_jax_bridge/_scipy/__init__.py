@@ -31,7 +31,7 @@ def choose(method: Any) -> Backend:
         name="scipy",
         method=key,
         method_name=facts.name,
-        option_names=facts.native,
+        option_names=facts.native if facts.native_stopping else facts.native | {"disp"},  # gone from L-BFGS-B
         has_grad=facts.derivatives != "none",
         bounded=facts.bounds,
         bounds_hint=f"Methods that do: {', '.join(each.name for each in METHODS.values() if each.bounds)}.",

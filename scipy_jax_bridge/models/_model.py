@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,9 +33,9 @@ class Model:
     name: str
     title: str
     fun: Callable[..., Array]
-    params: PyTree
-    args: tuple[PyTree, ...] = ()
-    bounds: tuple[PyTree, PyTree] | None = None
+    params: Any
+    args: tuple[Any, ...] = ()
+    bounds: tuple[Any, Any] | None = None
     note: str = ""
     metrics: Callable[..., Mapping[str, float]] | None = None
 

@@ -9,12 +9,14 @@ record of 1958 to 2001 ships with statsmodels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from scipy_jax_bridge.models._model import Model, import_data_library
 
@@ -142,7 +144,7 @@ def read_record(
     return np.asarray(years, np.float64), np.asarray(months, np.float64)
 
 
-def limits(years: Float[np.ndarray, " points"]) -> tuple[PyTree, PyTree]:
+def limits(years: Float[np.ndarray, " points"]) -> tuple[Any, Any]:
     """Bounds on the logarithms of the hyperparameters, from what the record can tell.
 
     Lengths in time lie between the spacing of the measurements and the span of the record:

@@ -6,12 +6,12 @@ The command line and the benchmarks time it: https://github.com/google-deepmind/
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 
 class LoopEnd(NamedTuple):
@@ -24,7 +24,7 @@ class LoopEnd(NamedTuple):
         nit, nfev: iterations and evaluations.
     """
 
-    params: PyTree
+    params: Any
     value: Float[Array, ""]
     grad_norm: Float[Array, ""]
     nit: Int[Array, ""]
@@ -41,19 +41,19 @@ def documented_loop(fun: Callable[..., Array], gtol: float, maxiter: int) -> Cal
     """
     solver = optax.lbfgs()
 
-    def solve(params: PyTree, *args: PyTree) -> LoopEnd:
-        def objective(params: PyTree) -> Array:
+    def solve(params: Any, *args: Any) -> LoopEnd:
+        def objective(params: Any) -> Array:
             return fun(params, *args)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
 
-        def advance(carry: tuple[PyTree, optax.OptState, Array]) -> tuple[PyTree, optax.OptState, Array]:
+        def advance(carry: tuple[Any, optax.OptState, Array]) -> tuple[Any, optax.OptState, Array]:
             x, state, nfev = carry
             value, grad = value_and_grad(x, state=state)
             step, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=objective)
             return optax.apply_updates(x, step), state, nfev + optax.tree.get(state, "num_linesearch_steps")
 
-        def goes_on(carry: tuple[PyTree, optax.OptState, Array]) -> Array:
+        def goes_on(carry: tuple[Any, optax.OptState, Array]) -> Array:
             nit, grad = (optax.tree.get(carry[1], name) for name in ("count", "grad"))
             return (nit == 0) | ((nit < maxiter) & (_max_abs(grad) > gtol))
 
@@ -64,5 +64,5 @@ def documented_loop(fun: Callable[..., Array], gtol: float, maxiter: int) -> Cal
     return solve
 
 
-def _max_abs(tree: PyTree) -> Array:
+def _max_abs(tree: Any) -> Array:
     return jnp.max(jnp.asarray([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -8,20 +8,22 @@ https://github.com/google-deepmind/optax/issues/1298
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from scipy_jax_bridge.models._model import Model
 
 
-def flatten(params: PyTree) -> Float[Array, " n"]:
+def flatten(params: Any) -> Float[Array, " n"]:
     """Join the leaves, in the order of the tree, into one vector."""
     return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 
-def objective(params: PyTree) -> Float[Array, ""]:
+def objective(params: Any) -> Float[Array, ""]:
     r"""Rosenbrock's function of all leaves joined, `scipy.optimize.rosen`.
 
     $$ f(x) = \sum_{i=1}^{n-1} 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2 $$
@@ -36,7 +38,7 @@ def objective(params: PyTree) -> Float[Array, ""]:
     return jnp.sum(100 * jnp.square(x[1:] - jnp.square(x[:-1])) + jnp.square(1 - x[:-1]))
 
 
-def metrics(params: PyTree, args: tuple[()] = ()) -> dict[str, float]:
+def metrics(params: Any, args: tuple[()] = ()) -> dict[str, float]:
     """The largest absolute difference from the global minimizer, where every number is 1."""
     return {"largest_error": float(jnp.max(jnp.abs(flatten(params) - 1)))}
 

@@ -1,0 +1,156 @@
+"""What `print`, `repr` and a notebook show of a result, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._core.status import Status
+from ._core.types import is_traced
+from ._problem.moves import Move, Origin, describe_move
+from ._problem.notes import describe_optimized, is_number
+from ._problem.prefix import dotted_paths
+from ._render.summary import LeafRow, Summary
+from ._render.table import format_seconds
+
+FEW, LONG = 50, 300  # parameters; evaluations
+
+
+def describe(result: Any) -> str:
+    """Say what the result of a solve is, in one short line."""
+    by = f"{result.backend}, {result.method}"
+    if is_traced((result.code, result.fun)):
+        return f"<Result of {by}, traced>"
+    try:
+        if np.shape(result.code):
+            return f"<Result, {_describe_batch(result)} by {by}>"
+        verdict = "converged" if result.success else "not converged"
+        counts = f"nit={int(result.nit)}, nfev={int(result.nfev)}"
+        return f"<Result {result.status.name}, {verdict}: fun={float(result.fun):.6g}, {counts} by {by}>"
+    except (TypeError, ValueError):  # jax.tree.map and eval_shape fill a result with anything
+        return f"<Result of {by}, without numbers>"
+
+
+def summarize(result: Any) -> Summary | None:
+    """Collect what is shown of a solve or of a batch; None of a traced one, and of one without numbers."""
+    if is_traced((result.code, result.fun)):
+        return None
+    try:
+        return _summarize_batch(result) if np.shape(result.code) else _summarize_one(result)
+    except (TypeError, ValueError):
+        return None
+
+
+def _summarize_one(result: Any) -> Summary:
+    status, timing = result.status, result.timing
+    held = sum(held for *_, held in measure_moves(result) or ())
+    facts = [
+        ("fun", f"{float(result.fun):.12g}"),
+        ("grad_norm", _write(result.grad_norm, "{:.3g}".format)),
+        ("nit", f"{int(result.nit)}, nfev {int(result.nfev)}"),
+        ("time", f"{_write(timing.solve_s, _seconds)} solving, {_write(timing.compile_s, _seconds)} compiling"),
+    ]
+    return Summary(
+        verdict="converged" if result.success else "not converged",
+        success=bool(result.success),
+        details=f"({status.name}) by {result.backend}, {result.method}",
+        message=" ".join(filter(None, (_capitalize(result.message.removeprefix("Converged: ")), _suggest(result)))),
+        caption=describe_optimized(result.params, result.free, held) if result.free else "",
+        leaves=_leaf_rows(result, 0),
+        facts=facts,
+    )
+
+
+def _summarize_batch(result: Any) -> Summary:
+    codes = np.asarray(result.code)
+    bad = np.argwhere(codes > Status.FTOL)
+    place = ", ".join(map(str, bad[0] if len(bad) else [0] * codes.ndim))
+    pick = f"jax.tree.map(lambda a: a[{place}], result)"
+    return Summary(
+        verdict=_describe_batch(result),
+        success=bool((codes <= Status.FTOL).all()),
+        details=f"by {result.backend}, {result.method}",
+        message=f"The first that did not converge: {pick}." if len(bad) else f"Pick one solve: {pick}.",
+        caption="the range over all solves",
+        leaves=_leaf_rows(result, codes.ndim),
+        facts=[(name, _write_range(getattr(result, name))) for name in ("fun", "nit", "nfev")],
+    )
+
+
+def _suggest(result: Any) -> str:
+    """Suggest BFGS, which keeps the whole matrix, after a long solve for few parameters."""
+    leaves = zip(result.free, jax.tree.leaves(result.params), strict=False)
+    size = sum(int(np.size(leaf)) for is_free, leaf in leaves if is_free)
+    if result.method != "L-BFGS-B" or result.bounded or not 0 < size <= FEW or int(result.nfev) < LONG:
+        return ""
+    return "For so few parameters backend='scipy', method='BFGS' may take fewer evaluations."
+
+
+def measure_moves(result: Any) -> list[Move] | None:
+    """Return the moves of the optimized leaves; None if they are unknown."""
+    origin = result.origin
+    if not isinstance(origin, Origin):
+        return origin
+    leaves = zip(result.free, jax.tree.leaves(result.params), strict=False)
+    try:
+        return origin.measure([leaf for is_free, leaf in leaves if is_free])
+    except (RuntimeError, TypeError, ValueError):  # a start was donated to a program, or params were replaced
+        return None
+
+
+def _describe_batch(result: Any) -> str:
+    codes = np.asarray(result.code)
+    good = int((codes <= Status.FTOL).sum())
+    counts = Counter(Status(int(code)).name for code in codes.ravel())
+    named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return f"{good} of {codes.size} batched solves converged ({named})"
+
+
+def _leaf_rows(result: Any, batched: int) -> list[LeafRow]:
+    """Return the rows of the leaves that are numbers. The first `batched` axes are those of a batch."""
+    leaves, paths = jax.tree.leaves(result.params), dotted_paths(result.params)
+    known = len(result.free) == len(leaves)
+    moves = iter(measure_moves(result) or ()) if known and not batched else iter(())
+    rows = []
+    for place, (leaf, path) in enumerate(zip(leaves, paths, strict=True)):
+        is_free = known and result.free[place]
+        move = next(moves, None) if is_free else None
+        if not is_number(leaf):
+            continue
+        shape = tuple(np.shape(leaf))[batched:]
+        note = describe_move(move, math.prod(shape)) if move else "held" if known and not is_free else ""
+        rows.append(LeafRow(path or "params", shape, _read(leaf), move[0] if move else None, note))
+    return rows
+
+
+def _read(leaf: Any) -> np.ndarray | None:
+    try:
+        value = np.asarray(leaf)
+        value.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):  # a random key, or an array that was donated
+        return None
+    return value
+
+
+def _write_range(numbers: Any) -> str:
+    values = np.asarray(numbers, np.float64)
+    if not np.isfinite(values).any():
+        return "not finite"
+    low, middle, high = np.nanmin(values), np.nanmedian(values), np.nanmax(values)
+    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}, median {middle:.6g}"
+
+
+def _capitalize(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _seconds(seconds: float) -> str:
+    return format_seconds(seconds) if seconds else "0 s"
+
+
+def _write(number: Any, write: Any) -> str:
+    return write(float(number)) if number >= 0 else "unknown"
