@@ -12,12 +12,7 @@ from ._core.boundary import boundary
 from ._core.monitor import Callback
 from ._core.options import Options
 from ._core.types import Aux, Number, Objective, P, Params
-from ._minimizer import (
-    CompiledSolve as CompiledSolve,
-    Minimizer as Minimizer,
-    compile_solve as compile_solve,
-    limit_iterations as limit_iterations,
-)
+from ._minimizer import Minimizer as Minimizer
 from ._problem.bounds import Bounds
 from ._problem.traces import ProvedTraces
 from ._result import Result
@@ -230,5 +225,5 @@ def minimize(
         progress=progress,
         precision=precision,
     )
-    solve._traces = ProvedTraces(fun)  # trace again, unless it is proved that nothing has changed
+    solve._preparation.traces = ProvedTraces(fun)  # trace again, unless it is proved that nothing has changed
     return solve(params, args)

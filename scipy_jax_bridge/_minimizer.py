@@ -5,35 +5,25 @@ It is longer than other modules by what type checkers read.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, Unpack, overload
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, overload
 
 from jax import Array
 
-from ._autodiff.manual import vary_start
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
-from ._backend import Compiled, choose_backend
+from ._backend import choose_backend
 from ._core.boundary import boundary
-from ._core.context import has_float64, solve_context, to_float64
-from ._core.errors import warn
-from ._core.manual import is_manual
+from ._core.context import has_float64, solve_context
 from ._core.monitor import Callback, SolveMonitor
 from ._core.options import Options, read_options
 from ._core.status import Status
 from ._core.types import Aux, Number, Objective, P, Params, is_traced
+from ._preparation import Preparation
 from ._problem.bounds import Bounds, read_bounds
-from ._problem.cache import BoundedCache
-from ._problem.held import has_mask, hold_components
-from ._problem.objective import TracedMethod
-from ._problem.precision import describe_narrowest
-from ._problem.problem import Problem, ProblemSpec, prepare
-from ._problem.recompilation import count_compilation, count_solve, count_trace
-from ._problem.traces import Traces
+from ._problem.problem import Problem
 from ._result import Outcome, Result, finish
 from ._settings import A, Arrays, Numbers, Optax, OptaxAux, Q, Qs, Scipy, ScipyAux, Ts
 
@@ -125,8 +115,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         self._backend.check_bounds(self._bounds)
         self._options = read_options(options, self._backend.option_names, self._backend.method_name)
         self._callback, self._progress = callback, progress
-        self._traces: Traces = BoundedCache[ProblemSpec]()
-        self._moves: WeakKeyDictionary[ProblemSpec, TracedMethod | None] = WeakKeyDictionary()
+        self._preparation = Preparation(self._backend, fun, self._bounds, fixed, has_aux, precision)
 
     def __repr__(self) -> str:
         name = getattr(self._fun, "__name__", None) or repr(self._fun)
@@ -158,7 +147,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         """
         params = _start_params(params)
         with solve_context(self._precision, params), SolveMonitor():
-            problem = self._prepare_eagerly(params, args, solves=False)
+            problem = self._preparation.prepare_eagerly(params, args, solves=False)
             return self._backend.compile(problem, self._options).seconds + problem.trace_s
 
     if TYPE_CHECKING:
@@ -194,68 +183,24 @@ class Minimizer(Generic[P, Aux, *Ts]):
         """
         earlier = params if isinstance(params, Result) else None
         params = _start_params(params)
-        if self._is_traced(params, args):
+        if self._preparation.is_traced() or is_traced((params, args, self._limits)):
             return self._solve_in_trace(params, args)
         with solve_context(self._precision, params), self._monitor() as monitor:
             problem = None
             try:
-                problem = self._prepare_eagerly(params, args, solves=True)
+                problem = self._preparation.prepare_eagerly(params, args, solves=True)
                 if not is_traced(problem.data):
                     outcome = self._backend.solve(problem, self._options, monitor, earlier)
-                    self._count_trace(problem, outcome)
+                    self._preparation.count_trace(problem, outcome)
                     return self._finish(outcome, problem)
             except BaseException as error:
                 self._attach(error, problem, monitor)
                 raise
         return self._solve_in_trace(params, args)  # the objective or the method closes over traced values
 
-    def _prepare(self, params: Params, args: Any, *, with_grad: bool = False) -> Problem:
-        if self._precision == "float64":
-            params, args = to_float64((params, args))
-        fixed, bounds = self._fixed, self._bounds
-        if has_mask(fixed):
-            self._backend.check_mask()
-            fixed, bounds = hold_components(fixed, bounds, params)
-        problem = prepare(
-            self._fun,
-            params,
-            args,
-            fixed=fixed,
-            bounds=bounds,
-            has_aux=self._has_aux,
-            has_grad=self._backend.has_grad or with_grad,
-            traces=None if is_manual() else self._traces,
-        )
-        if problem.spec not in self._moves:
-            self._moves[problem.spec] = self._backend.prepare(problem)
-        method = self._moves[problem.spec]
-        if method is None:
-            return problem
-        if is_traced(method.consts):
-            del self._moves[problem.spec]
-        return replace(problem, method=method, data=problem.data + method.consts)
-
-    def _prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
-        problem = self._prepare(params, args)
-        solver = (self._backend.name, self._backend.method_name)
-        if solves:
-            count_solve(self._fun, solver)
-        if problem.is_new:
-            count_compilation(self._fun, problem, (params, args), solver)
-        if problem.is_new and self._precision is not None and problem.spec.narrowest is not None:
-            narrowest = describe_narrowest(problem.spec.narrowest)
-            warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
-        return problem
-
-    def _count_trace(self, problem: Problem, outcome: Outcome) -> None:
-        solver = (self._backend.name, self._backend.method_name)
-        count_trace(self._fun, solver, problem.trace_s, float(outcome.timing.solve_s + outcome.timing.compile_s))
-
-    def _is_traced(self, params: Params, args: Any) -> bool:
-        bounds = self._bounds and (self._bounds.lower, self._bounds.upper)
-        return is_traced(
-            (params, args, bounds, self._fixed, [getattr(self._options, name) for name in TRACEABLE_OPTIONS])
-        )
+    @property
+    def _limits(self) -> list[Any]:
+        return [getattr(self._options, name) for name in TRACEABLE_OPTIONS]
 
     def _solve_in_trace(self, params: Params, args: Any) -> Result[Any, Any]:
         if self._precision is not None and not has_float64():
@@ -268,11 +213,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
             self._backend.solve, self._monitor, self._attach, tuple(name for name, value in given.items() if value)
         )
         try:
-            problem = self._prepare(params, args)
-            if is_manual():
-                params = vary_start(problem, [getattr(self._options, name) for name in TRACEABLE_OPTIONS])
-                problem = self._prepare(params, args)
-            slope = problem if self._backend.has_grad else self._prepare(params, args, with_grad=True)
+            problem, slope = self._preparation.prepare_in_trace(params, args, self._limits)
             return self._finish(solve_in_trace(self._backend, problem, slope, self._options, host), problem)
         except BaseException as error:
             if not hasattr(error, "best_result"):
@@ -283,7 +224,8 @@ class Minimizer(Generic[P, Aux, *Ts]):
         timing = outcome.timing
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
-        return finish(outcome, problem, self._backend.name, self._backend.method_name)
+        method = self._backend.method_name if problem.method is None else problem.method.name
+        return finish(outcome, problem, self._backend.name, method)
 
     def _attach(self, error: BaseException, problem: Problem | None, monitor: SolveMonitor) -> None:
         """Set the attribute `best_result` of the exception: the best result so far, or None.
@@ -310,37 +252,6 @@ class Minimizer(Generic[P, Aux, *Ts]):
 
             with show_progress(monitor, self._options):
                 yield monitor
-
-
-class CompiledSolve(NamedTuple):
-    """What a solve would run, for measurements.
-
-    Args:
-        problem, options: what to solve.
-        compiled: the programs.
-        solve_context: makes the context in which they run: precision and device.
-    """
-
-    problem: Problem
-    compiled: Compiled
-    options: Options
-    solve_context: Callable[[], AbstractContextManager[None]]
-
-
-def compile_solve(solve: AnyMinimizer, params: Params, args: Any) -> CompiledSolve:
-    """Compile what the solver would run for these arguments."""
-    with solve_context(solve._precision, params):
-        problem = solve._prepare(params, args)
-        compiled = solve._backend.compile(problem, solve._options)
-    return CompiledSolve(problem, compiled, solve._options, partial(solve_context, solve._precision, params))
-
-
-def limit_iterations(solve: Minimizer, maxiter: int) -> Minimizer:
-    """Return the solver with another maxiter, without callback and progress. It uses the same programs."""
-    limited = copy.copy(solve)
-    limited._options = replace(solve._options, maxiter=maxiter)
-    limited._callback, limited._progress = None, False
-    return limited
 
 
 def _start_params(params: Params) -> Params:

@@ -245,7 +245,7 @@ def test_methods_and_limits(capsys):
     ]
     assert main([*words, "--gtol", "1e-12", "--ftol", "0"]) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["run"], row["method"]) for row in rows] == [("bfgs", "BFGS"), ("adam=0.1", "GradientTransformation")]
+    assert [(row["run"], row["method"]) for row in rows] == [("bfgs", "BFGS"), ("adam=0.1", "adam")]
     assert rows[1]["nit"] == 7 and rows[1]["status"] == "MAXITER"
     assert main([*words, "--backends", "scipy"]) == 1
     assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["scipy", "bfgs", "adam=0.1"]

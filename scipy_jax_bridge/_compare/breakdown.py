@@ -25,11 +25,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._backend import Compiled
 from .._core.types import FlatVector, HostVector
-from .._minimize import CompiledSolve
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .._result import Result
 from .comparison import UNKNOWN, TimeBreakdown
+from .measured import CompiledSolve
 
 PART = 0.02
 """Fraction of the seconds of solving that may be spent on measuring; and the same again on compiling for it."""

@@ -19,12 +19,13 @@ import jax
 from .._core.boundary import boundary
 from .._core.monitor import SolveMonitor
 from .._core.types import Objective
-from .._minimize import CompiledSolve, Minimizer, compile_solve, limit_iterations
+from .._minimize import Minimizer
 from .._problem.cache import compile_anew
 from .._problem.nonfinite import NonfiniteStart
 from .._result import Result
 from .breakdown import PART, make_probes
 from .comparison import UNKNOWN, Comparison as Comparison
+from .measured import CompiledSolve, compile_solve, limit_iterations
 from .provenance import Provenance, describe_machine, describe_problem, describe_run
 from .runs import Entry, check_runs
 from .verdict import points_between

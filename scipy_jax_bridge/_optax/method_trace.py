@@ -7,7 +7,8 @@ they close over are inputs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +24,9 @@ from .._problem.hoisting import hoist_consts
 from .._problem.jaxpr_key import key_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
 from .._problem.problem import Problem
+
+STATE = re.compile("ScaleBy(.+)State")  # the names of Optax's own classes of states
+NAMES = {"rms": "rmsprop", "rss": "adagrad", "belief": "adabelief"}  # where they are not those of the algorithms
 
 
 class _Moves:
@@ -77,6 +81,7 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     started, count = hoist_consts(started), len(problem.data)
     split = count + len(started.consts)
     return TracedMethod(
+        name=_name_of(moves.structure),
         key=(key_of(started), key_of(moved), moves.can_reuse),
         consts=list(map(to_array, [*started.consts, *moved.consts])),
         start=_bind(started, count, split, 0),
@@ -84,6 +89,20 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
         tree=moves.structure,
         can_reuse=moves.can_reuse,
     )
+
+
+def _name_of(structure: Any) -> str:
+    """Return the name of the algorithm in the state of a transformation, such as adam in a ScaleByAdamState."""
+    found = [match.group(1).lower() for match in map(STATE.fullmatch, _types_in(structure)) if match]
+    return NAMES.get(found[0], found[0]) if found else "GradientTransformation"
+
+
+def _types_in(structure: Any) -> Iterator[str]:
+    node = structure.node_data()
+    if node is not None:
+        yield node[0].__name__
+        for child in structure.children():
+            yield from _types_in(child)
 
 
 def _bind(closed: ClosedJaxpr, first: int, end: int, inputs: int) -> Callable[..., list[Array]]:
