@@ -30,6 +30,7 @@ SAYS = {
 }
 PART_OF = {
     "_minimizer": "_minimize",
+    "_preparation": "_minimize",
     "_settings": "_minimize",
     "_summary": "_result",
 }  # modules drawn in one box with another

@@ -21,6 +21,7 @@ LAYERS = [
     "_backend",
     "_scipy _optax",
     "_autodiff",
+    "_preparation",
     "_minimizer",
 ]
 LAYERS += ["_minimize", "_compare", "models _pickles", "_cli __init__", "__main__"]
