@@ -22,6 +22,7 @@ from scipy_jax_bridge._compare import (
     verdict as _verdict,
 )
 from scipy_jax_bridge._compare.compare import Comparison, compare
+from scipy_jax_bridge._compare.measured import limit_iterations
 from scipy_jax_bridge._render import panels as _panels, table as _show
 
 LEAST = "Break-even: the least time, compilation included, is that of "
@@ -111,6 +112,7 @@ def test_compiles_first_then_solves_in_turns(monkeypatch):
             return super().__call__(params, args)
 
     monkeypatch.setattr(_compare, "Minimizer", Recorder)
+    monkeypatch.setattr(_compare, "LEAST", 0)
     compare(bowl, START, (2.0,), repeats=2)
     words = ("compile", "solve", "solve", "solve")  # the first solve of each warms up
     assert events == [(what, name) for what in words for name in ("scipy", "optax")]
@@ -120,8 +122,11 @@ def test_the_warm_up_is_one_iteration_and_tells_nobody():
     seen = []
     comparison = compare(bowl, START, (2.0,), repeats=1, backends="scipy", callback=lambda told: seen.append(told.nit))
     assert seen == list(range(1, comparison.results["scipy"].nit + 1))
-    limited = _compare._limited(bowl, {"options": sjb.Options(gtol=1e-9), "callback": seen.append}, 1)
-    assert limited(START, (2.0,)).nit == 1
+    solve = sjb.Minimizer(bowl, options=sjb.Options(gtol=1e-9), callback=seen.append)
+    assert solve(START, (2.0,)).nit > 1 and seen
+    seen.clear()
+    limited = limit_iterations(solve, 1)(START, (2.0,))
+    assert limited.nit == 1 and limited.timing.compile_s == 0.0 and not seen
 
 
 def test_the_clock_waits_for_the_device_and_leaves_compilation_out(monkeypatch):

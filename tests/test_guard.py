@@ -125,7 +125,7 @@ def test_tracing_that_takes_most_of_the_time(monkeypatch: pytest.MonkeyPatch) ->
         time.sleep(0.05)
         return jnp.sum((x - data) ** 2)
 
-    named("was traced in", "keep one Minimizer")(collect(lambda number: sjb.minimize(fun, np.zeros(2))))
+    named("was traced 8 times", "keep one Minimizer")(collect(lambda number: sjb.minimize(fun, np.zeros(2))))
     solve = sjb.Minimizer(lambda x: fun(x))
     assert collect(lambda number: solve(np.zeros(2))) == []
 

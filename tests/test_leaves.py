@@ -21,6 +21,7 @@ def loss(params: Any) -> Any:
     return (jnp.asarray(a, float) - 2.0) ** 2 + (params["b"] - 3.0) ** 2
 
 
+@pytest.mark.usefixtures("no_programs")
 @pytest.mark.parametrize("backend", ["scipy", "optax"])
 @pytest.mark.parametrize("zero", [0, np.int64(0)])
 def test_an_integer_is_named_once_a_structure(backend: str, zero: Any) -> None:

@@ -320,6 +320,7 @@ def test_a_step_changed_after_its_search_is_evaluated(name: str) -> None:
     np.testing.assert_allclose(result.jac, jax.grad(bowl)(result.params), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::scipy_jax_bridge.RecompilationWarning")  # each host callback is another one
 @pytest.mark.parametrize("method", [optax.lbfgs(), searched], ids=["lbfgs", "backtracking"])
 def test_what_a_line_search_left_is_not_evaluated_again(method: Any) -> None:
     fun, calls = counting(bowl)

@@ -134,11 +134,11 @@ def test_json_stands_alone_when_the_objective_prints(tmp_path: Path, capsys: pyt
 def test_other_names_inside_jax_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The coarsest type is a diagnosis: a JAX that renames its parameters must not end a solve."""
 
-    def renamed(equation: Any) -> Any:
+    def renamed(*_: Any) -> Any:
         raise KeyError("body_jaxpr")
 
     def loop(x: Any) -> Any:
         return jax.lax.fori_loop(0, 3, lambda _, a: a + jnp.sum((x - 1.0) ** 2), 0.0)
 
-    monkeypatch.setattr(_rounding, "_read_parts", renamed)
+    monkeypatch.setattr(_rounding._Dataflow, "_apply", renamed)
     assert sjb.minimize(loop, np.zeros(2)).success

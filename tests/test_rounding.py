@@ -212,7 +212,7 @@ def test_success_is_by_the_tests_that_were_set(backend: str) -> None:
     assert not result.success and again.status == Status.GTOL
 
 
-@pytest.mark.usefixtures("x32")
+@pytest.mark.usefixtures("x32", "no_programs")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_cast_inside_is_noticed_when_double_precision_is_asked_for(backend: str) -> None:
     start = jnp.asarray(START, jnp.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -42,7 +41,8 @@ def compile_solve(solve: Minimizer, params: Params, args: Any) -> CompiledSolve:
 
 def limit_iterations(solve: Minimizer, maxiter: int) -> Minimizer:
     """Return the solver with another maxiter, without callback and progress. It uses the same programs."""
-    limited = copy.copy(solve)
+    limited = object.__new__(type(solve))  # not copy.copy, which makes a new solver by its arguments
+    limited.__dict__ |= solve.__dict__
     limited._options = replace(solve._options, maxiter=maxiter)
     limited._callback, limited._progress = None, False
     return limited

@@ -25,6 +25,7 @@ from .hoisting import JIT
 PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
 EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare as they are
 LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
+FUNCTIONS = (types.FunctionType, functools.partial, types.MethodType, types.BuiltinMethodType)
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
 
 
@@ -139,7 +140,7 @@ class _Reader:
             return kind, tuple((repr(name), self._describe(each)) for name, each in sorted(value.items(), key=repr))
         if isinstance(value, np.ndarray | jax.Array):
             return _describe_array(value)
-        if isinstance(value, types.FunctionType | functools.partial):
+        if isinstance(value, FUNCTIONS):
             return _describe_function(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = dataclasses.fields(value)
@@ -158,7 +159,7 @@ def _read_literal(literal: Literal) -> Hashable:
 def _describe_object(value: Any) -> Hashable:
     if isinstance(value, type):
         return value
-    if type(value).__module__.partition(".")[0] in LIBRARIES and type(value).__eq__ is not object.__eq__:
+    if _is_of_library(type(value).__module__) and type(value).__eq__ is not object.__eq__:
         try:
             hash(value)
         except TypeError:
@@ -178,17 +179,33 @@ def _describe_function(value: Any) -> Hashable:
     """Describe a function that the host calls, by its code, and by identity what that reads from outside.
 
     A program holds such a function in any case, so what it reads may be held here. A cell is not known by its
-    content, which may change under the function that the program holds.
+    content, which may change under the function that the program holds; but JAX's own functions keep theirs.
     """
     if isinstance(value, functools.partial):
         parts = (value.func, *value.args, *(each for item in sorted(value.keywords.items()) for each in item))
         return "partial", tuple(map(_describe_function, parts))
+    if isinstance(value, types.MethodType):
+        return _describe_function(value.__func__), _Held(value.__self__)
+    if isinstance(value, types.BuiltinMethodType):
+        return value.__name__, _Held(value.__self__)
+    if isinstance(value, types.FunctionType):
+        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        cells = value.__closure__ or ()
+        if _is_of_library(value.__globals__.get("__name__")):
+            return value.__code__, tuple(_describe_function(cell.cell_contents) for cell in cells)
+        return value.__code__, tuple(map(_Held, (value.__globals__, *cells, *defaults)))
+    if isinstance(value, dict):
+        value = sorted(value.items())
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_describe_function, value))
     if isinstance(value, PLAIN):
         return type(value), repr(value)
-    if not isinstance(value, types.FunctionType):
-        return _Held(value)
-    defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
-    return value.__code__, tuple(map(_Held, (value.__globals__, *(value.__closure__ or ()), *defaults)))
+    found = _describe_object(value)
+    return _Held(value) if isinstance(found, ById) else found
+
+
+def _is_of_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in LIBRARIES
 
 
 class _Held:

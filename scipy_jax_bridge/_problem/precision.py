@@ -53,7 +53,7 @@ def find_narrowest_dtype(program: ClosedJaxpr, optimized: int) -> NarrowestDtype
 def find_unread(program: ClosedJaxpr, optimized: int) -> tuple[int, ...]:
     """Return the positions of those of the first `optimized` inputs on which the first output does not depend.
 
-    None is returned in doubt: a condition of a loop or of a branch counts as read.
+    In doubt a leaf counts as read, as in the condition of a loop or of a branch.
     """
     try:
         graph = _Dataflow(has_conditions=True)

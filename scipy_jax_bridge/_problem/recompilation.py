@@ -23,7 +23,7 @@ from .problem import Problem
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
-LONG_TRACE_S, ALL_TRACES_S = 0.1, 2.0  # seconds of one trace, and of all, that are worth a warning
+LONG_TRACE_S, ALL_TRACES_S = 0.1, 3.0  # seconds of one trace, and of all, that are worth a warning
 CURES = {
     "number": "Pass it through args, or make it an array (jnp.asarray): both are inputs of the compiled program.",
     "callback": "Define the function that the host calls once, outside the objective.",
@@ -69,6 +69,7 @@ class _Count:
     solves: int = 0
     wasted: int = 0
     warned: bool = False
+    traced: Any = None  # a weak reference to the function that was traced last; the next three are of it
     traces: int = 0
     trace_s: float = 0.0
     solve_s: float = 0.0
@@ -111,7 +112,7 @@ def count_compilation(fun: Callable[..., Any], problem: Problem, inputs: tuple[A
         if count is None:
             return
         before, sketch = count.last, _draw(problem, inputs)
-        same = count.owner is not None and count.owner() is fun
+        same = count.owner is not None and _is_same(count.owner(), fun)
         count.wasted += same or hash(sketch) in count.seen
         operations = _describe_operations(problem.spec.objective.key)
         count.last, count.owner = (sketch, operations), _refer(fun)
@@ -140,16 +141,17 @@ def count_trace(fun: Callable[..., Any], solver: Hashable, trace_s: float, solve
         count = _count_of(fun, solver)
         if count is None:
             return
+        if count.traced is None or not _is_same(count.traced(), fun):  # another function cannot keep a Minimizer
+            count.traced, count.traces, count.trace_s, count.solve_s = _refer(fun), 0, 0.0, 0.0
         count.traces += trace_s > 0
         count.trace_s += trace_s
         count.solve_s += solve_s
-        is_often = count.traces >= max(MANY, SHARE * count.solves)
         is_long = count.trace_s >= max(ALL_TRACES_S, LONG_TRACE_S * count.traces, count.solve_s)
-        due = is_often and is_long and not count.warned
+        due = count.traces >= MANY and is_long and not count.warned
         count.warned |= due
     if due:
         warn(
-            f"{_name(fun)} was traced in {count.traces} of {count.solves} solves, which took {count.trace_s:.2g} s of "
+            f"{_name(fun)} was traced {count.traces} times, which took {count.trace_s:.2g} s of "
             f"{count.trace_s + count.solve_s:.2g} s. minimize traces again wherever what the objective reads may have "
             "changed. The cure: keep one Minimizer, which traces once.",
             RecompilationWarning,
@@ -215,9 +217,14 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
+def _is_same(fun: Any, other: Any) -> bool:
+    """Whether two functions are one. A bound method is a new object at each access."""
+    return fun is other or (isinstance(fun, types.MethodType) and fun == other)
+
+
 def _refer(fun: Callable[..., Any]) -> Any:
     try:
-        return weakref.ref(fun)
+        return weakref.WeakMethod(fun) if isinstance(fun, types.MethodType) else weakref.ref(fun)
     except TypeError:
         return None
 
