@@ -82,7 +82,7 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     split = count + len(started.consts)
     return TracedMethod(
         name=_name_of(moves.structure),
-        key=(key_of(started), key_of(moved), moves.can_reuse),
+        key=(key_of(started), key_of(moved), moves.can_reuse, str(moves.structure)),
         consts=list(map(to_array, [*started.consts, *moved.consts])),
         start=_bind(started, count, split, 0),
         move=_bind(moved, split, split + len(moved.consts), count),

@@ -95,6 +95,10 @@ class _Nodes:
                     names.setdefault(_dotted(path[len(base) :]), []).append(path)
         return self._names[base]
 
+    def is_empty(self, path: Path) -> bool:
+        """Whether the part of the tree at this path has no leaves."""
+        return path in self._empty_parts
+
     @functools.cached_property
     def _empty_parts(self) -> set[Path]:
         """Return the paths of the parts of the tree that have no leaves."""
@@ -104,6 +108,8 @@ class _Nodes:
 
 def _assign(prefix: PyTree, base: Path, nodes: _Nodes, name: str) -> Iterator[tuple[Path, PyTree]]:
     """Yield the paths that a prefix of the part at `base` names, each with its value."""
+    if nodes.is_empty(base) and not jax.tree.leaves(prefix):
+        return
     if isinstance(prefix, Mapping):
         full = nodes.keys(base) == {jax.tree_util.DictKey(key) for key in prefix}  # a prefix tree beyond doubt
         for key, value in prefix.items():
