@@ -5,6 +5,7 @@ therefore switch XLA's optimizations off and take the older, cheaper emitters of
 `rounding`, whose outcome depends on how a program rounds, keep the optimizations; `-m rounding` keeps the emitters too.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that tests start, too
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -53,6 +55,27 @@ def optimizations(request: pytest.FixtureRequest) -> Iterator[None]:
     _set_optimizations(on=True)
     yield
     _set_optimizations(on=False)
+
+
+@functools.cache
+def _has_float16() -> bool:
+    """Whether XLA can compile float16 here; for a processor without F16C it cannot."""
+    try:
+        jax.jit(lambda x: x.astype("float32"))(np.ones(3, np.float16))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip what fails by XLA's lack of float16."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:
+        if _has_float16():
+            raise
+        pytest.skip("XLA cannot compile float16 for this processor")
 
 
 @pytest.fixture
