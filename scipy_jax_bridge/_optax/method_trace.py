@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.manual import is_manual, vary_with
 from .._core.promotion import standard_promotion
-from .._core.types import FlatVector, Leaf, Scalar
+from .._core.types import FlatVector, Leaf, Scalar, TreeDef
 from .._problem.hoisting import hoist_consts
 from .._problem.jaxpr_key import key_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
@@ -36,7 +35,7 @@ class _Moves:
         structure: the tree of the transformation's state, known after `start`.
     """
 
-    structure: Any
+    structure: TreeDef
 
     def __init__(self, problem: Problem, method: optax.GradientTransformation) -> None:
         self._spec, self._method = problem.spec, optax.with_extra_args_support(method)
@@ -91,13 +90,13 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     )
 
 
-def _name_of(structure: Any) -> str:
+def _name_of(structure: TreeDef) -> str:
     """Return the name of the algorithm in the state of a transformation, such as adam in a ScaleByAdamState."""
     found = [match.group(1).lower() for match in map(STATE.fullmatch, _types_in(structure)) if match]
     return NAMES.get(found[0], found[0]) if found else "GradientTransformation"
 
 
-def _types_in(structure: Any) -> Iterator[str]:
+def _types_in(structure: TreeDef) -> Iterator[str]:
     node = structure.node_data()
     if node is not None:
         yield node[0].__name__
