@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, overload
 
 from jax import Array
+from jaxtyping import PyTree
 
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
 from ._backend import choose_backend
@@ -199,10 +200,10 @@ class Minimizer(Generic[P, Aux, *Ts]):
         return self._solve_in_trace(params, args)  # the objective or the method closes over traced values
 
     @property
-    def _limits(self) -> list[Any]:
+    def _limits(self) -> list[Number]:
         return [getattr(self._options, name) for name in TRACEABLE_OPTIONS]
 
-    def _solve_in_trace(self, params: Params, args: Any) -> Result[Any, Any]:
+    def _solve_in_trace(self, params: Params, args: PyTree) -> Result:
         if self._precision is not None and not has_float64():
             raise TracedCall(
                 f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
@@ -220,7 +221,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
                 self._attach(error, None, SolveMonitor())
             raise
 
-    def _finish(self, outcome: Outcome, problem: Problem) -> Result[Any, Any]:
+    def _finish(self, outcome: Outcome, problem: Problem) -> Result:
         timing = outcome.timing
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
