@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from jaxtyping import Array, PyTree
 
@@ -23,13 +23,13 @@ from ._result import Result
 
 BACKENDS = {"scipy": "._scipy", "optax": "._optax"}  # name -> folder with a function `choose`, imported at first use
 
-
 M = TypeVar("M")  # the type of a backend's methods
-Programs = TypeVar("Programs")  # a named tuple of compiled programs
+Own = TypeVar("Own")  # a backend's own named tuple of compiled programs
 Program = Callable[..., tuple[Array, PyTree]]  # (*arrays, data) -> array, leaves of aux
 
 
-class Compiled(NamedTuple, Generic[Programs]):
+@dataclass(frozen=True)
+class Compiled(Generic[Own]):
     """The programs of a solve, and the facts by which `compare` splits its time.
 
     Args:
@@ -43,7 +43,7 @@ class Compiled(NamedTuple, Generic[Programs]):
         report_shape: shape of the array that it returns.
     """
 
-    programs: Programs
+    programs: Own
     seconds: float
     compiles: int
     evaluate: Program | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
@@ -22,54 +22,58 @@ from ._render.table import format_seconds
 
 FEW, LONG = 50, 300  # parameters; evaluations
 
+if TYPE_CHECKING:
 
-class _Solved(Protocol):
-    """What is read of a `Result`, which imports this module."""
+    class _Solved(Protocol):
+        """What is read of a `Result`, which imports this module."""
 
-    @property
-    def params(self) -> PyTree: ...
+        @property
+        def params(self) -> PyTree: ...
 
-    @property
-    def free(self) -> tuple[bool, ...]: ...
+        @property
+        def free(self) -> tuple[bool, ...]: ...
 
-    @property
-    def bounded(self) -> bool: ...
+        @property
+        def bounded(self) -> bool: ...
 
-    @property
-    def origin(self) -> Origin | list[Move] | None: ...
+        @property
+        def origin(self) -> Origin | list[Move] | None: ...
 
-    @property
-    def fun(self) -> ResultArray: ...
+        @property
+        def fun(self) -> ResultArray: ...
 
-    @property
-    def nit(self) -> ResultInt: ...
+        @property
+        def nit(self) -> ResultInt: ...
 
-    @property
-    def nfev(self) -> ResultInt: ...
+        @property
+        def nfev(self) -> ResultInt: ...
 
-    @property
-    def grad_norm(self) -> float: ...
+        @property
+        def grad_norm(self) -> float: ...
 
-    @property
-    def code(self) -> ResultInt: ...
+        @property
+        def code(self) -> ResultInt: ...
 
-    @property
-    def status(self) -> ResultStatus: ...
+        @property
+        def status(self) -> ResultStatus: ...
 
-    @property
-    def success(self) -> ResultBool: ...
+        @property
+        def success(self) -> ResultBool: ...
 
-    @property
-    def message(self) -> str: ...
+        @property
+        def message(self) -> str: ...
 
-    @property
-    def timing(self) -> Timing: ...
+        @property
+        def timing(self) -> Timing: ...
 
-    @property
-    def backend(self) -> str: ...
+        @property
+        def backend(self) -> str: ...
 
-    @property
-    def method(self) -> str: ...
+        @property
+        def method(self) -> str: ...
+
+else:  # a check at run time would read every property, of which some raise
+    _Solved = Any
 
 
 def describe(result: _Solved) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def _bind(closed: ClosedJaxpr, first: int, end: int, inputs: int) -> Callable[..
     """Return the function of a jaxpr. Its constants are the data from `first` to `end`, its last inputs the first."""
     jaxpr = closed.jaxpr
 
-    def run(*given: Leaf | list[Leaf]) -> list[Array]:
+    def run(*given: Leaf | list[Leaf]) -> list[Any]:  # JAX may hand over its own literals, which are no arrays by type
         *arrays, data = given
         assert isinstance(data, list)
         flat = jax.tree.leaves(arrays)

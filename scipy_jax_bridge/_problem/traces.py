@@ -12,7 +12,7 @@ import types
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -60,6 +60,7 @@ def jax_settings() -> Hashable:
     return tuple(getattr(jax.config, name) for name in JAX_SETTINGS)
 
 
+@runtime_checkable
 class Traces(Protocol):
     """Where earlier traces are found."""
 
