@@ -224,7 +224,7 @@ def _is_integer(value: object) -> bool:
     return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
 
 
-def _as_mapping(native: Native) -> Native:
+def _as_mapping(native: Any) -> Native:
     if not isinstance(native, Mapping):
         raise TypeError(f"option 'native' must be a mapping of a method's own options, not {native!r}.")
     return native
