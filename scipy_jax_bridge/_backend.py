@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
+
+from jaxtyping import Array, PyTree
 
 from ._core.errors import unknown_name
 from ._core.interrupts import defer_sigint
@@ -21,8 +23,13 @@ from ._result import Result
 
 BACKENDS = {"scipy": "._scipy", "optax": "._optax"}  # name -> folder with a function `choose`, imported at first use
 
+M = TypeVar("M")  # the type of a backend's methods
+Own = TypeVar("Own")  # a backend's own named tuple of compiled programs
+Program = Callable[..., tuple[Array, PyTree]]  # (*arrays, data) -> array, leaves of aux
 
-class Compiled(NamedTuple):
+
+@dataclass(frozen=True)
+class Compiled(Generic[Own]):
     """The programs of a solve, and the facts by which `compare` splits its time.
 
     Args:
@@ -36,10 +43,10 @@ class Compiled(NamedTuple):
         report_shape: shape of the array that it returns.
     """
 
-    programs: Any
+    programs: Own
     seconds: float
     compiles: int
-    evaluate: Any = None
+    evaluate: Program | None = None
     has_grad: bool = True
     only_evaluates: bool = True
     reports_per_s: float = 0.0
@@ -47,7 +54,7 @@ class Compiled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Backend:
+class Backend(Generic[M]):
     """One backend with one method.
 
     Args:
@@ -65,16 +72,16 @@ class Backend:
     """
 
     name: str
-    method: Any
+    method: M
     method_name: str
     option_names: frozenset[str]
     has_grad: bool
     bounded: bool
     bounds_hint: str
-    solve_with: Callable[[Problem, Any, Options, SolveMonitor, Result | None], Outcome]
-    compile_with: Callable[[Problem, Any, Options], Compiled]
+    solve_with: Callable[[Problem, M, Options, SolveMonitor, Result | None], Outcome]
+    compile_with: Callable[[Problem, M, Options], Compiled]
     trace_with: Callable[[Problem, Options], FlatOutcome] | None
-    prepare_with: Callable[[Problem, Any], TracedMethod] | None
+    prepare_with: Callable[[Problem, M], TracedMethod] | None
 
     def solve(
         self, problem: Problem, options: Options, monitor: SolveMonitor, earlier: Result | None = None

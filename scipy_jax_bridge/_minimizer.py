@@ -1,17 +1,15 @@
-"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it.
-
-It is longer than other modules by what type checkers read.
-"""
+"""The class `Minimizer`: check the arguments, prepare the problem, let the backend solve it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, overload
 
 from jax import Array
+from jaxtyping import PyTree
 
 from ._autodiff.traced import TRACEABLE_OPTIONS, HostServices, TracedCall, solve_in_trace
 from ._backend import choose_backend
@@ -19,11 +17,13 @@ from ._core.boundary import boundary
 from ._core.context import has_float64, solve_context
 from ._core.monitor import Callback, SolveMonitor
 from ._core.options import Options, read_options
+from ._core.progress import monitor_solve
 from ._core.status import Status
 from ._core.types import Aux, Number, Objective, P, Params, is_traced
 from ._preparation import Preparation
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.problem import Problem
+from ._problem.validation import check_settings
 from ._result import Outcome, Result, finish
 from ._settings import A, Arrays, Numbers, Optax, OptaxAux, Q, Qs, Scipy, ScipyAux, Ts
 
@@ -100,15 +100,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         progress: bool = False,
         precision: str | None = None,
     ) -> None:
-        if not callable(fun):
-            raise TypeError(f"fun must be a function of params, not {type(fun).__name__}.")
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be a function, not {type(callback).__name__}.")
-        for name, flag in (("has_aux", has_aux), ("progress", progress)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, not {flag!r}.")
-        if precision not in (None, "float64"):
-            raise ValueError(f"precision must be None or 'float64', not {precision!r}.")
+        check_settings(fun, callback, has_aux, progress, precision)
         self._fun, self._fixed, self._has_aux, self._precision = fun, fixed, has_aux, precision
         self._backend = choose_backend(backend, method)
         self._bounds = read_bounds(bounds)
@@ -199,10 +191,10 @@ class Minimizer(Generic[P, Aux, *Ts]):
         return self._solve_in_trace(params, args)  # the objective or the method closes over traced values
 
     @property
-    def _limits(self) -> list[Any]:
+    def _limits(self) -> list[Number]:
         return [getattr(self._options, name) for name in TRACEABLE_OPTIONS]
 
-    def _solve_in_trace(self, params: Params, args: Any) -> Result[Any, Any]:
+    def _solve_in_trace(self, params: Params, args: PyTree) -> Result:
         if self._precision is not None and not has_float64():
             raise TracedCall(
                 f"precision={self._precision!r} cannot be changed inside jax.jit, jax.vmap or jax.grad. Set "
@@ -220,7 +212,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
                 self._attach(error, None, SolveMonitor())
             raise
 
-    def _finish(self, outcome: Outcome, problem: Problem) -> Result[Any, Any]:
+    def _finish(self, outcome: Outcome, problem: Problem) -> Result:
         timing = outcome.timing
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
@@ -242,16 +234,8 @@ class Minimizer(Generic[P, Aux, *Ts]):
             error.best_result = self._finish(outcome, problem)  # type: ignore[attr-defined]
             error.add_note("The best result so far is this exception's attribute best_result.")
 
-    @contextmanager
-    def _monitor(self) -> Iterator[SolveMonitor]:
-        with SolveMonitor(self._options.timeout, self._callback) as monitor:
-            if not self._progress:
-                yield monitor
-                return
-            from ._core.progress import show_progress
-
-            with show_progress(monitor, self._options):
-                yield monitor
+    def _monitor(self) -> AbstractContextManager[SolveMonitor]:
+        return monitor_solve(self._options, self._callback, self._progress)
 
 
 def _start_params(params: Params) -> Params:

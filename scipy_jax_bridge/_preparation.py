@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 from weakref import WeakKeyDictionary
+
+from jaxtyping import PyTree
 
 from ._autodiff.manual import vary_start
 from ._backend import Backend
 from ._core.context import to_float64
 from ._core.errors import warn
 from ._core.manual import is_manual
-from ._core.types import Objective, Params, is_traced
+from ._core.types import Number, Objective, Params, is_traced
 from ._problem.bounds import Bounds
 from ._problem.cache import BoundedCache
 from ._problem.held import has_mask, hold_components
@@ -37,7 +38,13 @@ class Preparation:
     traces: Traces
 
     def __init__(
-        self, backend: Backend, fun: Objective, bounds: Bounds | None, fixed: Any, has_aux: bool, precision: str | None
+        self,
+        backend: Backend,
+        fun: Objective,
+        bounds: Bounds | None,
+        fixed: PyTree,
+        has_aux: bool,
+        precision: str | None,
     ) -> None:
         self._backend, self._fun, self._has_aux, self._precision = backend, fun, has_aux, precision
         self._bounds, self._fixed = bounds, fixed
@@ -49,7 +56,7 @@ class Preparation:
         """Whether the bounds or the mask are traced."""
         return is_traced((self._bounds and (self._bounds.lower, self._bounds.upper), self._fixed))
 
-    def prepare(self, params: Params, args: Any, *, with_grad: bool = False) -> Problem:
+    def prepare(self, params: Params, args: PyTree, *, with_grad: bool = False) -> Problem:
         """Make the problem of one call.
 
         Args:
@@ -83,7 +90,7 @@ class Preparation:
             self._moves[problem.spec] = method
         return method
 
-    def prepare_eagerly(self, params: Params, args: Any, *, solves: bool) -> Problem:
+    def prepare_eagerly(self, params: Params, args: PyTree, *, solves: bool) -> Problem:
         """Make the problem of a call outside any trace; warn of what compiles too often, or computes too coarsely.
 
         Args:
@@ -100,7 +107,7 @@ class Preparation:
             warn(f"precision={self._precision!r} was asked for. {narrowest}", UserWarning)
         return problem
 
-    def prepare_in_trace(self, params: Params, args: Any, limits: list[Any]) -> tuple[Problem, Problem]:
+    def prepare_in_trace(self, params: Params, args: PyTree, limits: list[Number]) -> tuple[Problem, Problem]:
         """Make the problem of a call inside a trace, and the same with its gradient."""
         problem = self.prepare(params, args)
         if is_manual():

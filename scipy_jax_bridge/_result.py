@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from ._core.outcome import (
     FRESH_MEMORY as FRESH_MEMORY,
@@ -195,12 +196,12 @@ DATA = ("params", "fun", "jac", "aux", "nit", "nfev", "code", "trace", "timing")
 META = ("backend", "method", "detail", "note", "bounded", "free")
 
 
-def _flatten(result: Result[Any, Any]) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+def _flatten(result: Result) -> tuple[list[tuple[Hashable, PyTree]], tuple[Hashable, ...]]:
     data = [(jax.tree_util.GetAttrKey(name), getattr(result, name)) for name in DATA]
     return data, tuple(getattr(result, name) for name in META)
 
 
-def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result[Any, Any]:
+def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
     return Result(**dict(zip((*DATA, *META), (*data, *meta), strict=True)))
 
 
@@ -208,13 +209,14 @@ def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result[Any, Any]:
 jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 
-def curve_of(result: Result[Any, Any], name: str, compile_s: float, solve_s: float) -> Curve:
+def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Curve:
     """Convert the trace of a result to a curve of a plot."""
     trace = drop_padding(result.trace)
-    return Curve(name, trace.seconds, trace.nfev, trace.fun, trace.grad_norm, compile_s, solve_s)
+    fun, grad_norm, nfev, seconds = map(np.asarray, trace)
+    return Curve(name, seconds, nfev, fun, grad_norm, compile_s, solve_s)
 
 
-def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result[Any, Any]:
+def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
     """Make the public result of an outcome, and write its notes unless it is traced."""
     structure, spec = problem.spec.params, problem.spec
     leaves, grads = outcome.leaves, outcome.grad

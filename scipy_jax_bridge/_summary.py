@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from ._core.status import Status
-from ._core.types import is_traced
+from ._core.trace import Timing
+from ._core.types import Number, ResultArray, ResultBool, ResultInt, ResultStatus, is_traced
 from ._problem.moves import Move, Origin, describe_move
 from ._problem.notes import describe_optimized, is_number
 from ._problem.prefix import dotted_paths
@@ -19,8 +22,61 @@ from ._render.table import format_seconds
 
 FEW, LONG = 50, 300  # parameters; evaluations
 
+if TYPE_CHECKING:
 
-def describe(result: Any) -> str:
+    class _Solved(Protocol):
+        """What is read of a `Result`, which imports this module."""
+
+        @property
+        def params(self) -> PyTree: ...
+
+        @property
+        def free(self) -> tuple[bool, ...]: ...
+
+        @property
+        def bounded(self) -> bool: ...
+
+        @property
+        def origin(self) -> Origin | list[Move] | None: ...
+
+        @property
+        def fun(self) -> ResultArray: ...
+
+        @property
+        def nit(self) -> ResultInt: ...
+
+        @property
+        def nfev(self) -> ResultInt: ...
+
+        @property
+        def grad_norm(self) -> float: ...
+
+        @property
+        def code(self) -> ResultInt: ...
+
+        @property
+        def status(self) -> ResultStatus: ...
+
+        @property
+        def success(self) -> ResultBool: ...
+
+        @property
+        def message(self) -> str: ...
+
+        @property
+        def timing(self) -> Timing: ...
+
+        @property
+        def backend(self) -> str: ...
+
+        @property
+        def method(self) -> str: ...
+
+else:  # a check at run time would read every property, of which some raise
+    _Solved = Any
+
+
+def describe(result: _Solved) -> str:
     """Say what the result of a solve is, in one short line."""
     by = f"{result.backend}, {result.method}"
     if is_traced((result.code, result.fun)):
@@ -35,7 +91,7 @@ def describe(result: Any) -> str:
         return f"<Result of {by}, without numbers>"
 
 
-def summarize(result: Any) -> Summary | None:
+def summarize(result: _Solved) -> Summary | None:
     """Collect what is shown of a solve or of a batch; None of a traced one, and of one without numbers."""
     if is_traced((result.code, result.fun)):
         return None
@@ -45,7 +101,7 @@ def summarize(result: Any) -> Summary | None:
         return None
 
 
-def _summarize_one(result: Any) -> Summary:
+def _summarize_one(result: _Solved) -> Summary:
     status, timing = result.status, result.timing
     held = sum(held for *_, held in measure_moves(result) or ())
     facts = [
@@ -65,7 +121,7 @@ def _summarize_one(result: Any) -> Summary:
     )
 
 
-def _summarize_batch(result: Any) -> Summary:
+def _summarize_batch(result: _Solved) -> Summary:
     codes = np.asarray(result.code)
     bad = np.argwhere(codes > Status.FTOL)
     place = ", ".join(map(str, bad[0] if len(bad) else [0] * codes.ndim))
@@ -81,7 +137,7 @@ def _summarize_batch(result: Any) -> Summary:
     )
 
 
-def _suggest(result: Any) -> str:
+def _suggest(result: _Solved) -> str:
     """Suggest BFGS, which keeps the whole matrix, after a long solve for few parameters."""
     leaves = zip(result.free, jax.tree.leaves(result.params), strict=False)
     size = sum(int(np.size(leaf)) for is_free, leaf in leaves if is_free)
@@ -90,7 +146,7 @@ def _suggest(result: Any) -> str:
     return "For so few parameters backend='scipy', method='BFGS' may take fewer evaluations."
 
 
-def measure_moves(result: Any) -> list[Move] | None:
+def measure_moves(result: _Solved) -> list[Move] | None:
     """Return the moves of the optimized leaves; None if they are unknown."""
     origin = result.origin
     if not isinstance(origin, Origin):
@@ -102,7 +158,7 @@ def measure_moves(result: Any) -> list[Move] | None:
         return None
 
 
-def _describe_batch(result: Any) -> str:
+def _describe_batch(result: _Solved) -> str:
     codes = np.asarray(result.code)
     good = int((codes <= Status.FTOL).sum())
     counts = Counter(Status(int(code)).name for code in codes.ravel())
@@ -110,7 +166,7 @@ def _describe_batch(result: Any) -> str:
     return f"{good} of {codes.size} batched solves converged ({named})"
 
 
-def _leaf_rows(result: Any, batched: int) -> list[LeafRow]:
+def _leaf_rows(result: _Solved, batched: int) -> list[LeafRow]:
     """Return the rows of the leaves that are numbers. The first `batched` axes are those of a batch."""
     leaves, paths = jax.tree.leaves(result.params), dotted_paths(result.params)
     known = len(result.free) == len(leaves)
@@ -127,7 +183,7 @@ def _leaf_rows(result: Any, batched: int) -> list[LeafRow]:
     return rows
 
 
-def _read(leaf: Any) -> np.ndarray | None:
+def _read(leaf: PyTree) -> np.ndarray | None:
     try:
         value = np.asarray(leaf)
         value.astype(np.float64)
@@ -136,7 +192,7 @@ def _read(leaf: Any) -> np.ndarray | None:
     return value
 
 
-def _write_range(numbers: Any) -> str:
+def _write_range(numbers: Number) -> str:
     values = np.asarray(numbers, np.float64)
     if not np.isfinite(values).any():
         return "not finite"
@@ -152,5 +208,5 @@ def _seconds(seconds: float) -> str:
     return format_seconds(seconds) if seconds else "0 s"
 
 
-def _write(number: Any, write: Any) -> str:
+def _write(number: Number, write: Callable[[float], str]) -> str:
     return write(float(number)) if number >= 0 else "unknown"

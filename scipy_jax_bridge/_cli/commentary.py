@@ -97,7 +97,7 @@ def time_loops(model: Model, options: Options, repeats: int) -> list[Row]:
 
 def documented_loop(model: Model, options: Options) -> Callable[[Array], tuple[Array, ...]]:
     """Return Optax's documented loop, from a start to objective, gradient norm, iterations and evaluations."""
-    solve = optax_loop.documented_loop(model.fun, options.gtol, options.maxiter)
+    solve = optax_loop.documented_loop(model.fun, float(options.gtol), int(options.maxiter))
     return lambda start: solve(start)[1:]
 
 

@@ -48,6 +48,16 @@ def make_parser(command: bool) -> argparse.ArgumentParser:
     default = None if command else "digits"
     says = "" if command else "; default: digits"
     add("model", metavar="TARGET", nargs="?", default=default, help=f"a model, or path/to/file.py:objective{says}")
+    _add_runs(parser)
+    _add_outputs(parser, None if command else PICTURE)
+    add("--float32", action="store_true", help="solve in single precision; co2 does not work in it")
+    add("--list", action="store_true", help="list the models and end")
+    return parser
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add what to run, how often, and the limits of a solve."""
+    add = parser.add_argument
     add(
         "--backends",
         metavar="A,B",
@@ -65,22 +75,23 @@ def make_parser(command: bool) -> argparse.ArgumentParser:
     for name, kind in LIMITS.items():
         default = next(each.default for each in fields(Options) if each.name == name)
         add(f"--{name}", metavar="N" if kind is int else "X", type=_limit(name, kind), help=f"default: {default}")
+
+
+def _add_outputs(parser: argparse.ArgumentParser, picture_name: str | None) -> None:
+    """Add what to write, and where to; `picture_name` is the file of the picture unless another is named."""
+    add = parser.add_argument
     add("--json", action="store_true", help="print the rows of the table as JSON, and nothing else")
     picture = parser.add_mutually_exclusive_group()
-    default = None if command else PICTURE
     picture.add_argument(
         "--plot",
         metavar="FILE",
-        default=default,
+        default=picture_name,
         type=_file("picture", FORMATS),
-        help=f"write a picture, {', '.join(FORMATS)}; default: {default or 'none'}",
+        help=f"write a picture, {', '.join(FORMATS)}; default: {picture_name or 'none'}",
     )
     picture.add_argument("--no-plot", action="store_true", help="write no picture")
     add("--dark", action="store_true", help="draw the picture light on dark")
     add("--report", metavar="FILE", type=_file("page", PAGES), help="write one HTML page with everything in it")
-    add("--float32", action="store_true", help="solve in single precision; co2 does not work in it")
-    add("--list", action="store_true", help="list the models and end")
-    return parser
 
 
 def list_models() -> str:

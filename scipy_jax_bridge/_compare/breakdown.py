@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._backend import Compiled
+from .._backend import Compiled, Program
 from .._core.types import FlatVector, HostVector
 from .._problem.objective import Data
 from .._problem.problem import Problem
@@ -37,7 +37,7 @@ PART = 0.02
 LONG = 5e-3  # seconds of evaluations beside which one dispatch, at most 0.2 ms, is negligible
 WAYS = 5  # transfers that are timed after one solve
 
-Program = Callable[..., tuple[Array, PyTree]]
+T = TypeVar("T")
 Repeat = Callable[[FlatVector, Float[Array, ""], Data, Int[Array, ""]], FlatVector]
 
 
@@ -200,7 +200,7 @@ def _time_copy(shape: tuple[int, ...], dtype: np.dtype) -> float:
     return _seconds(np.asarray, jax.block_until_ready(jax.device_put(np.ones(shape, dtype))))
 
 
-def _seconds(call: Callable[[Any], PyTree], given: Any) -> float:
+def _seconds(call: Callable[[T], PyTree], given: T) -> float:
     began = time.perf_counter()
     jax.block_until_ready(call(given))
     return time.perf_counter() - began

@@ -15,10 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from .._core.boundary import boundary
 from .._core.monitor import SolveMonitor
-from .._core.types import Objective
+from .._core.types import Objective, Params
 from .._minimize import Minimizer
 from .._problem.cache import compile_anew
 from .._problem.nonfinite import NonfiniteStart
@@ -38,11 +39,11 @@ made where their seconds matter. One alone begins with cold caches, which would 
 @boundary
 def compare(
     fun: Objective,
-    params: Any,
+    params: Params,
     args: tuple[Any, ...] = (),
     *,
     backends: Sequence[str] | None = None,
-    runs: Mapping[str, Mapping[str, Any]] | None = None,
+    runs: Mapping[str, Entry] | None = None,
     repeats: int = 5,
     shares: bool | None = None,
     **as_minimize: Any,
@@ -97,8 +98,8 @@ def compare(
 
 def _compare(
     fun: Objective,
-    params: Any,
-    args: tuple[Any, ...],
+    params: Params,
+    args: tuple[PyTree, ...],
     entries: Mapping[str, Entry],
     turns: dict[str, _Turns],
     repeats: int,
@@ -145,12 +146,12 @@ class _Turns:
         silent: whether it has no callback, so that extra solves go unnoticed.
     """
 
-    def __init__(self, solver: Callable[..., Result[Any, Any]], repeats: int, silent: bool) -> None:
+    def __init__(self, solver: Callable[..., Result], repeats: int, silent: bool) -> None:
         self._solver, self._repeats, self._silent = solver, repeats, silent
         self.in_a_row = 1
-        self.solves: list[tuple[float, Result[Any, Any]]] = []  # seconds of one solve, and its result
+        self.solves: list[tuple[float, Result]] = []  # seconds of one solve, and its result
 
-    def solve(self, params: Any, args: tuple[Any, ...]) -> None:
+    def solve(self, params: Params, args: tuple[PyTree, ...]) -> None:
         """Solve once, or several times in a row if the first turn shows that solves are short."""
         seconds, result = _time_solve(self._solver, params, args, self.in_a_row)
         if not self.solves and self._silent and self._repeats * seconds < LEAST:
@@ -173,7 +174,7 @@ class _Turns:
 
 def _describe_runs(
     entries: Mapping[str, Entry],
-    results: Mapping[str, Result[Any, Any]],
+    results: Mapping[str, Result],
     compiled: Mapping[str, CompiledSolve],
     turns: Mapping[str, _Turns],
 ) -> dict[str, dict[str, str]]:
@@ -184,7 +185,7 @@ def _describe_runs(
     }
 
 
-def _warm_up(name: str, solve: Minimizer, params: Any, args: tuple[Any, ...]) -> None:
+def _warm_up(name: str, solve: Minimizer, params: Params, args: tuple[PyTree, ...]) -> None:
     """Solve one iteration, not timed; an error in a run appears here."""
     try:
         jax.block_until_ready(solve(params, args))
@@ -194,8 +195,8 @@ def _warm_up(name: str, solve: Minimizer, params: Any, args: tuple[Any, ...]) ->
 
 
 def _time_solve(
-    solve: Callable[..., Result[Any, Any]], params: Any, args: tuple[Any, ...], in_a_row: int = 1
-) -> tuple[float, Result[Any, Any]]:
+    solve: Callable[..., Result], params: Params, args: tuple[PyTree, ...], in_a_row: int = 1
+) -> tuple[float, Result]:
     """Return the seconds of one of several solves in a row, without their compilation, and the last result."""
     start = time.perf_counter()
     result = jax.block_until_ready(solve(params, args))
@@ -206,7 +207,7 @@ def _time_solve(
     return (time.perf_counter() - start - compile_s) / in_a_row, result
 
 
-def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[Any, ...]) -> Comparison:
+def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[PyTree, ...]) -> Comparison:
     """Evaluate the objective between ends that are apart; solves of no iteration do this without compiling."""
     apart = [name for name, gap in comparison.gaps().items() if math.isfinite(gap.fun) and not gap.same_point]
     if not apart:
@@ -220,13 +221,13 @@ def _look_between(comparison: Comparison, solver: Minimizer, args: tuple[Any, ..
     return replace(comparison, between=between)
 
 
-def _value_at(evaluate: Minimizer, point: Any, args: tuple[Any, ...]) -> float:
+def _value_at(evaluate: Minimizer, point: Params, args: tuple[PyTree, ...]) -> float:
     try:
         return float(evaluate(point, args).fun)
     except NonfiniteStart:
         return math.inf
 
 
-def _take_median(solves: Sequence[tuple[float, Result[Any, Any]]]) -> Result[Any, Any]:
+def _take_median(solves: Sequence[tuple[float, Result]]) -> Result:
     """Return the result of the solve of median time, so that its trace is a typical one."""
     return sorted(solves, key=lambda solve: solve[0])[(len(solves) - 1) // 2][1]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
+from .._core.types import Params
 from .._problem.prefix import dotted_paths
 from .._render.summary import format_estimate, format_value
 from .._result import Result
@@ -17,7 +17,7 @@ RUNS = 3  # columns
 LEAVES = 8  # rows
 
 
-def tabulate_ends(results: Mapping[str, Result[Any, Any]], best: str) -> tuple[list[str], list[list[str]]]:
+def tabulate_ends(results: Mapping[str, Result], best: str) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells: for each leaf its value in each run, and the largest difference from the best run.
 
     With many runs the best is shown and those that differ most. With many leaves those are shown that differ most, in
@@ -39,7 +39,7 @@ def tabulate_ends(results: Mapping[str, Result[Any, Any]], best: str) -> tuple[l
     return ["leaf", *runs, "apart"], lines
 
 
-def _numbers(params: Any) -> dict[str, np.ndarray]:
+def _numbers(params: Params) -> dict[str, np.ndarray]:
     """Return the floating-point leaves by path, in float64."""
     pairs = zip(dotted_paths(params), jax.tree.leaves(params), strict=True)
     return {path: np.asarray(leaf, np.float64) for path, leaf in pairs if is_float(leaf) and np.size(leaf)}

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jaxtyping import PyTree
 
 from .._backend import Compiled
 from .._core.context import solve_context
@@ -31,7 +33,7 @@ class CompiledSolve(NamedTuple):
     solve_context: Callable[[], AbstractContextManager[None]]
 
 
-def compile_solve(solve: Minimizer, params: Params, args: Any) -> CompiledSolve:
+def compile_solve(solve: Minimizer, params: Params, args: PyTree) -> CompiledSolve:
     """Compile what the solver would run for these arguments."""
     with solve_context(solve._precision, params):
         problem = solve._preparation.prepare(params, args)

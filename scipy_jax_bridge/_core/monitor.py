@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from .context import is_debugging
 from .interrupts import SigintHandler, in_main_thread, run_in_thread
+from .outcome import Outcome
 from .status import Status
 from .types import Params
 
@@ -70,7 +71,7 @@ class SolveMonitor:
 
     timeout: float | None = None
     callback: Callback | None = None
-    best_so_far: Callable[[], Any] | None = None
+    best_so_far: Callable[[], Outcome | None] | None = None
     started_at: float | None = None
     _sigint: SigintHandler = field(default_factory=SigintHandler)
 

@@ -9,9 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from .errors import shorten, unknown_name
 from .types import Number, Tracer
 
+Real = float | np.number  # what SciPy takes as a number
+Native = Mapping[str, Any]  # options of a SciPy method, which SciPy checks
 MAXCOR_MAX = 1000  # a step costs maxcor squared
 
 
@@ -55,42 +60,42 @@ class OptionsDict(TypedDict, total=False):
     maxls: Number
     maxcor: int
     timeout: float | None
-    native: Mapping[str, Any]
-    accuracy: Any
-    adaptive: Any
-    barrier_tol: Any
-    c1: Any
-    c2: Any
-    catol: Any
-    direc: Any
-    disp: Any
-    eta: Any
-    f_target: Any
-    factorization_method: Any
-    fatol: Any
-    feasibility_tol: Any
-    final_tr_radius: Any
-    hess_inv0: Any
-    inexact: Any
-    initial_barrier_parameter: Any
-    initial_barrier_tolerance: Any
-    initial_constr_penalty: Any
-    initial_simplex: Any
-    initial_tr_radius: Any
-    initial_trust_radius: Any
-    max_trust_radius: Any
-    minfev: Any
-    norm: Any
-    offset: Any
-    rescale: Any
-    rhobeg: Any
-    scale: Any
-    sparse_jacobian: Any
-    stepmx: Any
-    tol: Any
-    xatol: Any
-    xrtol: Any
-    xtol: Any
+    native: Native
+    accuracy: Real
+    adaptive: bool
+    barrier_tol: Real
+    c1: Real
+    c2: Real
+    catol: Real
+    direc: ArrayLike | None
+    disp: bool | int
+    eta: Real
+    f_target: Real
+    factorization_method: str | None
+    fatol: Real
+    feasibility_tol: Real
+    final_tr_radius: Real
+    hess_inv0: ArrayLike | None
+    inexact: bool
+    initial_barrier_parameter: Real
+    initial_barrier_tolerance: Real
+    initial_constr_penalty: Real
+    initial_simplex: ArrayLike | None
+    initial_tr_radius: Real
+    initial_trust_radius: Real
+    max_trust_radius: Real
+    minfev: Real
+    norm: Real
+    offset: ArrayLike | None
+    rescale: Real
+    rhobeg: Real
+    scale: ArrayLike | None
+    sparse_jacobian: bool | None
+    stepmx: Real
+    tol: Real
+    xatol: Real
+    xrtol: Real
+    xtol: Real
 
 
 class FrozenOptions(Mapping[str, Any]):
@@ -142,14 +147,14 @@ class Options:
         15000
     """
 
-    gtol: Any = 1e-5  # a number, or a traced one
-    ftol: Any = 2.220446049250313e-09
-    maxiter: Any = 15000
-    maxfun: Any = 15000
-    maxls: Any = 20
-    maxcor: Any = 10
-    timeout: Any = None
-    native: Mapping[str, Any] = field(default_factory=dict)
+    gtol: Number = 1e-5  # it may be traced, as the next four
+    ftol: Number = 2.220446049250313e-09
+    maxiter: Number = 15000
+    maxfun: Number = 15000
+    maxls: Number = 20
+    maxcor: int = 10
+    timeout: float | int | None = None
+    native: Native = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
@@ -219,7 +224,7 @@ def _is_integer(value: object) -> bool:
     return _is_real(value) and float(value).is_integer()  # type: ignore[arg-type]
 
 
-def _as_mapping(native: Any) -> Mapping[str, Any]:
+def _as_mapping(native: Any) -> Native:
     if not isinstance(native, Mapping):
         raise TypeError(f"option 'native' must be a mapping of a method's own options, not {native!r}.")
     return native

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .trace import Timing, Trace
-from .types import FlatVector, Leaf
+from .types import FlatVector, Leaf, Vector
 
 Count = Any  # an int; an array inside a trace
 
@@ -38,7 +38,7 @@ class ResumeState:
     structure: str
     format: int = 0
     params: tuple[str, ...] = ()
-    bounds: tuple[Any, Any] | None = None
+    bounds: tuple[Vector, Vector] | None = None
     maxcor: int = 0
     method: str = ""
     hyperparams: str = ""

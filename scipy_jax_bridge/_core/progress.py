@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .monitor import Progress, SolveMonitor
+from .monitor import Callback, Progress, SolveMonitor
 from .options import Options
+
+
+@contextmanager
+def monitor_solve(options: Options, callback: Callback | None, progress: bool) -> Iterator[SolveMonitor]:
+    """Make the monitor of one solve, with a progress bar if `progress` is set."""
+    with SolveMonitor(options.timeout, callback) as monitor:
+        if not progress:
+            yield monitor
+            return
+        with show_progress(monitor, options):
+            yield monitor
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .status import Status
-from .types import HostVector
+from .types import HostVector, Number
 
 SUFFICIENT_DECREASE = 1e-3  # mu in (1.1) of Moré and Thuente, in the line searches of both backends
 CURVATURE = 0.9  # eta in (1.2)
@@ -23,8 +23,6 @@ NOISE_FACTOR = 10.0  # two values that differ by less than this times eps times 
 CLEAR_FACTOR = 100.0  # this many times the noise is a real difference, even if the objective is noisier than its type
 LONGEST_STEP = 0.99e10  # the limit of the line search is 1e10; the margin allows for rounding
 MAX_UNCHANGED_TRIALS = 6  # trials of one search; from then on a trial that leaves the value unchanged ends the search
-
-Number = int | float | np.floating | np.ndarray | Array
 
 
 def noise(size: Number, rounding: Number) -> Any:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
+
+from .types import ResultFloat, ResultInt
 
 
 class Trace(NamedTuple):
@@ -23,10 +26,10 @@ class Trace(NamedTuple):
             its evaluations.
     """
 
-    fun: Any
-    grad_norm: Any
-    nfev: Any
-    seconds: Any
+    fun: Array | np.ndarray
+    grad_norm: Array | np.ndarray
+    nfev: Array | np.ndarray
+    seconds: Array | np.ndarray
 
 
 def unknown() -> float:
@@ -43,9 +46,9 @@ class Timing(NamedTuple):
         compiles: number of programs compiled.
     """
 
-    compile_s: Any
-    solve_s: Any
-    compiles: Any
+    compile_s: ResultFloat
+    solve_s: ResultFloat
+    compiles: ResultInt
 
 
 def drop_padding(trace: Trace) -> Trace:

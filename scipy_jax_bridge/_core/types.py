@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ Scalar = Float[Array, ""]
 FlatVector = Float[Array, " n"]  # the optimized leaves, ravelled and concatenated, on the device
 HostVector = Float[np.ndarray, " n"]  # a flat vector on the host; float64 for SciPy
 Vector = FlatVector | HostVector
-Number = Array | np.ndarray | np.generic | float | int  # a start, a limit or a value; it may be traced
+Number = Array | np.ndarray | np.number | float | int  # a start, a limit or a value; it may be traced
 
 if TYPE_CHECKING:
     from .status import Status
@@ -32,6 +32,23 @@ if TYPE_CHECKING:
     ResultStatus = Status
 else:  # a batch, a traced solve and what jax.tree.map makes of a result hold arrays or others
     ResultArray = ResultInt = ResultFloat = ResultBool = ResultStatus = Any
+
+
+@runtime_checkable
+class TreeDef(Protocol):
+    """The structure of a tree, `jax.tree_util.PyTreeDef`, which type checkers do not know."""
+
+    def unflatten(self, leaves: Iterable[PyTree], /) -> PyTree:
+        """Return the tree with these leaves."""
+        ...
+
+    def node_data(self) -> tuple[type, PyTree] | None:
+        """Return the class of the root and what that knows beside its children; None for a leaf."""
+        ...
+
+    def children(self) -> Sequence[TreeDef]:
+        """Return the structures of the children of the root."""
+        ...
 
 
 def is_traced(tree: PyTree) -> bool:

@@ -55,7 +55,7 @@ def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
     )
 
 
-def make_device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[Any]:
+def make_device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver:
     """Return the solver of a problem, with this number of rows of the trace."""
     algorithm = lbfgsb if problem.method is None else transformation
     return algorithm.device_solver(problem, options, rows)

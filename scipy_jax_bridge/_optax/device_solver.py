@@ -13,13 +13,12 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_ch
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
 from .._core.stopping import is_false
-from .._core.types import FlatVector, HostVector, Leaf, Tracer
+from .._core.types import FlatVector, HostVector, Leaf, Number, Tracer
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .loop_tools import COUNT_MODULUS
@@ -221,7 +220,7 @@ def tolerances_of(problem: Problem, options: Options) -> Tolerances:
     )
 
 
-def _as_count(value: int | Array) -> Any:
+def _as_count(value: Number) -> Any:
     if not isinstance(value, Tracer):
         return np.int32(value)
     if jnp.issubdtype(value.dtype, jnp.floating):
@@ -233,7 +232,7 @@ def _as_count(value: int | Array) -> Any:
     return value.astype(jnp.int32)
 
 
-def _as(value: ArrayLike, dtype: np.dtype) -> Any:
+def _as(value: Number, dtype: np.dtype) -> Any:
     return value.astype(dtype) if isinstance(value, Tracer) else dtype.type(value)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.manual import is_manual, vary_with
 from .._core.promotion import standard_promotion
-from .._core.types import FlatVector, Leaf, Scalar
+from .._core.types import FlatVector, Leaf, Scalar, TreeDef
 from .._problem.hoisting import hoist_consts
 from .._problem.jaxpr_key import key_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
@@ -36,7 +36,7 @@ class _Moves:
         structure: the tree of the transformation's state, known after `start`.
     """
 
-    structure: Any
+    structure: TreeDef
 
     def __init__(self, problem: Problem, method: optax.GradientTransformation) -> None:
         self._spec, self._method = problem.spec, optax.with_extra_args_support(method)
@@ -91,13 +91,13 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     )
 
 
-def _name_of(structure: Any) -> str:
+def _name_of(structure: TreeDef) -> str:
     """Return the name of the algorithm in the state of a transformation, such as adam in a ScaleByAdamState."""
     found = [match.group(1).lower() for match in map(STATE.fullmatch, _types_in(structure)) if match]
     return NAMES.get(found[0], found[0]) if found else "GradientTransformation"
 
 
-def _types_in(structure: Any) -> Iterator[str]:
+def _types_in(structure: TreeDef) -> Iterator[str]:
     node = structure.node_data()
     if node is not None:
         yield node[0].__name__
@@ -109,7 +109,7 @@ def _bind(closed: ClosedJaxpr, first: int, end: int, inputs: int) -> Callable[..
     """Return the function of a jaxpr. Its constants are the data from `first` to `end`, its last inputs the first."""
     jaxpr = closed.jaxpr
 
-    def run(*given: Leaf | list[Leaf]) -> list[Array]:
+    def run(*given: Leaf | list[Leaf]) -> list[Any]:  # JAX may hand over its own literals, which are no arrays by type
         *arrays, data = given
         assert isinstance(data, list)
         flat = jax.tree.leaves(arrays)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +53,7 @@ def make_resume_state(state: DeviceState, problem: Problem, algorithm: Algorithm
 def resume(
     earlier: Result,
     chunks: ChunkedRun,
-    solver: DeviceSolver[Any],
+    solver: DeviceSolver,
     fresh: DeviceState,
     start: Callable[[Leaves], DeviceState],
     problem: Problem,

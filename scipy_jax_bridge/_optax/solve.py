@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.trace import unknown
+from .._problem.cache import ToCompile
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.objective import Data
 from .._problem.problem import Problem
@@ -59,12 +60,12 @@ class LoopPrograms(NamedTuple):
     advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
 
 
-def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled:
+def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled[LoopPrograms]:
     """Compile the loop, or find it compiled."""
     name = (problem.method_key, problem.bounds is not None, options.maxcor, ROWS)
     solver = make_device_solver(problem, options, ROWS)
 
-    def start() -> tuple[Any, tuple[Any, ...]]:
+    def start() -> ToCompile:
         return jax.jit(solver.start), (_on_host(problem.start_leaves), problem.data, box_of(problem))
 
     begin, begin_s = solver.start_on_host, 0.0
@@ -81,7 +82,7 @@ def compile_optax(problem: Problem, method: Method, options: Options) -> Compile
     )
 
 
-def _make_advance(problem: Problem, solver: DeviceSolver[Any], options: Options) -> tuple[Any, tuple[Any, ...]]:
+def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> ToCompile:
     """Return the function of a chunk of the loop, and inputs of the types that it will have."""
     state = jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
 
@@ -113,7 +114,7 @@ def solve_optax(
     """
     algorithm, paces = algorithm_of(method), problem.spec.programs.paces
     compiled = compile_optax(problem, method, options)
-    programs: LoopPrograms = compiled.programs
+    programs = compiled.programs
     limits, box = tolerances_of(problem, options), box_of(problem)
     solver = make_device_solver(problem, options, ROWS)
 
@@ -150,7 +151,7 @@ def _on_host(free: Leaves) -> list[np.ndarray]:
 
 def _explain_nonfinite(
     problem: Problem,
-    solver: DeviceSolver[Any],
+    solver: DeviceSolver,
     state: DeviceState,
     chunks: ChunkedRun,
     start: Callable[[Leaves], DeviceState],

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
 from .._core.errors import shorten
-from .._core.types import is_traced
+from .._core.types import Params, is_traced
 from .params import TreeSpec
 from .prefix import leaf_paths, spread_prefix
 
-Side = Any  # the lower or upper bounds of one leaf: np.ndarray, or a tracer
+Side = np.ndarray | Array  # the lower or upper bounds of one leaf; an Array if they are traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +88,9 @@ def read_bounds(bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None) -> 
     return None if bounds.lower is None and bounds.upper is None else bounds
 
 
-def _split_pairs(pairs: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_pairs(pairs: Mapping[str, PyTree], name: str) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """Split a dict of pairs, such as {"alpha": (0, 1)}, into the lower and the upper sides."""
-    lower, upper = dict[str, Any](), dict[str, Any]()
+    lower, upper = dict[str, PyTree](), dict[str, PyTree]()
     for key, pair in pairs.items():
         where = f"{name}[{key!r}]"
         if isinstance(pair, Bounds):
@@ -112,7 +113,7 @@ def _split_pairs(pairs: Mapping[str, Any], name: str) -> tuple[dict[str, Any], d
     return lower, upper
 
 
-def flatten_bounds(bounds: Bounds, params: Any, structure: TreeSpec) -> FlatBounds | None:
+def flatten_bounds(bounds: Bounds, params: Params, structure: TreeSpec) -> FlatBounds | None:
     """Return the bounds of the optimized leaves as two flat vectors; None if all are infinite.
 
     Raises:
@@ -123,6 +124,7 @@ def flatten_bounds(bounds: Bounds, params: Any, structure: TreeSpec) -> FlatBoun
     upper = _flatten_side(bounds.upper, np.inf, "bounds.upper", params, structure)
     if is_traced((lower, upper)):
         return FlatBounds(jnp.concatenate(lower), jnp.concatenate(upper))
+    lower, upper = ([np.asarray(side) for side in sides] for sides in (lower, upper))
     low, high = np.concatenate(lower), np.concatenate(upper)
     if not (low <= high).all():
         for sides in zip(lower, upper, _optimized_paths(params, structure), strict=True):
@@ -137,7 +139,7 @@ def flatten_bounds(bounds: Bounds, params: Any, structure: TreeSpec) -> FlatBoun
 
 
 def _refuse_infinite(
-    place: int, given: list[np.ndarray], name: str, wrong: float, params: Any, structure: TreeSpec
+    place: int, given: list[np.ndarray], name: str, wrong: float, params: Params, structure: TreeSpec
 ) -> NoReturn:
     """Raise for a bound that leaves no finite number at this component of the flat vector."""
     for side, leaf, path in zip(given, structure.optimized, _optimized_paths(params, structure), strict=True):
@@ -150,7 +152,7 @@ def _refuse_infinite(
     raise AssertionError("the place lies in no leaf")
 
 
-def _flatten_side(side: Any, default: float, name: str, params: Any, structure: TreeSpec) -> list[Side]:
+def _flatten_side(side: PyTree, default: float, name: str, params: Params, structure: TreeSpec) -> list[Side]:
     """Return the bounds of each optimized leaf, ravelled."""
     flat = []
     for place, (leaf, value) in enumerate(zip(structure.leaves, spread_prefix(side, params, name), strict=True)):
@@ -162,7 +164,7 @@ def _flatten_side(side: Any, default: float, name: str, params: Any, structure: 
     return flat
 
 
-def _spread_value(value: Any, shape: tuple[int, ...]) -> Side:
+def _spread_value(value: PyTree, shape: tuple[int, ...]) -> Side:
     """Broadcast a bound to a leaf, ravelled. The errors continue the sentence "bounds.lower of params['w']"."""
     if not is_traced(value):
         array = np.asarray(_as_float(value) if isinstance(value, int) else value)
@@ -212,7 +214,7 @@ def _round_inside(lower: np.ndarray, upper: np.ndarray, dtype: DTypeLike) -> tup
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def _optimized_paths(params: Any, structure: TreeSpec) -> list[str]:
+def _optimized_paths(params: Params, structure: TreeSpec) -> list[str]:
     leaves = zip(leaf_paths(params), structure.leaves, strict=True)
     return [path for path, leaf in leaves if leaf.kind == "free"]
 

@@ -16,11 +16,13 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from .._core.context import is_debugging
 from .._core.interrupts import defer_sigint, run_in_thread
 
 Value = TypeVar("Value")
+ToCompile = tuple[jax.stages.Wrapped, tuple[PyTree, ...]]  # a jitted function, and arguments that show shapes and types
 LIMIT = 64  # values kept by one cache; the one that was not asked for the longest goes first
 
 
@@ -72,8 +74,8 @@ class Programs:
     """
 
     def __init__(self) -> None:
-        self._compiled: BoundedCache[Any] = BoundedCache()
-        self._pending: dict[Hashable, Future[Any]] = {}  # what an interrupted call left to the compiler
+        self._compiled: BoundedCache[jax.stages.Compiled] = BoundedCache()
+        self._pending: dict[Hashable, Future[jax.stages.Compiled]] = {}  # what an interrupted call left to the compiler
         self._kept: BoundedCache[Any] = BoundedCache()
         self.paces: dict[Hashable, float] = {}
         self.took: dict[Hashable, float] = {}
@@ -88,7 +90,7 @@ class Programs:
         self._kept.put(name, True)
         return answer
 
-    def get(self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]) -> tuple[Any, float]:
+    def get(self, name: Hashable, make: Callable[[], ToCompile]) -> tuple[Callable[..., PyTree], float]:
         """Return the program of this name, and the seconds it took to compile it now.
 
         Args:
@@ -104,9 +106,7 @@ class Programs:
         program = self._compiled.get(name, lambda: self._compile(name, make, seconds))
         return program, sum(seconds, 0.0)
 
-    def _compile(
-        self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]], seconds: list[float]
-    ) -> Callable[..., Any]:
+    def _compile(self, name: Hashable, make: Callable[[], ToCompile], seconds: list[float]) -> jax.stages.Compiled:
         began = time.perf_counter()
         if name not in self._pending:
             function, inputs = make()

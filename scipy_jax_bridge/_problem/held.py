@@ -5,15 +5,13 @@ Bounds are inputs of the compiled programs, so holding another component compile
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from .._core.types import Params, is_traced
-from .bounds import Bounds
+from .bounds import Bounds, Side
 from .prefix import PerLeaf, leaf_paths, spread_prefix
 
 
@@ -42,7 +40,7 @@ def hold_components(fixed: PyTree, bounds: Bounds | None, params: Params) -> tup
     return PerLeaf(marks), Bounds(lower, upper)
 
 
-def _read_mask(mark: Any, start: Any, path: str) -> Any:
+def _read_mask(mark: PyTree, start: PyTree, path: str) -> Side:
     if mark.dtype != bool:
         raise TypeError(f"{path} must be True or False, or an array of booleans, not one of {mark.dtype}.")
     try:
@@ -53,7 +51,7 @@ def _read_mask(mark: Any, start: Any, path: str) -> Any:
         ) from error
 
 
-def _hold(mask: Any, start: Any, side: Any) -> Any:
+def _hold(mask: Side, start: PyTree, side: PyTree) -> PyTree:
     """Return the side of the bounds with the start where the mask holds; a side that is wrong as it is."""
     if is_traced((mask, start, side)):
         return jnp.where(mask, start, side)

@@ -13,7 +13,7 @@ from jax.sharding import Sharding
 from jaxtyping import PyTree
 
 from .._core.errors import shorten
-from .._core.types import Leaf, Tracer
+from .._core.types import Leaf, Tracer, TreeDef
 from .prefix import leaf_paths
 
 Kind = Literal["free", "data", "static"]
@@ -67,10 +67,10 @@ class LeafSpec:
         return math.prod(self.shape)
 
 
-Described = tuple[Any, LeafSpec]  # a leaf of the user's tree, as the program takes it, and its spec
+Described = tuple[PyTree, LeafSpec]  # a leaf of the user's tree, as the program takes it, and its spec
 
 
-def describe_leaves(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[list[Described], Any]:
+def describe_leaves(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[list[Described], TreeDef]:
     """Describe every leaf as "data" or "static", and return the tree without its leaves.
 
     Args:
@@ -95,7 +95,7 @@ def describe_leaves(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[l
     return [_describe(leaf, static_numbers=static_numbers) for leaf in leaves], treedef
 
 
-def _describe(value: Any, *, static_numbers: bool) -> Described:
+def _describe(value: PyTree, *, static_numbers: bool) -> Described:
     if isinstance(value, jax.Array):
         weak_type = bool(getattr(value, "weak_type", False))
         return value, LeafSpec("data", value.shape, value.dtype, weak_type, sharding_of(value))

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._core.context import is_debugging
 from .._core.promotion import with_user_promotion
-from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer
+from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer, TreeDef
 from .hoisting import hoist_consts
 from .jaxpr_key import key_of
 from .params import TreeSpec
@@ -48,7 +49,7 @@ class TracedObjective:
     has_grad: bool
     value: np.dtype
     aux: list[jax.ShapeDtypeStruct]
-    aux_tree: Any
+    aux_tree: TreeDef
     consts: list[Leaf]
     copied: frozenset[int]
     jaxpr: ClosedJaxpr | None
@@ -77,7 +78,7 @@ class TracedMethod(NamedTuple):
     consts: list[Leaf]
     start: Callable[..., list[Array]]
     move: Callable[..., list[Array]]
-    tree: Any
+    tree: TreeDef
     can_reuse: bool
 
 
@@ -94,7 +95,7 @@ def trace_objective(
         data: the other arrays of params, and those of args.
     """
     held = sum(leaf.kind == "data" for leaf in params.leaves)
-    structures: list[Any] = []
+    structures: list[TreeDef] = []
 
     def value_of(leaves: Sequence[Leaf], data: Data) -> tuple[Array, list[Leaf]]:
         output = fun(params.combine(leaves, data[:held]), *args.combine([], data[held:]))
@@ -123,7 +124,7 @@ def trace_objective(
     return TracedObjective(evaluator(closed, len(data)), key_of(closed), *facts, consts, copied, strip(closed))
 
 
-def _without_weak_type(leaf: Leaf, dtype: Any) -> Any:
+def _without_weak_type(leaf: Leaf, dtype: DTypeLike) -> Array | jax.ShapeDtypeStruct:
     """Return the leaf, or its shape, with the type that the programs take."""
     if isinstance(leaf, Tracer):
         return jax.lax.convert_element_type(leaf, dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
-from .._core.types import FlatVector, HostVector, Leaf, Vector
+from .._core.types import FlatVector, HostVector, Leaf, TreeDef, Vector
 from .leaves import Described, LeafSpec, describe_leaves
 from .prefix import leaf_paths
 
@@ -25,7 +24,7 @@ from .prefix import leaf_paths
 class TreeSpec:
     """A tree without its arrays. It is hashable: calls with equal specs share a compiled program."""
 
-    treedef: Any  # jax.tree_util.PyTreeDef
+    treedef: TreeDef
     leaves: tuple[LeafSpec, ...]
 
     @property
@@ -130,7 +129,7 @@ def partition_args(args: tuple[PyTree, ...]) -> tuple[TreeSpec, list[Leaf]]:
     return _spec_of(described, treedef), _leaves_of(described, "data")
 
 
-def _spec_of(described: list[Described], treedef: Any) -> TreeSpec:
+def _spec_of(described: list[Described], treedef: TreeDef) -> TreeSpec:
     return TreeSpec(treedef, tuple(leaf for _, leaf in described))
 
 

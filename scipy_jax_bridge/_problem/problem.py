@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,15 @@ from jaxtyping import Array, PyTree
 from .._core.errors import HeldLeafWarning, warn
 from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
-from .cache import Programs, programs_of
+from .cache import Programs, ToCompile, programs_of
 from .leaves import sharding_of
 from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
 from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
 from .traces import TraceKey, Traces, jax_settings
 from .validation import describe_integers, describe_unregistered, read_fixed
+
+NO_TREE = jax.tree.structure(None)  # where the tree of the user is not known
 
 
 class DevicePoint(TypedDict):
@@ -87,7 +89,7 @@ class ProblemSpec:
     @property
     def flat(self) -> FlatObjective:
         """The objective as a function of the flat vector."""
-        leaves = TreeSpec(None, tuple(self.params.optimized))
+        leaves = TreeSpec(NO_TREE, tuple(self.params.optimized))
         return FlatObjective(self.objective.evaluate, leaves, self.dtype, self.objective.has_grad)
 
     @property
@@ -143,8 +145,8 @@ class Problem:
 
     def without_trees(self) -> Problem:
         """Return the problem without what is of the user's; params and auxiliary output cannot be rebuilt."""
-        spec = replace(self.spec, params=self.spec.flat.leaves, args=TreeSpec(None, ()))
-        return replace(self, spec=replace(spec, objective=replace(spec.objective, aux_tree=None)))
+        spec = replace(self.spec, params=self.spec.flat.leaves, args=TreeSpec(NO_TREE, ()))
+        return replace(self, spec=replace(spec, objective=replace(spec.objective, aux_tree=NO_TREE)))
 
     def on_device(self, x: Vector, value: Leaf, grad: Vector | None) -> DevicePoint:
         """Move a point to the device, split into leaves. The vectors may be on the host or on the device."""
@@ -152,9 +154,7 @@ class Problem:
         assert moved is not None and leaves is not None
         return DevicePoint(value=moved, leaves=leaves, grad=grads)
 
-    def compile(
-        self, name: Hashable, make: Callable[[], tuple[Any, tuple[Any, ...]]]
-    ) -> tuple[Callable[..., Any], float]:
+    def compile(self, name: Hashable, make: Callable[[], ToCompile]) -> tuple[Callable[..., PyTree], float]:
         """Return the program of this name and the seconds spent on compiling it now. See `Programs.get`."""
         return self.spec.programs.get(name, make)
 

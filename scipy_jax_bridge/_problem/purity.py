@@ -14,13 +14,13 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .._core.types import Tracer
+from .._core.types import Objective, Tracer, TreeDef
 from .jaxpr_key import ById
 from .params import TreeSpec
 
@@ -73,7 +73,7 @@ class _Code(NamedTuple):
 _codes: weakref.WeakKeyDictionary[types.CodeType, _Code] = weakref.WeakKeyDictionary()
 
 
-def prove(fun: Callable[..., Any]) -> Hashable | None:
+def prove(fun: Objective) -> Hashable | None:
     """Return all that the function can read, to be compared with a later proof; None if that is not known."""
     try:
         return tuple(_Reader().read_whole(fun))
@@ -88,7 +88,7 @@ def has_plain_tree(spec: TreeSpec) -> bool:
     )
 
 
-def _is_plain(treedef: Any) -> bool:
+def _is_plain(treedef: TreeDef) -> bool:
     node = treedef.node_data()
     return node is None or (node[0] in CONTAINERS and all(map(_is_plain, treedef.children())))
 
@@ -101,7 +101,7 @@ class _Reader:
         self._modules: dict[str, types.ModuleType] = {}
         self._names: set[str] = set()
 
-    def read_whole(self, fun: Callable[..., Any]) -> Iterator[Hashable]:
+    def read_whole(self, fun: Objective) -> Iterator[Hashable]:
         """Yield what the function is known by.
 
         A module may be passed on. So all names in all code count as attributes that may be read from each module.

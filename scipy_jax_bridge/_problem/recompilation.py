@@ -12,11 +12,14 @@ import re
 import threading
 import types
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jaxtyping import PyTree
+
 from .._core.errors import warn
+from .._core.types import Objective
 from .jaxpr_key import JaxprKey
 from .prefix import leaf_paths
 from .problem import Problem
@@ -69,11 +72,13 @@ class _Count:
     solves: int = 0
     wasted: int = 0
     warned: bool = False
-    traced: Any = None  # a weak reference to the function that was traced last; the next three are of it
+    traced: weakref.ref[Objective] | None = (
+        None  # a weak reference to the function that was traced last; the next three are of it
+    )
     traces: int = 0
     trace_s: float = 0.0
     solve_s: float = 0.0
-    owner: Any = None  # a weak reference to the function that was compiled last
+    owner: weakref.ref[Objective] | None = None  # to the function that was compiled last
     last: tuple[_Sketch, tuple[str, ...]] | None = None  # and what was compiled: its arguments, its operations
     seen: set[int] = field(default_factory=set)  # hashes of sketches
 
@@ -82,12 +87,12 @@ _counts: weakref.WeakKeyDictionary[types.CodeType, dict[Hashable, _Count]] = wea
 _lock = threading.Lock()
 
 
-def _count_of(fun: Callable[..., Any], solver: Hashable) -> _Count | None:
+def _count_of(fun: Objective, solver: Hashable) -> _Count | None:
     code = find_code(fun)
     return None if code is None else _counts.setdefault(code, {}).setdefault(solver, _Count())
 
 
-def count_solve(fun: Callable[..., Any], solver: Hashable) -> None:
+def count_solve(fun: Objective, solver: Hashable) -> None:
     """Count a solve of the objective by a backend and method."""
     with _lock:
         count = _count_of(fun, solver)
@@ -95,7 +100,7 @@ def count_solve(fun: Callable[..., Any], solver: Hashable) -> None:
             count.solves += 1
 
 
-def count_compilation(fun: Callable[..., Any], problem: Problem, inputs: tuple[Any, Any], solver: Hashable) -> None:
+def count_compilation(fun: Objective, problem: Problem, inputs: tuple[PyTree, PyTree], solver: Hashable) -> None:
     """Count a compilation; warn, once for a code, if almost all of many solves compile.
 
     A compilation is wasted if the same code was compiled for the same arguments before, in another function object,
@@ -128,7 +133,7 @@ def count_compilation(fun: Callable[..., Any], problem: Problem, inputs: tuple[A
         )
 
 
-def count_trace(fun: Callable[..., Any], solver: Hashable, trace_s: float, solve_s: float) -> None:
+def count_trace(fun: Objective, solver: Hashable, trace_s: float, solve_s: float) -> None:
     """Add up the seconds of a solve; warn, once for a code, if most of many solves is tracing.
 
     Args:
@@ -158,13 +163,13 @@ def count_trace(fun: Callable[..., Any], solver: Hashable, trace_s: float, solve
         )
 
 
-def _name(fun: Callable[..., Any]) -> str:
+def _name(fun: Objective) -> str:
     code = find_code(fun)
     assert code is not None, "what has no code is not counted"
     return f"{code.co_name} (line {code.co_firstlineno} of {code.co_filename})"
 
 
-def _draw(problem: Problem, inputs: tuple[Any, Any]) -> _Sketch:
+def _draw(problem: Problem, inputs: tuple[PyTree, PyTree]) -> _Sketch:
     leaves, key = [], problem.key
     params, args = inputs
     trees = (params, args if isinstance(args, tuple) else (args,))
@@ -212,17 +217,17 @@ def _find_operation(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str,
     return f"it computes something else each time, first in the operation {name!r}", "operation"
 
 
-def _shorten(value: Any) -> str:
+def _shorten(value: Hashable) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _is_same(fun: Any, other: Any) -> bool:
+def _is_same(fun: Objective | None, other: Objective) -> bool:
     """Whether two functions are one. A bound method is a new object at each access."""
     return fun is other or (isinstance(fun, types.MethodType) and fun == other)
 
 
-def _refer(fun: Callable[..., Any]) -> Any:
+def _refer(fun: Objective) -> weakref.ref[Objective] | None:
     try:
         return weakref.WeakMethod(fun) if isinstance(fun, types.MethodType) else weakref.ref(fun)
     except TypeError:

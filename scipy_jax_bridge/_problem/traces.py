@@ -12,10 +12,11 @@ import types
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
+from .._core.types import Leaf, Objective
 from .cache import BoundedCache
 from .leaves import LeafSpec
 from .params import TreeSpec
@@ -59,6 +60,7 @@ def jax_settings() -> Hashable:
     return tuple(getattr(jax.config, name) for name in JAX_SETTINGS)
 
 
+@runtime_checkable
 class Traces(Protocol):
     """Where earlier traces are found."""
 
@@ -80,7 +82,7 @@ class _Kept(NamedTuple):
     """
 
     spec: ProblemSpec
-    consts: list[Callable[[], Any]]
+    consts: list[Callable[[], Leaf | None]]
 
 
 class _Proved(NamedTuple):
@@ -95,14 +97,14 @@ class _Proved(NamedTuple):
     traces: BoundedCache[_Kept]
 
 
-_proved: weakref.WeakKeyDictionary[Any, _Proved] = weakref.WeakKeyDictionary()
+_proved: weakref.WeakKeyDictionary[Objective, _Proved] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 class ProvedTraces:
     """The traces that `minimize` may use again: those of this function, if it is proved to read the same as then."""
 
-    def __init__(self, fun: Callable[..., Any]) -> None:
+    def __init__(self, fun: Objective) -> None:
         self._fun, self._proof = fun, prove(fun) if isinstance(fun, FUNCTIONS) else None
 
     def find(self, key: TraceKey) -> ProblemSpec | None:
@@ -133,5 +135,5 @@ class ProvedTraces:
         found.traces.put(key, kept)
 
 
-def _refer(const: Any, *, is_copy: bool) -> Callable[[], Any]:
+def _refer(const: Leaf, *, is_copy: bool) -> Callable[[], Leaf | None]:
     return (lambda: const) if is_copy else weakref.ref(const)

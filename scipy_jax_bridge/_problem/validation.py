@@ -12,8 +12,29 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._core.errors import join_short
-from .._core.types import Params
+from .._core.monitor import Callback
+from .._core.types import Objective, Params
 from .prefix import leaf_paths, spread_prefix
+
+
+def check_settings(
+    fun: Objective, callback: Callback | None, has_aux: bool, progress: bool, precision: str | None
+) -> None:
+    """Raise if an argument of a solver has another type or value than it may have.
+
+    Raises:
+        TypeError: `fun` or the callback is no function, or a flag is neither True nor False.
+        ValueError: the precision is unknown.
+    """
+    if not callable(fun):
+        raise TypeError(f"fun must be a function of params, not {type(fun).__name__}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, not {type(callback).__name__}.")
+    for name, flag in (("has_aux", has_aux), ("progress", progress)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, not {flag!r}.")
+    if precision not in (None, "float64"):
+        raise ValueError(f"precision must be None or 'float64', not {precision!r}.")
 
 
 def check_output_leaves(output: PyTree, has_aux: bool) -> None:

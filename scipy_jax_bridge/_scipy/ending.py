@@ -87,7 +87,7 @@ def _end_at_best(
         return best, None
     if not point.finite:
         return best, (Status.NONFINITE, recorder.describe_trial(point))
-    if is_flat(point.value, best.value, max(recorder.options.ftol, ENDS_HIGHER)):
+    if is_flat(point.value, best.value, max(float(recorder.options.ftol), ENDS_HIGHER)):
         return best, None
     return best, (Status.LINESEARCH, f"SciPy's {method.name} ended at a higher point, where fun is {point.value:.6g}.")
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from .._backend import Program
 from .._core.monitor import SolveMonitor
 from .._core.stopping import projected_norm
 from .._core.types import HostVector
@@ -16,7 +17,7 @@ from .._problem.nonfinite import describe_nonfinite
 from .._problem.problem import Problem
 from .evaluation import Evaluation, Stop, is_finite, max_abs, nonfinite_surrogate
 from .fixed import FixedComponents, FreeVector
-from .programs import Program, ScipyPrograms
+from .programs import ScipyPrograms
 
 FLOAT64_EPS = float(np.finfo(np.float64).eps)  # the rounding of SciPy's own arithmetic
 

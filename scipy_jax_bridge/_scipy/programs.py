@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._backend import Compiled
+from .._backend import Compiled, Program
 from .._core.options import Options
 from .._core.types import FlatVector
 from .._problem.objective import Data, FlatObjective
 from .._problem.problem import Problem
 from .._problem.second_order import second_order_key
 from .methods import METHODS
-
-Program = Callable[..., tuple[Array, PyTree]]  # (*arrays, data) -> (array, leaves of aux)
 
 
 class ScipyPrograms(NamedTuple):
@@ -28,7 +26,7 @@ class ScipyPrograms(NamedTuple):
     hessian: Program | None = None  # x, data -> H, None
 
 
-def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled:
+def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled[ScipyPrograms]:
     """Compile the programs that the method calls, or find them compiled."""
     needs = METHODS[method].derivatives
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)

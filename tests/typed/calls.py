@@ -75,6 +75,7 @@ assert_type(sjb.minimize(loss, result, (x, x), backend="optax", options={"maxite
 assert_type(sjb.minimize(loss_and_fit, net, (x, x), has_aux=True, backend="optax").aux, dict[str, Array])
 sjb.minimize(loss, net, (x, x), backend="optax", method=transformation, callback=lambda progress: print(progress.nit))
 sjb.minimize(loss, net, (x, x), method="nelder-mead", options={"xatol": 1e-3, "maxfun": 10}, precision="float64")
+sjb.minimize(loss, net, (x, x), method="powell", options={"direc": [[1.0, 0.0], [0.0, 1.0]], "xtol": np.float32(1e-3)})
 sjb.minimize(loss, net, (x, x), bounds=sjb.Bounds(0.0, None), fixed={"bias": True}, options=sjb.Options(gtol=1e-8))
 sjb.minimize(loss, net, (x, x), bounds=(None, Net(x, x)), progress=True, options=None)
 options: sjb.OptionsDict = {"gtol": 1e-8}
@@ -114,6 +115,7 @@ sjb.minimize(loss, net, (x, x), method="LBFGS")  # wrong: unknown method
 sjb.minimize(loss, net, (x, x), backend="optax", method="BFGS")  # wrong: a method of the other backend
 sjb.minimize(loss, net, (x, x), options={"gtoll": 1e-8})  # wrong: unknown option
 sjb.minimize(loss, net, (x, x), options={"maxiter": "many"})  # wrong: an option of another type
+sjb.minimize(loss, net, (x, x), method="trust-constr", options={"initial_tr_radius": "1"})  # wrong: one of SciPy
 sjb.minimize(loss, net, (x, x), tol=1e-8)  # wrong: unknown keyword
 sjb.minimize(loss, net, (x, x), bounds=[(0, 1), (0, 1)])  # wrong: SciPy's list of pairs
 sjb.minimize(loss, net, (x, x), precision="float32")  # wrong: unknown precision

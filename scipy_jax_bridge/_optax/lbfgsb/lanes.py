@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -38,10 +39,10 @@ Lanes = Float[Array, " lanes"]  # first one with a bit for each flag, then one f
 Scalars = tuple[ArrayLike, ...]  # a NamedTuple whose fields are scalars and flags
 Kinds = tuple[type, ...]  # NamedTuple classes
 Rule = Callable[..., tuple[Scalars, ...]]
-RowRule = Callable[[Sequence[Any]], list[Any]]
+RowRule = Callable[[Sequence[Array]], list[ArrayLike]]
 
 
-def pack(kinds: Kinds, records: Iterable[Scalars]) -> list[Any]:
+def pack(kinds: Kinds, records: Iterable[Scalars]) -> list[ArrayLike]:
     """Return a scalar for each lane that NamedTuples of these kinds need. The lanes of kinds left out are 0."""
     records = list(records)
     flags, numbers = ([each for record in records for each in _take(record, is_flag)] for is_flag in (True, False))
@@ -50,7 +51,7 @@ def pack(kinds: Kinds, records: Iterable[Scalars]) -> list[Any]:
     return [bits, *numbers] + [0] * (-(-width // SIMD_WIDTH) * SIMD_WIDTH - 1 - len(numbers))
 
 
-def unpack(kinds: Kinds, lanes: Iterable[Any]) -> tuple[Any, ...]:
+def unpack(kinds: Kinds, lanes: Iterable[Array | np.generic]) -> tuple[Any, ...]:
     """Return NamedTuples of these kinds, the first of those that were packed."""
     first, *rest = lanes
     bits, numbers = first.astype(jnp.int32), iter(rest)
@@ -118,7 +119,7 @@ def select_fused(
 def _on_rows(rule: Rule, size: int, taken: Kinds, kinds: Sequence[type], returned: Kinds) -> RowRule:
     """Return the rule as a function of a list: `size` lanes, then the fields of the NamedTuples of these kinds."""
 
-    def run(rows: Sequence[Any]) -> list[Any]:
+    def run(rows: Sequence[Array]) -> list[ArrayLike]:
         rest = iter(rows[size:])
         records = [kind(*islice(rest, len(kind.__annotations__))) for kind in kinds]
         return pack(returned, rule(unpack(taken, rows[:size]), *records))

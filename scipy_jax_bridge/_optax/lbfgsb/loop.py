@@ -106,7 +106,7 @@ def read_scalars(state: State) -> tuple[Search, SolveScalars]:
 def _zeros_like(xp: ModuleType, aux: PyTree) -> PyTree:
     """Make zeros of these shapes and types, in NumPy on the host. PRNG keys exist only in JAX."""
 
-    def zeros(leaf: jax.ShapeDtypeStruct) -> Any:
+    def zeros(leaf: jax.ShapeDtypeStruct) -> Array | np.ndarray:
         module = jnp if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else xp
         return module.zeros(leaf.shape, leaf.dtype)
 

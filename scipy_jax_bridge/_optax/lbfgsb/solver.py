@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Array, Int
 
 from ..._core.options import Options
 from ..._core.status import Status
+from ..._core.types import Vector
 from ..._problem.objective import Data
 from ..._problem.problem import Problem
 from ..device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
@@ -22,7 +21,7 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
     """Return the solver of this problem, with this number of rows of the trace."""
     spec, flat = problem.spec, problem.spec.flat
 
-    def start_at(x: Any, box: Box | None) -> State:
+    def start_at(x: Vector, box: Box | None) -> State:
         return start_state(x, spec.objective.aux, options.maxcor, rows, box)
 
     def start(free: Leaves, data: Data, box: Box | None) -> State:
