@@ -279,7 +279,7 @@ def test_single_precision(name: str, backend: str) -> None:
 @pytest.mark.usefixtures("x32")
 def test_double_precision_without_the_flag(name: str, backend: str) -> None:
     problem = named(name)
-    options = {"gtol": 1e-10, "ftol": 0.0}
+    options = {"gtol": 1e-7, "ftol": 0.0}  # above the square root of the rounding, which values can still show
     result = sjb.minimize(
         problem.fun,
         jnp.asarray(problem.start),
@@ -288,7 +288,7 @@ def test_double_precision_without_the_flag(name: str, backend: str) -> None:
         options=options,
         precision="float64",
     )
-    assert result.status == Status.GTOL and result.trace.grad_norm[-1] <= 1e-10
+    assert result.status == Status.GTOL and result.trace.grad_norm[-1] <= 1e-7
     assert abs(result.trace.fun[-1] - problem.minimum) <= 1e-13
     assert jnp.ones(1).dtype == np.float32  # the user's setting is what it was
 

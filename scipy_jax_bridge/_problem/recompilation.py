@@ -26,7 +26,7 @@ from .problem import Problem
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
-LONG_TRACE_S, ALL_TRACES_S = 0.1, 3.0  # seconds of one trace, and of all, that are worth a warning
+LONG_TRACE_S, ALL_TRACES_S = 0.25, 3.0  # seconds of one trace, and of all, that are worth a warning
 CURES = {
     "number": "Pass it through args, or make it an array (jnp.asarray): both are inputs of the compiled program.",
     "callback": "Define the function that the host calls once, outside the objective.",
