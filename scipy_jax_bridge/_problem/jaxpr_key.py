@@ -24,6 +24,7 @@ from .hoisting import JIT
 
 PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
 EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare as they are
+KNOWN = frozenset({"builtins", "functools", "types"})  # modules of plain values, containers and functions
 LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
 FUNCTIONS = (types.FunctionType, functools.partial, types.MethodType, types.BuiltinMethodType)
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
@@ -126,6 +127,8 @@ class _Reader:
         kind = type(value)
         if kind in EXACT:
             return kind, value
+        if not _is_known(kind):  # it may have attributes, or change
+            return _describe_object(value)
         if isinstance(value, PLAIN):
             return kind, repr(value) if isinstance(value, float | complex | np.generic) else value
         if isinstance(value, ClosedJaxpr):
@@ -136,6 +139,8 @@ class _Reader:
             return _read[value]
         if isinstance(value, tuple | list):
             return kind, tuple(map(self._describe, value))
+        if isinstance(value, frozenset):
+            return kind, frozenset(map(self._describe, value))
         if isinstance(value, dict):
             return kind, tuple((repr(name), self._describe(each)) for name, each in sorted(value.items(), key=repr))
         if isinstance(value, np.ndarray | jax.Array):
@@ -154,6 +159,11 @@ def _read_aval(aval: Any) -> Hashable:
 
 def _read_literal(literal: Literal) -> Hashable:
     return _read_aval(literal.aval), _describe_array(literal.val)
+
+
+def _is_known(kind: type) -> bool:
+    """Whether values of this type are described by what they hold: built-in ones, enumerations and JAX's own."""
+    return kind.__module__ in KNOWN or issubclass(kind, enum.Enum) or _is_of_library(kind.__module__)
 
 
 def _describe_object(value: Any) -> Hashable:
@@ -181,6 +191,8 @@ def _describe_function(value: Any) -> Hashable:
     A program holds such a function in any case, so what it reads may be held here. A cell is not known by its
     content, which may change under the function that the program holds; but JAX's own functions keep theirs.
     """
+    if not _is_known(type(value)):
+        return _Held(value)
     if isinstance(value, functools.partial):
         parts = (value.func, *value.args, *(each for item in sorted(value.keywords.items()) for each in item))
         return "partial", tuple(map(_describe_function, parts))
@@ -192,16 +204,26 @@ def _describe_function(value: Any) -> Hashable:
         defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         cells = value.__closure__ or ()
         if _is_of_library(value.__globals__.get("__name__")):
-            return value.__code__, tuple(_describe_function(cell.cell_contents) for cell in cells)
+            return value.__code__, tuple(_describe_cell(cell.cell_contents) for cell in cells)
         return value.__code__, tuple(map(_Held, (value.__globals__, *cells, *defaults)))
-    if isinstance(value, dict):
-        value = sorted(value.items())
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         return type(value), tuple(map(_describe_function, value))
     if isinstance(value, PLAIN):
         return type(value), repr(value)
     found = _describe_object(value)
     return _Held(value) if isinstance(found, ById) else found
+
+
+def _describe_cell(value: Any) -> Hashable:
+    """Describe what a function of JAX's closes over. It does not change its own containers later."""
+    kind = type(value)
+    if kind in (set, frozenset):
+        return kind, frozenset(map(_describe_function, value))
+    if kind is dict:
+        return kind, tuple((repr(name), _describe_cell(each)) for name, each in value.items())
+    if kind in (tuple, list):
+        return kind, tuple(map(_describe_cell, value))
+    return _describe_function(value)
 
 
 def _is_of_library(module: str | None) -> bool:

@@ -36,10 +36,12 @@ PURE = _words(
 """Packages whose functions read only their arguments."""
 
 IMPURE = _words(
-    "attrgetter cache cached_property config empty empty_like fromfile genfromtxt live_arrays load loads loadtxt "
-    "lru_cache memmap methodcaller"
+    "DataSource ForwardRef attrgetter cache cached_property config datetime64 default_deserialise_filter_spec empty "
+    "empty_like format format_map fromfile fromregex genfromtxt get_printoptions get_type_hints getbufsize geterr "
+    "geterrcall live_arrays load loads loadtxt lru_cache memmap methodcaller open_memmap read_array "
+    "tree_deserialise_leaves"
 )
-"""Names in these packages that read something else; `numpy.random` besides."""
+"""Names, in these packages or of methods, that read something else; `numpy.random` besides."""
 
 PURE_BUILTINS = _words(
     "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset int isinstance "
@@ -90,7 +92,11 @@ def has_plain_tree(spec: TreeSpec) -> bool:
 
 def _is_plain(treedef: Any) -> bool:
     node = treedef.node_data()
-    return node is None or (node[0] in CONTAINERS and all(map(_is_plain, treedef.children())))
+    if node is None:
+        return True
+    if node[0] not in CONTAINERS or (node[0] is dict and not all(map(_is_plain_value, node[1]))):
+        return False
+    return all(map(_is_plain, treedef.children()))
 
 
 class _Reader:
@@ -164,7 +170,7 @@ class _Reader:
         if _root(fun.__globals__.get("__name__")) in PURE:
             return
         code = _read_code(fun.__code__)
-        if not code.is_pure:
+        if not code.is_pure or code.names & IMPURE:
             raise Unproved
         self._names |= code.names
         for name in sorted(code.globals_read):
@@ -175,8 +181,6 @@ class _Reader:
         if module.__name__.startswith("numpy") and "random" in self._names:  # NumPy may import it only when it is used
             raise Unproved
         for name in sorted(self._names & vars(module).keys()):
-            if name in IMPURE:
-                raise Unproved
             yield name
             yield from self._read(vars(module)[name])
 
@@ -208,7 +212,8 @@ def _is_of_package(kind: type) -> bool:
 def _is_public(value: Any) -> bool:
     """Whether the value is a function, class or object that a pure package defines under its own name."""
     if getattr(value, "__module__", None) == "builtins":
-        return getattr(value, "__name__", None) in PURE_BUILTINS
+        name = getattr(value, "__name__", None)
+        return name in PURE_BUILTINS and getattr(builtins, name, None) is value
     module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str) or _root(module) not in PURE or name in IMPURE:
         return False
