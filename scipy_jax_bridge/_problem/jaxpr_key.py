@@ -27,6 +27,7 @@ EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare a
 KNOWN = frozenset({"builtins", "functools", "types"})  # modules of plain values, containers and functions
 LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
 FUNCTIONS = (types.FunctionType, functools.partial, types.MethodType, types.BuiltinMethodType)
+HOLDERS = ("callback", "custom_partitioning")  # ends of the names of primitives whose programs hold a function
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
 
 
@@ -85,6 +86,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._contexts: dict[int, Hashable] = {}
+        self._holds = False  # whether a program holds the functions of the equation that is read
 
     def read(self, jaxpr: Jaxpr) -> tuple[Hashable, ...]:
         """Return the inputs, then each equation, then the outputs. Variables are known by the order of definition."""
@@ -108,6 +110,7 @@ class _Reader:
         name, tokens = equation.primitive.name, list[Hashable]([equation.primitive])
         has_rules, is_jit = name.startswith(RULES), name in JIT
         for param, value in equation.params.items():
+            self._holds = name.endswith(HOLDERS)
             is_rule = has_rules and not isinstance(value, (ClosedJaxpr, *PLAIN))
             if not (is_rule or (is_jit and param == "name")):
                 tokens.append((param, self._describe(value)))
@@ -132,7 +135,7 @@ class _Reader:
         if isinstance(value, PLAIN):
             return kind, repr(value) if isinstance(value, float | complex | np.generic) else value
         if isinstance(value, ClosedJaxpr):
-            return "jaxpr", self._describe(value.jaxpr), tuple(map(_describe_array, value.consts))
+            return "jaxpr", self._describe(value.jaxpr), tuple(map(describe_array, value.consts))
         if isinstance(value, Jaxpr):
             if value not in _read:
                 _read[value] = self.read(value)
@@ -144,9 +147,9 @@ class _Reader:
         if isinstance(value, dict):
             return kind, tuple((repr(name), self._describe(each)) for name, each in sorted(value.items(), key=repr))
         if isinstance(value, np.ndarray | jax.Array):
-            return _describe_array(value)
+            return describe_array(value)
         if isinstance(value, FUNCTIONS):
-            return _describe_function(value)
+            return _describe_function(value) if self._holds else ById(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = dataclasses.fields(value)
             return kind, tuple((each.name, self._describe(getattr(value, each.name))) for each in fields)
@@ -158,7 +161,7 @@ def _read_aval(aval: Any) -> Hashable:
 
 
 def _read_literal(literal: Literal) -> Hashable:
-    return _read_aval(literal.aval), _describe_array(literal.val)
+    return _read_aval(literal.aval), describe_array(literal.val)
 
 
 def _is_known(kind: type) -> bool:
@@ -178,7 +181,8 @@ def _describe_object(value: Any) -> Hashable:
     return ById(value)
 
 
-def _describe_array(value: Any) -> Hashable:
+def describe_array(value: Any) -> Hashable:
+    """Describe an array by its type and bytes."""
     if isinstance(value, Tracer) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
         return ById(value)
     array = np.asarray(value)
