@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import dis
 import functools
 import sys
 import types
-import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from .._core.types import Tracer
+from .codes import read_code
 from .jaxpr_key import ById
 from .params import TreeSpec
 
@@ -48,7 +47,6 @@ PURE_BUILTINS = _words(
     "issubclass len list map max min pow range repr reversed round set slice sorted str sum tuple zip "
     "ArithmeticError AssertionError IndexError KeyError NotImplementedError RuntimeError TypeError ValueError"
 )
-WRITES = _words("STORE_GLOBAL DELETE_GLOBAL STORE_ATTR DELETE_ATTR DELETE_DEREF")
 PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis)})
 CONTAINERS = (tuple, list, dict, type(None))  # of params and args: they have no methods of the user
 PJIT = type(jax.jit(lambda: None))
@@ -56,23 +54,6 @@ PJIT = type(jax.jit(lambda: None))
 
 class Unproved(Exception):
     """The function can reach something whose changes cannot be seen."""
-
-
-class _Code(NamedTuple):
-    """What a code object names.
-
-    Args:
-        globals_read: names of globals and builtins.
-        names: those, and the names of all attributes.
-        is_pure: whether it writes nothing outside and imports nothing.
-    """
-
-    globals_read: frozenset[str]
-    names: frozenset[str]
-    is_pure: bool
-
-
-_codes: weakref.WeakKeyDictionary[types.CodeType, _Code] = weakref.WeakKeyDictionary()
 
 
 def prove(fun: Callable[..., Any]) -> Hashable | None:
@@ -105,12 +86,14 @@ class _Reader:
     def __init__(self) -> None:
         self._functions: set[int] = set()
         self._modules: dict[str, types.ModuleType] = {}
+        self._public: list[Any] = []
         self._names: set[str] = set()
 
     def read_whole(self, fun: Callable[..., Any]) -> Iterator[Hashable]:
         """Yield what the function is known by.
 
-        A module may be passed on. So all names in all code count as attributes that may be read from each module.
+        A module may be passed on. So all names in all code count as attributes that may be read from each module, and
+        from each public function and class.
 
         Raises:
             Unproved: something may change in a way that cannot be seen.
@@ -121,6 +104,10 @@ class _Reader:
             for module in sorted(todo):
                 yield from self._read_module(self._modules[module])
             done |= todo
+        for value in self._public:
+            for name in sorted(self._names & getattr(value, "__dict__", {}).keys()):
+                yield name
+                yield from _read_attribute(vars(value)[name])
 
     def _read(self, value: Any) -> Iterator[Hashable]:
         """Yield what a value is known by that was found in a closure, among the globals, or in another value."""
@@ -135,6 +122,7 @@ class _Reader:
             yield ById(value)
         elif _is_public(value):
             yield ById(value)
+            self._public.append(value)
         elif isinstance(value, types.FunctionType):
             yield from self._read_function(value)
         elif isinstance(value, functools.partial):
@@ -169,7 +157,7 @@ class _Reader:
             raise Unproved from None
         if _root(fun.__globals__.get("__name__")) in PURE:
             return
-        code = _read_code(fun.__code__)
+        code = read_code(fun.__code__)
         if not code.is_pure or code.names & IMPURE:
             raise Unproved
         self._names |= code.names
@@ -183,6 +171,16 @@ class _Reader:
         for name in sorted(self._names & vars(module).keys()):
             yield name
             yield from self._read(vars(module)[name])
+
+
+def _read_attribute(value: Any) -> Iterator[Hashable]:
+    """Yield what an attribute of a public function or class is known by. Its methods are the package's own."""
+    if _is_plain_value(value):
+        yield type(value), repr(value)
+    elif callable(value) or hasattr(type(value), "__get__"):
+        yield ById(value)
+    else:
+        raise Unproved
 
 
 def _look_up(names: dict[str, Any], name: str) -> Any:
@@ -225,30 +223,3 @@ def _is_frozen(value: Any) -> bool:
     if not dataclasses.is_dataclass(value) or isinstance(value, type) or not _is_of_package(type(value)):
         return False
     return bool(type(value).__dataclass_params__.frozen) and hasattr(value, "__dict__")  # type: ignore[attr-defined]
-
-
-def _read_code(code: types.CodeType) -> _Code:
-    found = _codes.get(code)
-    if found is None:
-        found = _codes[code] = _scan(code)
-    return found
-
-
-def _scan(code: types.CodeType) -> _Code:
-    reads, names, is_pure = set[str](), set(code.co_names), True
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            reads.add(instruction.argval)
-        elif instruction.opname == "STORE_DEREF":
-            is_pure = is_pure and instruction.argval in code.co_cellvars
-        elif instruction.opname == "IMPORT_NAME":
-            is_pure = False
-        is_pure = is_pure and instruction.opname not in WRITES
-    for const in code.co_consts:  # functions inside
-        if isinstance(const, types.CodeType):
-            inner = _scan(const)
-            reads |= inner.globals_read
-            names |= inner.names
-            is_pure = is_pure and inner.is_pure
-    is_pure = is_pure and not any(name.startswith("__") for name in names)
-    return _Code(frozenset(reads), frozenset(names), is_pure)
