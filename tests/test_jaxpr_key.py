@@ -326,6 +326,42 @@ def test_a_rule_that_closes_over_an_argument() -> None:
     with pytest.raises(TypeError, match="Pass what the rule reads as an argument"):
         sjb.minimize(fun, jnp.zeros(2), (1.0,), method="trust-exact")
 
+    def solve(start: Any, y: Any) -> Any:
+        return sjb.minimize(fun, start, (y,), backend="optax").params[0]
+
+    np.testing.assert_allclose(jax.vmap(solve, (0, None))(jnp.zeros((2, 2)), 1.0), 1, atol=1e-4)
+    with pytest.raises(TypeError, match="Pass what the rule reads as an argument"):
+        jax.jit(jax.grad(solve, 1))(jnp.zeros(2), 1.0)
+
+
+def test_a_batch_needs_no_second_derivative() -> None:
+    def fun(x: Any, y: Any) -> Any:
+        @jax.custom_vjp
+        def square(x: Any) -> Any:
+            return jnp.sum((x - y) ** 2)
+
+        square.defvjp(lambda x: (square(x), x), lambda x, g: (2 * g * (x - y),))
+        return square(x)
+
+    found = jax.vmap(lambda y: sjb.minimize(fun, jnp.zeros(2), (y,), backend="optax").params)(jnp.arange(3.0))
+    np.testing.assert_allclose(found[:, 0], [0, 1, 2], atol=1e-4)
+
+
+def test_a_key_holds_no_large_data() -> None:
+    def nested(value: float) -> Callable[[Any], Any]:
+        data = np.full(9000, value)
+        inner = jax.jit(lambda x: jnp.sum(jnp.asarray(data)) * jnp.sum(x**2))
+        return lambda x: jax.lax.scan(lambda total, _: (total + inner(x), None), 0.0, None, length=2)[0]
+
+    def size(tokens: Any) -> int:
+        return sum(map(size, tokens)) if isinstance(tokens, tuple) else len(tokens) if isinstance(tokens, bytes) else 0
+
+    one, other = key_of(trace(nested(1.0))), key_of(trace(nested(2.0)))
+    assert size(one.tokens) < 9000
+    closed = jax.make_jaxpr(jax.jit(lambda x: jnp.sum(x * np.arange(9000.0)[:4])))(START)
+    assert size(key_of(closed).tokens) < 9000
+    assert isinstance(other, JaxprKey)
+
 
 def test_equal_for_shard_map_and_policies() -> None:
     def spread(seed: int) -> Callable[[Any], Any]:
@@ -350,11 +386,13 @@ def test_a_policy_is_not_kept_alive() -> None:
     class Holder:
         pass
 
+    def make(holder: Holder) -> Callable[[Any], Any]:
+        return jax.checkpoint(lambda x: jnp.sum(jnp.sin(x) ** 2), policy=lambda *_, **__: holder is None)
+
     holder = Holder()
     alive = weakref.ref(holder)
-    fun = jax.checkpoint(lambda x: jnp.sum(jnp.sin(x) ** 2), policy=lambda *_, **__: holder is None)
-    sjb.minimize(fun, START)
-    del fun, holder
+    sjb.minimize(make(holder), START)
+    del holder
     jax.clear_caches()
     gc.collect()
     assert alive() is None

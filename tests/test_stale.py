@@ -1243,6 +1243,15 @@ def test_what_is_not_proved() -> None:
     assert prove(types.SimpleNamespace().__init__) is None
 
 
+def test_a_long_chain_of_functions_is_not_proved() -> None:
+    def wrap(inner: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x: inner(x)
+
+    fun = functools.reduce(lambda inner, _: wrap(inner), range(400), lambda x: jnp.sum(x**2))
+    assert prove(fun) is None
+    np.testing.assert_allclose(sjb.minimize(fun, jnp.ones(2)).params, 0, atol=1e-4)
+
+
 def test_a_minimizer_traces_once_as_jit_does() -> None:
     """Its documentation says so; `minimize`, or a new Minimizer, sees the new value."""
     set_global(1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import hashlib
 import types
 import weakref
 from collections.abc import Callable, Hashable
@@ -27,6 +28,7 @@ EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare a
 KNOWN = frozenset({"builtins", "functools", "types"})  # modules of plain values, containers and functions
 LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
 FUNCTIONS = (types.FunctionType, functools.partial, types.MethodType, types.BuiltinMethodType)
+SMALL = 256  # bytes of an array that are kept as they are
 HOLDERS = ("callback", "custom_partitioning")  # ends of the names of primitives whose programs hold a function
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
 
@@ -182,11 +184,12 @@ def _describe_object(value: Any) -> Hashable:
 
 
 def describe_array(value: Any) -> Hashable:
-    """Describe an array by its type and bytes."""
+    """Describe an array by its type and bytes; a large one by their digest, so that no copy of it is kept."""
     if isinstance(value, Tracer) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
         return ById(value)
     array = np.asarray(value)
-    return str(array.dtype), array.shape, getattr(value, "weak_type", None), array.tobytes()
+    content = array.tobytes() if array.nbytes <= SMALL else hashlib.sha256(np.ascontiguousarray(array)).digest()
+    return str(array.dtype), array.shape, getattr(value, "weak_type", None), content
 
 
 def _describe_function(value: Any) -> Hashable:

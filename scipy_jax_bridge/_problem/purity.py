@@ -60,7 +60,7 @@ def prove(fun: Callable[..., Any]) -> Hashable | None:
     """Return all that the function can read, to be compared with a later proof; None if that is not known."""
     try:
         return tuple(_Reader().read_whole(fun))
-    except Unproved:
+    except (Unproved, RecursionError):
         return None
 
 

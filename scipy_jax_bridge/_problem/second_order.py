@@ -41,10 +41,11 @@ def _trace_key(problem: Problem) -> Hashable:
     try:
         with jax.numpy_dtype_promotion("standard"):
             traced = jax.make_jaxpr(differentiate)(x, x, problem.data, moves)
-    except (TypeError, ValueError, NotImplementedError):  # no forward derivative: such a program is not shared
+    except Exception:  # of JAX or of a rule: there is no forward derivative, so such a program is not shared
         return object()
     traced = hoist_consts(traced)
-    if is_traced(traced.consts) and not is_traced(problem.data):
+    known = {id(each) for each in problem.data}
+    if any(is_traced(each) and id(each) not in known for each in traced.consts):
         raise TypeError(
             "a rule of jax.custom_jvp inside the objective reads an argument of the objective from its closure. So the "
             "second derivative cannot be taken. Pass what the rule reads as an argument of the function with the rule."
