@@ -188,7 +188,7 @@ def describe_array(value: Any) -> Hashable:
     if isinstance(value, Tracer) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
         return ById(value)
     array = np.asarray(value)
-    content = array.tobytes() if array.nbytes <= SMALL else hashlib.sha256(np.ascontiguousarray(array)).digest()
+    content = array.tobytes() if array.nbytes <= SMALL else hashlib.sha256(array.tobytes()).digest()
     return str(array.dtype), array.shape, getattr(value, "weak_type", None), content
 
 
