@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -280,3 +282,117 @@ def test_second_rules_that_differ() -> None:
     for curvature in (2.0, 8.0, 2.0):
         nit.append(sjb.minimize(make(curvature), start, method="trust-exact", options={"maxiter": 50}).nit)
     assert nit[0] == nit[2] != nit[1]
+
+
+def with_rule(weights: Any) -> Callable[[Any], Any]:
+    """A weighted sum of squares whose second derivative reads the weights by a rule."""
+
+    @jax.custom_jvp
+    def slope(x: Any) -> Any:
+        return 2 * weights * x
+
+    slope.defjvp(lambda primals, tangents: (slope(*primals), 2 * weights * tangents[0]))
+
+    @jax.custom_jvp
+    def fun(x: Any) -> Any:
+        return jnp.sum(weights * x**2)
+
+    fun.defjvp(lambda primals, tangents: (fun(*primals), jnp.sum(slope(primals[0]) * tangents[0])))
+    return fun
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_arrays_that_a_rule_closes_over(backend: str) -> None:
+    """They are constants of the programs that use the rule."""
+    for weights in (jnp.asarray([1.0, 1.0]), jnp.asarray([4.0, 0.5])):
+        fun = with_rule(weights)
+
+        def total(y: Any, fun: Any = fun) -> Any:
+            return jnp.sum(sjb.minimize(lambda x, y: fun(x) - x @ y, jnp.zeros(2), (y,), backend=backend).params)
+
+        np.testing.assert_allclose(jax.grad(total)(jnp.ones(2)), 0.5 / weights, rtol=1e-5)
+
+
+def test_a_rule_that_closes_over_an_argument() -> None:
+    def fun(x: Any, y: Any) -> Any:
+        @jax.custom_jvp
+        def square(x: Any) -> Any:
+            return jnp.sum((x - y) ** 2)
+
+        square.defjvp(lambda p, t: (square(*p), jnp.sum(2 * (p[0] - y) * t[0])))
+        return square(x)
+
+    np.testing.assert_allclose(sjb.minimize(fun, jnp.zeros(2), (1.0,)).params, 1, atol=1e-4)
+    with pytest.raises(TypeError, match="Pass what the rule reads as an argument"):
+        sjb.minimize(fun, jnp.zeros(2), (1.0,), method="trust-exact")
+
+    def solve(start: Any, y: Any) -> Any:
+        return sjb.minimize(fun, start, (y,), backend="optax").params[0]
+
+    np.testing.assert_allclose(jax.vmap(solve, (0, None))(jnp.zeros((2, 2)), 1.0), 1, atol=1e-4)
+    with pytest.raises(TypeError, match="Pass what the rule reads as an argument"):
+        jax.jit(jax.grad(solve, 1))(jnp.zeros(2), 1.0)
+
+
+def test_a_batch_needs_no_second_derivative() -> None:
+    def fun(x: Any, y: Any) -> Any:
+        @jax.custom_vjp
+        def square(x: Any) -> Any:
+            return jnp.sum((x - y) ** 2)
+
+        square.defvjp(lambda x: (square(x), x), lambda x, g: (2 * g * (x - y),))
+        return square(x)
+
+    found = jax.vmap(lambda y: sjb.minimize(fun, jnp.zeros(2), (y,), backend="optax").params)(jnp.arange(3.0))
+    np.testing.assert_allclose(found[:, 0], [0, 1, 2], atol=1e-4)
+
+
+def test_a_key_holds_no_large_data() -> None:
+    def nested(value: float) -> Callable[[Any], Any]:
+        data = np.full(9000, value)
+        inner = jax.jit(lambda x: jnp.sum(jnp.asarray(data)) * jnp.sum(x**2))
+        return lambda x: jax.lax.scan(lambda total, _: (total + inner(x), None), 0.0, None, length=2)[0]
+
+    def size(tokens: Any) -> int:
+        return sum(map(size, tokens)) if isinstance(tokens, tuple) else len(tokens) if isinstance(tokens, bytes) else 0
+
+    one, other = key_of(trace(nested(1.0))), key_of(trace(nested(2.0)))
+    assert size(one.tokens) < 9000
+    closed = jax.make_jaxpr(jax.jit(lambda x: jnp.sum(x * np.arange(9000.0)[:4])))(START)
+    assert size(key_of(closed).tokens) < 9000
+    assert isinstance(other, JaxprKey)
+
+
+def test_equal_for_shard_map_and_policies() -> None:
+    def spread(seed: int) -> Callable[[Any], Any]:
+        a, y = arrays(seed)
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("i",))
+        spec = jax.sharding.PartitionSpec
+        inside = jax.shard_map(lambda x: jax.lax.psum(jnp.sum(x**2), "i"), mesh=mesh, in_specs=spec(), out_specs=spec())
+        return lambda x: inside(a @ x - y)
+
+    def saved(seed: int) -> Callable[[Any], Any]:
+        a, y = arrays(seed)
+        policy = jax.checkpoint_policies.save_only_these_names("residual")
+        return jax.checkpoint(lambda x: jnp.sum(jnp.sin(a @ x - y) ** 2), policy=policy)
+
+    for make in (spread, saved):
+        assert key_of(trace(make(0))) == key_of(trace(make(1)))
+
+
+def test_a_policy_is_not_kept_alive() -> None:
+    """No program holds it."""
+
+    class Holder:
+        pass
+
+    def make(holder: Holder) -> Callable[[Any], Any]:
+        return jax.checkpoint(lambda x: jnp.sum(jnp.sin(x) ** 2), policy=lambda *_, **__: holder is None)
+
+    holder = Holder()
+    alive = weakref.ref(holder)
+    sjb.minimize(make(holder), START)
+    del holder
+    jax.clear_caches()
+    gc.collect()
+    assert alive() is None

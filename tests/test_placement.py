@@ -42,6 +42,9 @@ for run in RUNS:
             np.testing.assert_allclose(result.params["w"], [1.0, 2.0, -1.0], atol=1e-2)
             again = sjb.minimize(loss, result, data, **run)
             assert again.timing.compiles == 0, run
+for rate in (jnp.asarray(0.1), jax.device_put(0.1, devices[0]), jax.device_put(0.1, devices[1]), jnp.asarray(0.1)):
+    result = sjb.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), backend="optax", method=optax.sgd(rate))
+    np.testing.assert_allclose(result.params, 0, atol=1e-3)
 """
 
 MANUAL = """

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -970,6 +971,221 @@ def what_another_thread_assigns() -> Way:
     yield fun
 
 
+@way
+def a_function_that_wraps_a_builtin() -> Way:
+    state = [1.0]
+
+    @functools.wraps(sum)
+    def total(x: Any) -> Any:
+        return bowl(x, state[0])
+
+    def fun(x: Any) -> Any:
+        return total(x)
+
+    yield fun
+    state[0] = 2.0
+    yield fun
+
+
+@way
+def a_file_read_by_another_function_of_numpy() -> Way:
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"center-{os.getpid()}-{id(WAYS)}.txt"
+    name = str(path)
+
+    def fun(x: Any) -> Any:
+        return bowl(x, np.fromregex(name, r"(.)", [("center", float)])["center"][0])
+
+    try:
+        for center in "12":
+            path.write_text(center)
+            yield fun
+    finally:
+        path.unlink()
+
+
+@way
+def a_setting_of_numpy() -> Way:
+    def fun(x: Any) -> Any:
+        return bowl(x, 2.0 if np.geterr()["under"] == "call" else 1.0)
+
+    yield fun
+    with np.errstate(under="call"):
+        yield fun
+
+
+@way
+def an_attribute_by_format() -> Way:
+    def fun(x: Any) -> Any:
+        return bowl(x, float("{0.center_by_format}".format(np)))  # noqa: UP030, UP032
+
+    for center in (1.0, 2.0):
+        np.center_by_format = center  # type: ignore[attr-defined]
+        yield fun
+
+
+@way
+def an_annotation() -> Way:
+    class One:
+        center = 1.0
+
+    class Two:
+        center = 2.0
+
+    def annotated(x: Annotated) -> None:  # type: ignore[name-defined]
+        ...
+
+    def fun(x: Any) -> Any:
+        return bowl(x, typing.get_type_hints(annotated)["x"].center)
+
+    for each in (One, Two):
+        set_global(each, "Annotated")
+        yield fun
+
+
+@way
+def an_attribute_of_a_public_function() -> Way:
+    def fun(x: Any) -> Any:
+        return bowl(x, jnp.sum.center_of_a_test)  # type: ignore[attr-defined]
+
+    for center in (1.0, 2.0):
+        jnp.sum.center_of_a_test = center  # type: ignore[attr-defined]
+        yield fun
+
+
+@way
+def a_list_on_a_public_class() -> Way:
+    center = optax.GradientTransformation.center_of_a_test = [1.0]  # type: ignore[attr-defined]
+
+    def fun(x: Any) -> Any:
+        return bowl(x, optax.GradientTransformation.center_of_a_test[0])  # type: ignore[attr-defined]
+
+    yield fun
+    center[0] = 2.0
+    yield fun
+
+
+class Key:
+    """A key of a dict, which has an attribute."""
+
+    center = 1.0
+
+
+@way
+def a_key_of_a_dict_among_the_args() -> Way:
+    key = Key()
+
+    def fun(x: Any, table: dict[Key, Any]) -> Any:
+        for each in table:
+            return bowl(x, each.center)
+
+    for key.center in (1.0, 2.0):
+        yield fun, ({key: jnp.zeros(3)},)
+
+
+@way
+def the_offset_of_seeds() -> Way:
+    def fun(x: Any) -> Any:
+        return bowl(x, 1.0 + jax.random.bernoulli(jax.random.key(0)))
+
+    try:
+        for wanted in (0, 1):
+            for offset in range(99):
+                jax.config.update("jax_random_seed_offset", offset)
+                if jax.random.bernoulli(jax.random.key(0)) == wanted:
+                    break
+            yield fun
+    finally:
+        jax.config.update("jax_random_seed_offset", 0)
+
+
+class Center:
+    """A function of the host, with an attribute."""
+
+    def __init__(self, center: float) -> None:
+        self.center = center
+
+    def __call__(self) -> Any:
+        return np.asarray(float(self.center))
+
+
+@dataclasses.dataclass(eq=False)
+class DataCenter:
+    """The same as a dataclass."""
+
+    center: float
+    __call__ = Center.__call__
+
+
+class ListCenter(list[float]):
+    """The same as a list."""
+
+    center = property(lambda self: self[0], lambda self, value: self.__setitem__(0, value))
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __call__ = Center.__call__
+
+
+class IntCenter(int):
+    """The same as a number."""
+
+    __call__ = Center.__call__
+
+
+def call_on_host(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x: bowl(x, jax.pure_callback(function, jax.ShapeDtypeStruct((), x.dtype)))
+
+
+@pytest.mark.filterwarnings("ignore::scipy_jax_bridge.RecompilationWarning")
+@pytest.mark.parametrize("kind", [Center, DataCenter, lambda center: ListCenter([center]), lambda _: IntCenter(0)])
+def test_equal_functions_of_the_host_are_two(kind: Callable[[float], Any]) -> None:
+    one, other = kind(1.0), kind(1.0)
+    one.center = other.center = 1.0
+    sjb.minimize(call_on_host(one), jnp.zeros(2))
+    one.center = 3.0
+    np.testing.assert_allclose(sjb.minimize(call_on_host(other), jnp.zeros(2)).params, 1, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::scipy_jax_bridge.RecompilationWarning")
+def test_a_list_in_a_function_of_the_host() -> None:
+    def read(centers: list[float]) -> Any:
+        return np.asarray(centers[0])
+
+    one, other = functools.partial(read, [1.0]), functools.partial(read, [1.0])
+    sjb.minimize(call_on_host(one), jnp.zeros(2))
+    one.args[0][0] = 3.0
+    np.testing.assert_allclose(sjb.minimize(call_on_host(other), jnp.zeros(2)).params, 1, atol=1e-4)
+
+
+def aligned(value: float) -> Any:
+    """A NumPy array that the CPU device can take as it is."""
+    memory = np.empty(64 * 8 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    array = memory[start : start + 64 * 8].view(np.float64)
+    array[:] = value
+    return array
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_data_changed_in_place_during_the_solve(backend: str) -> None:
+    scale, y = jnp.arange(1.0, 65.0), aligned(1.0)
+
+    def fun(x: Any, y: Any) -> Any:
+        return jnp.sum(scale * (x - y) ** 2) + jnp.sum((x - y) ** 4)
+
+    result = sjb.minimize(fun, jnp.zeros(64), (y,), backend=backend, callback=lambda progress: y.fill(5.0))
+    np.testing.assert_allclose(result.params, 1, atol=1e-2)
+    assert y[0] == 5.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_result_does_not_change_later(backend: str) -> None:
+    params = {"x": jnp.zeros(64), "y": aligned(1.0)}
+    result = sjb.minimize(
+        lambda params: jnp.sum((params["x"] - params["y"]) ** 2), params, fixed={"x": False, "y": True}, backend=backend
+    )
+    params["y"].fill(5.0)
+    np.testing.assert_array_equal(result.params["y"], 1)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", WAYS)
 def test_no_answer_is_stale(name: str, backend: str) -> None:
@@ -1023,7 +1239,17 @@ def test_what_is_not_proved() -> None:
     assert prove(third) is None or not isinstance(CENTER, np.ndarray)
     assert prove(lambda x: print(x)) is None
     assert prove(lambda x: np.random.normal()) is None
+    assert prove(lambda x: np.datetime64("now")) is None
     assert prove(types.SimpleNamespace().__init__) is None
+
+
+def test_a_long_chain_of_functions_is_not_proved() -> None:
+    def wrap(inner: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x: inner(x)
+
+    fun = functools.reduce(lambda inner, _: wrap(inner), range(400), lambda x: jnp.sum(x**2))
+    assert prove(fun) is None
+    np.testing.assert_allclose(sjb.minimize(fun, jnp.ones(2)).params, 0, atol=1e-4)
 
 
 def test_a_minimizer_traces_once_as_jit_does() -> None:

@@ -91,6 +91,8 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
 
     @solve.defjvp
     def differentiate(primals: tuple[Inputs], tangents: tuple[Inputs]) -> tuple[FlatOutcome, FlatOutcome]:
+        if isinstance(derivative, TypeError):
+            raise derivative
         solution = solve(*primals)
         for known, _ in solver.eager:
             warn_of_early_end(known.status, known.x, known.grad, primals[0].bounds)
@@ -113,12 +115,19 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
     return replace(outcome, timing=eager.timing, detail=eager.detail, note=eager.note)
 
 
-def _derivative_of(slope: Problem) -> Derivative:
-    """Return the derivative of the minimizer, with its compiled functions if an equal one was made before."""
+def _derivative_of(slope: Problem) -> Derivative | TypeError:
+    """Return the derivative of the minimizer, with its compiled functions if an equal one was made before.
+
+    Where the objective has none, return the error, which is raised if the derivative is asked for.
+    """
     flat, rounding = slope.spec.flat, slope.spec.rounding
     if is_manual():  # what is compiled there is compiled for its mesh
         return Derivative(flat, rounding)
-    return slope.spec.programs.keep(("derivative", second_order_key(slope)), lambda: Derivative(flat, rounding))
+    try:
+        key = second_order_key(slope)
+    except TypeError as error:
+        return error.with_traceback(None)
+    return slope.spec.programs.keep(("derivative", key), lambda: Derivative(flat, rounding))
 
 
 def _separate(

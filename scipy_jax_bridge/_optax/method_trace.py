@@ -22,6 +22,7 @@ from .._core.promotion import standard_promotion
 from .._core.types import FlatVector, Leaf, Scalar, TreeDef
 from .._problem.hoisting import hoist_consts
 from .._problem.jaxpr_key import key_of
+from .._problem.leaves import sharding_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
 from .._problem.problem import Problem
 
@@ -80,10 +81,11 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
         moved = hoist_consts(jax.make_jaxpr(moves.move)(*inputs, problem.data))
     started, count = hoist_consts(started), len(problem.data)
     split = count + len(started.consts)
+    consts = list(map(to_array, [*started.consts, *moved.consts]))
     return TracedMethod(
         name=_name_of(moves.structure),
-        key=(key_of(started), key_of(moved), moves.can_reuse, str(moves.structure)),
-        consts=list(map(to_array, [*started.consts, *moved.consts])),
+        key=(key_of(started), key_of(moved), moves.can_reuse, str(moves.structure), tuple(map(sharding_of, consts))),
+        consts=consts,
         start=_bind(started, count, split, 0),
         move=_bind(moved, split, split + len(moved.consts), count),
         tree=moves.structure,

@@ -1,7 +1,7 @@
 """Compiled programs, found again by what they compute.
 
 A compiled program refers to no function and no data of the user. Only a program with a host callback holds that
-callback.
+callback, and one that takes the derivative of a solve, or solves inside a trace, holds the rules of `jax.custom_jvp`.
 """
 
 from __future__ import annotations

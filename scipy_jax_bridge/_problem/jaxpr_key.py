@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import hashlib
 import types
 import weakref
 from collections.abc import Callable, Hashable
@@ -24,8 +25,11 @@ from .hoisting import JIT
 
 PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
 EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare as they are
+KNOWN = frozenset({"builtins", "functools", "types"})  # modules of plain values, containers and functions
 LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
 FUNCTIONS = (types.FunctionType, functools.partial, types.MethodType, types.BuiltinMethodType)
+SMALL = 256  # bytes of an array that are kept as they are
+HOLDERS = ("callback", "custom_partitioning")  # ends of the names of primitives whose programs hold a function
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
 
 
@@ -84,6 +88,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._contexts: dict[int, Hashable] = {}
+        self._holds = False  # whether a program holds the functions of the equation that is read
 
     def read(self, jaxpr: Jaxpr) -> tuple[Hashable, ...]:
         """Return the inputs, then each equation, then the outputs. Variables are known by the order of definition."""
@@ -107,6 +112,7 @@ class _Reader:
         name, tokens = equation.primitive.name, list[Hashable]([equation.primitive])
         has_rules, is_jit = name.startswith(RULES), name in JIT
         for param, value in equation.params.items():
+            self._holds = name.endswith(HOLDERS)
             is_rule = has_rules and not isinstance(value, (ClosedJaxpr, *PLAIN))
             if not (is_rule or (is_jit and param == "name")):
                 tokens.append((param, self._describe(value)))
@@ -126,22 +132,26 @@ class _Reader:
         kind = type(value)
         if kind in EXACT:
             return kind, value
+        if not _is_known(kind):  # it may have attributes, or change
+            return _describe_object(value)
         if isinstance(value, PLAIN):
             return kind, repr(value) if isinstance(value, float | complex | np.generic) else value
         if isinstance(value, ClosedJaxpr):
-            return "jaxpr", self._describe(value.jaxpr), tuple(map(_describe_array, value.consts))
+            return "jaxpr", self._describe(value.jaxpr), tuple(map(describe_array, value.consts))
         if isinstance(value, Jaxpr):
             if value not in _read:
                 _read[value] = self.read(value)
             return _read[value]
         if isinstance(value, tuple | list):
             return kind, tuple(map(self._describe, value))
+        if isinstance(value, frozenset):
+            return kind, frozenset(map(self._describe, value))
         if isinstance(value, dict):
             return kind, tuple((repr(name), self._describe(each)) for name, each in sorted(value.items(), key=repr))
         if isinstance(value, np.ndarray | jax.Array):
-            return _describe_array(value)
+            return describe_array(value)
         if isinstance(value, FUNCTIONS):
-            return _describe_function(value)
+            return _describe_function(value) if self._holds else ById(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = dataclasses.fields(value)
             return kind, tuple((each.name, self._describe(getattr(value, each.name))) for each in fields)
@@ -153,7 +163,12 @@ def _read_aval(aval: Any) -> Hashable:
 
 
 def _read_literal(literal: Literal) -> Hashable:
-    return _read_aval(literal.aval), _describe_array(literal.val)
+    return _read_aval(literal.aval), describe_array(literal.val)
+
+
+def _is_known(kind: type) -> bool:
+    """Whether values of this type are described by what they hold: built-in ones, enumerations and JAX's own."""
+    return kind.__module__ in KNOWN or issubclass(kind, enum.Enum) or _is_of_library(kind.__module__)
 
 
 def _describe_object(value: Any) -> Hashable:
@@ -168,11 +183,13 @@ def _describe_object(value: Any) -> Hashable:
     return ById(value)
 
 
-def _describe_array(value: Any) -> Hashable:
+def describe_array(value: Any) -> Hashable:
+    """Describe an array by its type and bytes; a large one by their digest, so that no copy of it is kept."""
     if isinstance(value, Tracer) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
         return ById(value)
     array = np.asarray(value)
-    return str(array.dtype), array.shape, getattr(value, "weak_type", None), array.tobytes()
+    content = array.tobytes() if array.nbytes <= SMALL else hashlib.sha256(array.tobytes()).digest()
+    return str(array.dtype), array.shape, getattr(value, "weak_type", None), content
 
 
 def _describe_function(value: Any) -> Hashable:
@@ -181,6 +198,8 @@ def _describe_function(value: Any) -> Hashable:
     A program holds such a function in any case, so what it reads may be held here. A cell is not known by its
     content, which may change under the function that the program holds; but JAX's own functions keep theirs.
     """
+    if not _is_known(type(value)):
+        return _Held(value)
     if isinstance(value, functools.partial):
         parts = (value.func, *value.args, *(each for item in sorted(value.keywords.items()) for each in item))
         return "partial", tuple(map(_describe_function, parts))
@@ -192,16 +211,26 @@ def _describe_function(value: Any) -> Hashable:
         defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         cells = value.__closure__ or ()
         if _is_of_library(value.__globals__.get("__name__")):
-            return value.__code__, tuple(_describe_function(cell.cell_contents) for cell in cells)
+            return value.__code__, tuple(_describe_cell(cell.cell_contents) for cell in cells)
         return value.__code__, tuple(map(_Held, (value.__globals__, *cells, *defaults)))
-    if isinstance(value, dict):
-        value = sorted(value.items())
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         return type(value), tuple(map(_describe_function, value))
     if isinstance(value, PLAIN):
         return type(value), repr(value)
     found = _describe_object(value)
     return _Held(value) if isinstance(found, ById) else found
+
+
+def _describe_cell(value: Any) -> Hashable:
+    """Describe what a function of JAX's closes over. It does not change its own containers later."""
+    kind = type(value)
+    if kind in (set, frozenset):
+        return kind, frozenset(map(_describe_function, value))
+    if kind is dict:
+        return kind, tuple((repr(name), _describe_cell(each)) for name, each in value.items())
+    if kind in (tuple, list):
+        return kind, tuple(map(_describe_cell, value))
+    return _describe_function(value)
 
 
 def _is_of_library(module: str | None) -> bool:

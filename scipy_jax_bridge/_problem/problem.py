@@ -105,7 +105,7 @@ class Problem:
     Args:
         spec: what its objective shares with others.
         start_leaves: the optimized leaves of params, at the start.
-        static_leaves: the data of params, as the caller passed them.
+        static_leaves: the data of params, of the types that the caller passed; NumPy arrays are copies.
         data: inputs of the compiled programs, on the device.
         bounds: bounds of the flat vector; None if there are none.
         key: what its objective was traced for.
@@ -183,6 +183,7 @@ def prepare(
     args = args if isinstance(args, tuple) else (args,)
     is_fixed = read_fixed(fixed, params)
     structure, start_leaves, static_leaves = partition_params(params, is_fixed)
+    static_leaves = [np.array(each) if isinstance(each, np.ndarray) else each for each in static_leaves]
     if structure.size == 0:
         raise ValueError(
             "there are no free parameters: params holds no floating-point values that are not fixed. "
@@ -227,10 +228,13 @@ def _diagnose(objective: TracedObjective, params: TreeSpec, dtype: np.dtype) -> 
 
 
 def to_device(arrays: list[Leaf]) -> list[Leaf]:
-    """Move NumPy arrays to the device, once per call instead of once per evaluation."""
+    """Move NumPy arrays to the device, once per call instead of once per evaluation.
+
+    Copies of them, since a device that is the CPU takes the memory of an array as it is, which its owner may change.
+    """
     places = [place for place, each in enumerate(arrays) if isinstance(each, (np.ndarray, np.generic))]
     moved = list(arrays)
     if places:
-        for place, each in zip(places, jax.device_put([arrays[place] for place in places]), strict=True):
+        for place, each in zip(places, jax.device_put([np.array(arrays[place]) for place in places]), strict=True):
             moved[place] = each
     return moved

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import dis
 import functools
 import sys
 import types
-import weakref
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from .._core.types import Objective, Tracer, TreeDef
+from .codes import read_code
 from .jaxpr_key import ById
 from .params import TreeSpec
 
@@ -36,17 +35,18 @@ PURE = _words(
 """Packages whose functions read only their arguments."""
 
 IMPURE = _words(
-    "attrgetter cache cached_property config empty empty_like fromfile genfromtxt live_arrays load loads loadtxt "
-    "lru_cache memmap methodcaller"
+    "DataSource ForwardRef attrgetter cache cached_property config datetime64 default_deserialise_filter_spec empty "
+    "empty_like format format_map fromfile fromregex genfromtxt get_printoptions get_type_hints getbufsize geterr "
+    "geterrcall live_arrays load loads loadtxt lru_cache memmap methodcaller open_memmap read_array "
+    "tree_deserialise_leaves"
 )
-"""Names in these packages that read something else; `numpy.random` besides."""
+"""Names, in these packages or of methods, that read something else; `numpy.random` besides."""
 
 PURE_BUILTINS = _words(
     "abs all any bool bytes callable complex dict divmod enumerate filter float frozenset int isinstance "
     "issubclass len list map max min pow range repr reversed round set slice sorted str sum tuple zip "
     "ArithmeticError AssertionError IndexError KeyError NotImplementedError RuntimeError TypeError ValueError"
 )
-WRITES = _words("STORE_GLOBAL DELETE_GLOBAL STORE_ATTR DELETE_ATTR DELETE_DEREF")
 PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis)})
 CONTAINERS = (tuple, list, dict, type(None))  # of params and args: they have no methods of the user
 PJIT = type(jax.jit(lambda: None))
@@ -56,28 +56,11 @@ class Unproved(Exception):
     """The function can reach something whose changes cannot be seen."""
 
 
-class _Code(NamedTuple):
-    """What a code object names.
-
-    Args:
-        globals_read: names of globals and builtins.
-        names: those, and the names of all attributes.
-        is_pure: whether it writes nothing outside and imports nothing.
-    """
-
-    globals_read: frozenset[str]
-    names: frozenset[str]
-    is_pure: bool
-
-
-_codes: weakref.WeakKeyDictionary[types.CodeType, _Code] = weakref.WeakKeyDictionary()
-
-
 def prove(fun: Objective) -> Hashable | None:
     """Return all that the function can read, to be compared with a later proof; None if that is not known."""
     try:
         return tuple(_Reader().read_whole(fun))
-    except Unproved:
+    except (Unproved, RecursionError):
         return None
 
 
@@ -90,7 +73,11 @@ def has_plain_tree(spec: TreeSpec) -> bool:
 
 def _is_plain(treedef: TreeDef) -> bool:
     node = treedef.node_data()
-    return node is None or (node[0] in CONTAINERS and all(map(_is_plain, treedef.children())))
+    if node is None:
+        return True
+    if node[0] not in CONTAINERS or (node[0] is dict and not all(map(_is_plain_value, node[1]))):
+        return False
+    return all(map(_is_plain, treedef.children()))
 
 
 class _Reader:
@@ -99,12 +86,14 @@ class _Reader:
     def __init__(self) -> None:
         self._functions: set[int] = set()
         self._modules: dict[str, types.ModuleType] = {}
+        self._public: list[Any] = []
         self._names: set[str] = set()
 
     def read_whole(self, fun: Objective) -> Iterator[Hashable]:
         """Yield what the function is known by.
 
-        A module may be passed on. So all names in all code count as attributes that may be read from each module.
+        A module may be passed on. So all names in all code count as attributes that may be read from each module, and
+        from each public function and class.
 
         Raises:
             Unproved: something may change in a way that cannot be seen.
@@ -115,6 +104,10 @@ class _Reader:
             for module in sorted(todo):
                 yield from self._read_module(self._modules[module])
             done |= todo
+        for value in self._public:
+            for name in sorted(self._names & getattr(value, "__dict__", {}).keys()):
+                yield name
+                yield from _read_attribute(vars(value)[name])
 
     def _read(self, value: Any) -> Iterator[Hashable]:
         """Yield what a value is known by that was found in a closure, among the globals, or in another value."""
@@ -129,6 +122,7 @@ class _Reader:
             yield ById(value)
         elif _is_public(value):
             yield ById(value)
+            self._public.append(value)
         elif isinstance(value, types.FunctionType):
             yield from self._read_function(value)
         elif isinstance(value, functools.partial):
@@ -163,8 +157,8 @@ class _Reader:
             raise Unproved from None
         if _root(fun.__globals__.get("__name__")) in PURE:
             return
-        code = _read_code(fun.__code__)
-        if not code.is_pure:
+        code = read_code(fun.__code__)
+        if not code.is_pure or code.names & IMPURE:
             raise Unproved
         self._names |= code.names
         for name in sorted(code.globals_read):
@@ -175,10 +169,18 @@ class _Reader:
         if module.__name__.startswith("numpy") and "random" in self._names:  # NumPy may import it only when it is used
             raise Unproved
         for name in sorted(self._names & vars(module).keys()):
-            if name in IMPURE:
-                raise Unproved
             yield name
             yield from self._read(vars(module)[name])
+
+
+def _read_attribute(value: Any) -> Iterator[Hashable]:
+    """Yield what an attribute of a public function or class is known by. Its methods are the package's own."""
+    if _is_plain_value(value):
+        yield type(value), repr(value)
+    elif callable(value) or hasattr(type(value), "__get__"):
+        yield ById(value)
+    else:
+        raise Unproved
 
 
 def _look_up(names: dict[str, Any], name: str) -> Any:
@@ -208,7 +210,8 @@ def _is_of_package(kind: type) -> bool:
 def _is_public(value: Any) -> bool:
     """Whether the value is a function, class or object that a pure package defines under its own name."""
     if getattr(value, "__module__", None) == "builtins":
-        return getattr(value, "__name__", None) in PURE_BUILTINS
+        name = getattr(value, "__name__", None)
+        return name in PURE_BUILTINS and getattr(builtins, name, None) is value
     module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str) or _root(module) not in PURE or name in IMPURE:
         return False
@@ -220,30 +223,3 @@ def _is_frozen(value: Any) -> bool:
     if not dataclasses.is_dataclass(value) or isinstance(value, type) or not _is_of_package(type(value)):
         return False
     return bool(type(value).__dataclass_params__.frozen) and hasattr(value, "__dict__")  # type: ignore[attr-defined]
-
-
-def _read_code(code: types.CodeType) -> _Code:
-    found = _codes.get(code)
-    if found is None:
-        found = _codes[code] = _scan(code)
-    return found
-
-
-def _scan(code: types.CodeType) -> _Code:
-    reads, names, is_pure = set[str](), set(code.co_names), True
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            reads.add(instruction.argval)
-        elif instruction.opname == "STORE_DEREF":
-            is_pure = is_pure and instruction.argval in code.co_cellvars
-        elif instruction.opname == "IMPORT_NAME":
-            is_pure = False
-        is_pure = is_pure and instruction.opname not in WRITES
-    for const in code.co_consts:  # functions inside
-        if isinstance(const, types.CodeType):
-            inner = _scan(const)
-            reads |= inner.globals_read
-            names |= inner.names
-            is_pure = is_pure and inner.is_pure
-    is_pure = is_pure and not any(name.startswith("__") for name in names)
-    return _Code(frozenset(reads), frozenset(names), is_pure)

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from .._core.types import Leaf
+from .._core.types import Leaf, is_traced
 from .hoisting import hoist_consts
-from .jaxpr_key import key_of
+from .jaxpr_key import describe_array, key_of
 from .problem import Problem
 
 
@@ -18,7 +18,11 @@ def second_order_key(problem: Problem) -> Hashable:
     """Return a key that is equal for objectives whose derivatives compute the same.
 
     The key of the objective leaves out the rules of `jax.custom_jvp` that the next derivative will use. So the
-    derivative of value and gradient is traced.
+    derivative of value and gradient is traced. The arrays that those rules close over are constants of the programs, so
+    they enter by value.
+
+    Raises:
+        TypeError: a rule closes over a traced argument of the objective.
     """
     known = problem.spec.found
     if "second order" not in known:
@@ -37,9 +41,16 @@ def _trace_key(problem: Problem) -> Hashable:
     try:
         with jax.numpy_dtype_promotion("standard"):
             traced = jax.make_jaxpr(differentiate)(x, x, problem.data, moves)
-    except (TypeError, ValueError, NotImplementedError):  # no forward derivative: such a program is not shared
+    except Exception:  # of JAX or of a rule: there is no forward derivative, so such a program is not shared
         return object()
-    return key_of(hoist_consts(traced))
+    traced = hoist_consts(traced)
+    known = {id(each) for each in problem.data}
+    if any(is_traced(each) and id(each) not in known for each in traced.consts):
+        raise TypeError(
+            "a rule of jax.custom_jvp inside the objective reads an argument of the objective from its closure. So the "
+            "second derivative cannot be taken. Pass what the rule reads as an argument of the function with the rule."
+        )
+    return key_of(traced), tuple(map(describe_array, traced.consts))
 
 
 def _tangent_of(value: Leaf) -> Leaf:

@@ -36,6 +36,18 @@ JAX_SETTINGS = (  # those that change what a program computes
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
     "jax_disable_jit",
+    "jax_random_seed_offset",
+    "jax_enable_custom_prng",
+    "jax_softmax_custom_jvp",
+    "jax_high_dynamic_range_gumbel",
+    "jax_allow_f16_reductions",
+    "jax_explicit_x64_dtypes",
+    "jax_error_checking_behavior_nan",
+    "jax_error_checking_behavior_divide",
+    "jax_error_checking_behavior_oob",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+    "jax_debug_infs",
 )
 FUNCTIONS = (types.FunctionType, functools.partial, PJIT)  # of which a proof is tried
 
@@ -57,7 +69,7 @@ class TraceKey(NamedTuple):
 
 def jax_settings() -> Hashable:
     """Return JAX's settings that a trace and a program depend on."""
-    return tuple(getattr(jax.config, name) for name in JAX_SETTINGS)
+    return tuple(getattr(jax.config, name, None) for name in JAX_SETTINGS)  # not each version has all
 
 
 @runtime_checkable
