@@ -120,6 +120,8 @@ def partition_params(params: PyTree, fixed: Sequence[bool] | None) -> tuple[Tree
             described[position] = value, replace(leaf, kind="free", weak_type=False)
         elif isinstance(value, float) and not isinstance(value, np.generic):
             described[position] = jnp.asarray(value), leaf  # a result holds arrays, also in place of a fixed float
+        elif isinstance(value, np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            described[position] = np.array(value), leaf  # a result does not change when the caller's array does
     return _spec_of(described, treedef), _leaves_of(described, "free"), _leaves_of(described, "data")
 
 

@@ -105,7 +105,7 @@ class Problem:
     Args:
         spec: what its objective shares with others.
         start_leaves: the optimized leaves of params, at the start.
-        static_leaves: the data of params, of the types that the caller passed; NumPy arrays are copies.
+        static_leaves: the data of params, as the caller passed them.
         data: inputs of the compiled programs, on the device.
         bounds: bounds of the flat vector; None if there are none.
         key: what its objective was traced for.
@@ -183,7 +183,6 @@ def prepare(
     args = args if isinstance(args, tuple) else (args,)
     is_fixed = read_fixed(fixed, params)
     structure, start_leaves, static_leaves = partition_params(params, is_fixed)
-    static_leaves = [np.array(each) if isinstance(each, np.ndarray) else each for each in static_leaves]
     if structure.size == 0:
         raise ValueError(
             "there are no free parameters: params holds no floating-point values that are not fixed. "
