@@ -70,6 +70,11 @@ class Inputs(NamedTuple):
     bounds: Sides | None
     limits: dict[str, Array]
 
+    @property
+    def of_derivative(self) -> tuple[Data, Sides | None]:
+        """What the derivative of the solution depends on."""
+        return self.data if self.slope_data is None else self.slope_data, self.bounds
+
 
 def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: Options, host: HostServices) -> Outcome:
     """Solve where something is traced: a derivative is taken, a batch made, or a program compiled.
@@ -96,10 +101,7 @@ def solve_in_trace(backend: Backend, problem: Problem, slope: Problem, options: 
         solution = solve(*primals)
         for known, _ in solver.eager:
             warn_of_early_end(known.status, known.x, known.grad, primals[0].bounds)
-        given, moved = (
-            (each.data if each.slope_data is None else each.slope_data, each.bounds)
-            for each in (primals[0], tangents[0])
-        )
+        given, moved = primals[0].of_derivative, tangents[0].of_derivative
         return solution, derivative.tangents(solution, given, moved, reports=bool(solver.eager))
 
     try:
