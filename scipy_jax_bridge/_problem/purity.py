@@ -133,7 +133,7 @@ class _Reader:
         elif type(value) is tuple or (isinstance(value, tuple) and _is_of_package(type(value))):
             yield type(value), len(value)
             yield from self._read_all(value)
-        elif _is_frozen(value):
+        elif _is_record(value):
             yield type(value)
             yield from self._read_all(sorted(vars(value).items()))
         else:
@@ -218,8 +218,8 @@ def _is_public(value: Any) -> bool:
     return not module.startswith("numpy.random") and getattr(sys.modules.get(module), name, None) is value
 
 
-def _is_frozen(value: Any) -> bool:
-    """Whether the value is an immutable object of a pure package, such as a solver of diffrax."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type) or not _is_of_package(type(value)):
+def _is_record(value: Any) -> bool:
+    """Whether the value is an object of a pure package with nothing but fields, such as a solver of diffrax."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return False
-    return bool(type(value).__dataclass_params__.frozen) and hasattr(value, "__dict__")  # type: ignore[attr-defined]
+    return _is_of_package(type(value)) and hasattr(value, "__dict__")
