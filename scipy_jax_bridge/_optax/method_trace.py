@@ -9,12 +9,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from .._core.manual import is_manual, vary_with
@@ -23,7 +21,7 @@ from .._core.types import FlatVector, Leaf, Scalar, TreeDef
 from .._problem.hoisting import hoist_consts
 from .._problem.jaxpr_key import key_of
 from .._problem.leaves import sharding_of
-from .._problem.objective import Data, FlatObjective, TracedMethod, to_array
+from .._problem.objective import Data, FlatObjective, TracedMethod, bind_consts, to_array
 from .._problem.problem import Problem
 
 STATE = re.compile("ScaleBy(.+)State")  # the names of Optax's own classes of states
@@ -86,8 +84,8 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
         name=_name_of(moves.structure),
         key=(key_of(started), key_of(moved), moves.can_reuse, str(moves.structure), tuple(map(sharding_of, consts))),
         consts=consts,
-        start=_bind(started, count, split, 0),
-        move=_bind(moved, split, split + len(moved.consts), count),
+        start=bind_consts(started, count, 0),
+        move=bind_consts(moved, split, count),
         tree=moves.structure,
         can_reuse=moves.can_reuse,
     )
@@ -105,19 +103,6 @@ def _types_in(structure: TreeDef) -> Iterator[str]:
         yield node[0].__name__
         for child in structure.children():
             yield from _types_in(child)
-
-
-def _bind(closed: ClosedJaxpr, first: int, end: int, inputs: int) -> Callable[..., list[Array]]:
-    """Return the function of a jaxpr. Its constants are the data from `first` to `end`, its last inputs the first."""
-    jaxpr = closed.jaxpr
-
-    def run(*given: Leaf | list[Leaf]) -> list[Any]:  # JAX may hand over its own literals, which are no arrays by type
-        *arrays, data = given
-        assert isinstance(data, list)
-        flat = jax.tree.leaves(arrays)
-        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, data[first:end]))(*flat, *data[:inputs]))
-
-    return run
 
 
 def _differentiable(flat: FlatObjective, data: Data) -> Callable[[FlatVector], Scalar]:

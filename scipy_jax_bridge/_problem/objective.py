@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._core.context import is_debugging
 from .._core.promotion import with_user_promotion
@@ -121,7 +121,9 @@ def trace_objective(
         return TracedObjective(evaluate, object(), *facts, [], frozenset(), None)
     consts = list(map(to_array, closed.consts))
     copied = frozenset(place for place, const in enumerate(closed.consts) if const is not consts[place])
-    return TracedObjective(evaluator(closed, len(data)), key_of(closed), *facts, consts, copied, strip(closed))
+    return TracedObjective(
+        bind_consts(closed, len(data), len(data)), key_of(closed), *facts, consts, copied, strip(closed)
+    )
 
 
 def _without_weak_type(leaf: Leaf, dtype: DTypeLike) -> Array | jax.ShapeDtypeStruct:
@@ -131,15 +133,22 @@ def _without_weak_type(leaf: Leaf, dtype: DTypeLike) -> Array | jax.ShapeDtypeSt
     return jax.ShapeDtypeStruct(np.shape(leaf), dtype)
 
 
-def evaluator(closed: ClosedJaxpr, inputs: int) -> Evaluate:
-    """Return the function of a traced program, which takes its constants as the last of the data."""
+def bind_consts(closed: ClosedJaxpr, first: int, inputs: int) -> Callable[..., list[Array]]:
+    """Return the function of a traced program: (*trees of arrays, data) -> outputs.
+
+    Args:
+        closed: what was traced.
+        first: position of its first constant in the data.
+        inputs: how many of the first data are its inputs, behind the leaves of the trees.
+    """
     jaxpr = closed.jaxpr
 
-    def evaluate(leaves: Sequence[Leaf], data: Data) -> list[Array]:
-        end = inputs + len(jaxpr.constvars)
-        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, data[inputs:end]))(*leaves, *data[:inputs]))
+    def run(*given: PyTree) -> list[Any]:  # JAX may hand over its own literals, which are no arrays by type
+        *trees, data = given
+        consts = data[first : first + len(jaxpr.constvars)]
+        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs]))
 
-    return evaluate
+    return run
 
 
 def strip(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -60,7 +60,7 @@ class ProblemSpec:
         dtype: type of the flat vector: the widest of the optimized leaves and of the value, at least float32.
         programs: compiled programs, shared by all objectives that compute the same.
         is_new: whether this trace is the first one for these programs.
-        found: what was found out about the objective later.
+        found: keys that were found later, by name; the objective and its copies share them.
     """
 
     params: TreeSpec

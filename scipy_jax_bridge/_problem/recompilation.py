@@ -72,9 +72,7 @@ class _Count:
     solves: int = 0
     wasted: int = 0
     warned: bool = False
-    traced: weakref.ref[Objective] | None = (
-        None  # a weak reference to the function that was traced last; the next three are of it
-    )
+    traced: weakref.ref[Objective] | None = None  # the function that was traced last; the next three are its
     traces: int = 0
     trace_s: float = 0.0
     solve_s: float = 0.0
