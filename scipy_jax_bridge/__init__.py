@@ -10,6 +10,7 @@ from ._core.errors import HeldLeafWarning as HeldLeafWarning
 from ._core.monitor import Progress as Progress
 from ._core.options import Options as Options, OptionsDict as OptionsDict
 from ._core.status import Status as Status
+from ._lbfgsb import lbfgsb as lbfgsb
 from ._minimize import Minimizer as Minimizer, minimize as minimize
 from ._pickles import accept_old_names as _accept_old_names
 from ._problem.bounds import Bounds as Bounds

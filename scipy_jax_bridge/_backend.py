@@ -119,10 +119,11 @@ def choose_backend(name: str, method: Any) -> Backend:
     """
     if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(unknown_name("backend", name, BACKENDS))
-    return _load(name).choose(method)
+    return load(name).choose(method)
 
 
 @functools.cache
-def _load(name: str) -> ModuleType:
+def load(name: str) -> ModuleType:
+    """Import a backend at its first use."""
     with defer_sigint():  # half an import cannot be repeated, and Python drops a KeyboardInterrupt in its collections
         return import_module(BACKENDS[name], __package__)

@@ -8,6 +8,7 @@ import optax
 
 from .._backend import Backend
 from .algorithm import algorithm_of
+from .lbfgsb.transformation import make_lbfgsb as make_lbfgsb
 from .solve import compile_optax, solve_optax, trace_optax
 
 

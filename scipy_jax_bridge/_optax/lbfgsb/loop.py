@@ -35,11 +35,13 @@ from .control import (
     process_trial,
 )
 from .direction import Direction
-from .lanes import Flag, Lanes, pack, select_fused, split, unpack
+from .lanes import Flag, Lanes, Rule, Scalars, pack, select_fused, split, unpack
 from .linesearch import LARGEST_STEP, Search
 from .memory import NewPair, Scalar, Vector, sum_products
+from .steps import first_step, project, step_max, take_step
 from .unbounded import UNBOUNDED
 
+Rules = tuple[Rule, Rule]
 STEP_LANE = 1  # the first number, which is the step of Search
 
 
@@ -129,10 +131,33 @@ def advance(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | Non
 
 def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:
     """Make one evaluation and process it. If not `active`, return the state unchanged."""
-    value, grad, aux = evaluate(state.trial)
+    return process(state, evaluate(state.trial), limits, box, active)
+
+
+def process(
+    state: State,
+    evaluated: tuple[Scalar, Vector, PyTree],
+    limits: Tolerances,
+    box: Box | None,
+    active: Flag,
+    rules: Rules = (accept_start, process_trial),
+    *records: Scalars,
+) -> State:
+    """Process the value, the gradient and the auxiliary output at the trial. If not `active`, change nothing.
+
+    Args:
+        state: the carry.
+        evaluated: value, gradient and auxiliary output at the trial.
+        limits: the tolerances.
+        box: the bounds, or None.
+        active: whether this solve goes on.
+        rules: what decides at a start, and at any other trial; see `control`.
+        records: what other rules than those of `control` need to know.
+    """
+    value, grad, aux = evaluated
     searched, before = read_scalars(state)
     evaluation = _measure(state, before.is_start, value, grad, box)
-    lanes, search, scalars, outcome = _process(state, before.is_start, evaluation, limits, active)
+    lanes, search, scalars, outcome = _process(state, before.is_start, evaluation, limits, active, rules, records)
     accepted, improves_best = outcome.accepted, outcome.improves_best
     nit, nfev = state.nit + (accepted & (state.nfev > 0)), state.nfev + active
     x, grad_at_x = select(accepted, (state.trial, grad), (state.x, state.grad))
@@ -140,9 +165,9 @@ def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, 
     memory = _direction(box).update(state.memory, pair)
     full_step = _direction(box).full_step(memory, x, grad_at_x * scalars.grad_scale)
     x_full_step = jnp.where(accepted | outcome.search_failed, full_step, state.x_full_step)
-    length = search.step if box is None else _first_step(search.step, x, x_full_step, before.is_start, box)
+    length = search.step if box is None else first_step(search.step, x, x_full_step, before.is_start, box)
     best_x = jnp.where(improves_best, state.trial, state.best_x)
-    trial = jnp.where(outcome.restarts, best_x, _take_step(x, x_full_step, length, box))
+    trial = jnp.where(outcome.restarts, best_x, take_step(x, x_full_step, length, box))
     return State(
         trial=jnp.where(active, trial, state.trial),
         x=x,
@@ -161,13 +186,17 @@ def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, 
 
 
 def _process(
-    state: State, is_start: Flag, evaluation: TrialEvaluation, limits: Tolerances, active: Flag
+    state: State,
+    is_start: Flag,
+    evaluation: TrialEvaluation,
+    limits: Tolerances,
+    active: Flag,
+    rules: Rules,
+    records: tuple[Scalars, ...],
 ) -> tuple[Lanes, Search, SolveScalars, TrialOutcome]:
     """Return the scalars and the outcome of this trial, packed and unpacked."""
     left = limits._replace(maxiter=limits.maxiter - state.nit, maxfun=limits.maxfun - state.nfev)
-    lanes = select_fused(
-        is_start, accept_start, process_trial, SCALAR_KINDS, OUTCOME_KINDS, state.scalars, evaluation, left
-    )
+    lanes = select_fused(is_start, *rules, SCALAR_KINDS, OUTCOME_KINDS, state.scalars, evaluation, left, *records)
     lanes = jnp.where(active, lanes, state.scalars)
     search, scalars, outcome = unpack(OUTCOME_KINDS, split(lanes))
     return lanes, search, scalars, TrialOutcome(*(flag & active for flag in outcome))
@@ -181,8 +210,8 @@ def _measure(state: State, is_start: Flag, value: Scalar, grad: Vector, box: Box
     slope, slope_start, grad_norm, *grad_max = sum_products(
         along, grad, state.grad, project(state.trial, grad, box), *own
     )
-    step_max = jnp.asarray(LARGEST_STEP) if box is None else _step_max(state.x, direction, state.nit, box)
-    return TrialEvaluation(value, slope, slope_start, grad_norm, grad_max[0] if grad_max else grad_norm, step_max)
+    longest = jnp.asarray(LARGEST_STEP) if box is None else step_max(state.x, direction, state.nit, box)
+    return TrialEvaluation(value, slope, slope_start, grad_norm, grad_max[0] if grad_max else grad_norm, longest)
 
 
 def _new_pair(
@@ -205,45 +234,19 @@ def _new_pair(
     )
 
 
-def project(x: Vector, grad: Vector, box: Box | None) -> Vector:
-    """Return the projected gradient (6.1) of BLNZ: x - P(x - grad), where P projects onto the box."""
-    if box is None:
-        return grad
-    return jnp.where(grad < 0, jnp.maximum(x - box.upper, grad), jnp.minimum(x - box.lower, grad))
-
-
 def _direction(box: Box | None) -> Direction:
     """Return the kind of step. Without bounds nothing of the bounded one is compiled."""
     return UNBOUNDED if box is None else bounded_direction(box)
 
 
-def _step_max(x: Vector, direction: Vector, nit: Int[Array, ""], box: Box) -> Scalar:
-    """Return the longest step inside the box: at least 1, the full step, and 1 in the first iteration."""
-    gap = jnp.where(direction < 0, box.lower - x, box.upper - x)
-    longest = jnp.min(jnp.where(direction != 0, gap / direction, LARGEST_STEP), initial=LARGEST_STEP)
-    return jnp.where(nit == 0, 1, jnp.maximum(longest, 1))
-
-
-def _first_step(step: Scalar, x: Vector, x_full_step: Vector, is_start: Flag, box: Box) -> Scalar:
-    """At a start, return a step of unit length at most, or the full step if all bounds are finite; else `step`."""
-    direction = x_full_step - x
-    unit = jnp.minimum(1 / jnp.sqrt(jnp.sum(direction * direction)), 1)
-    boxed = jnp.all(jnp.isfinite(box.lower) & jnp.isfinite(box.upper))
-    return jnp.where(is_start, jnp.where(boxed, 1, unit), step)
-
-
-def _take_step(x: Vector, x_full_step: Vector, step: Scalar, box: Box | None) -> Vector:
-    """Return x + step * (x_full_step - x): exactly x_full_step if step is 1, and never outside the box."""
-    trial = x + step * (x_full_step - x)
-    trial = trial if box is None else jnp.clip(trial, box.lower, box.upper)
-    return jnp.where(step == 1, x_full_step, jnp.where(step > 0, trial, x))
-
-
 def _record(rows: Array, place: Array, nfev: Array, evaluation: TrialEvaluation, active: Flag) -> Array:
     """Write the trial's row of the trace. Row k modulo their number belongs to iteration k.
 
-    A trial that is not accepted is written to the next iteration, and the next trial overwrites it.
+    A trial that is not accepted is written to the next iteration, and the next trial overwrites it. A caller that
+    keeps no trace has no rows.
     """
     count = lax.rem(nfev, jnp.int32(COUNT_MODULUS)).astype(rows.dtype)
     row = jnp.stack([evaluation.value, evaluation.grad_norm, count])
+    if not rows.shape[0]:
+        return rows
     return write_rows(rows, lax.rem(place, jnp.int32(rows.shape[0])), row[None], active)
