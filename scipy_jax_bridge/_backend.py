@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from ._core.interrupts import defer_sigint
 from ._core.monitor import SolveMonitor
 from ._core.options import Options
 from ._core.outcome import FlatOutcome, Outcome
+from ._core.types import is_traced
 from ._problem.bounds import Bounds
 from ._problem.objective import TracedMethod
 from ._problem.problem import Problem
@@ -59,7 +60,7 @@ class Backend(Generic[M]):
 
     Args:
         name: a key of BACKENDS.
-        method: the argument of its functions: a key of METHODS, a transformation, or None.
+        method: the argument of its functions: a key of METHODS or an algorithm.
         method_name: name of the method in results and errors.
         option_names: names of the method's own options.
         has_grad: whether the method uses the gradient.
@@ -68,7 +69,8 @@ class Backend(Generic[M]):
         solve_with: (problem, method, options, monitor, earlier result or None) -> outcome.
         compile_with: (problem, method, options) -> compiled programs.
         trace_with: (problem, options) -> flat outcome, inside jit and vmap; None if it runs on the host only.
-        prepare_with: (problem, method) -> its moves, traced; None if the method needs no trace.
+        prepare_with: (problem) -> the moves of the method, traced; None if it needs no trace.
+        own: the bounds and the options that the user gave with the method, or None.
     """
 
     name: str
@@ -81,7 +83,8 @@ class Backend(Generic[M]):
     solve_with: Callable[[Problem, M, Options, SolveMonitor, Result | None], Outcome]
     compile_with: Callable[[Problem, M, Options], Compiled]
     trace_with: Callable[[Problem, Options], FlatOutcome] | None
-    prepare_with: Callable[[Problem, M], TracedMethod] | None
+    prepare_with: Callable[[Problem], TracedMethod] | None
+    own: tuple[Bounds | None, dict[str, Any]] | None = None
 
     def solve(
         self, problem: Problem, options: Options, monitor: SolveMonitor, earlier: Result | None = None
@@ -95,7 +98,23 @@ class Backend(Generic[M]):
 
     def prepare(self, problem: Problem) -> TracedMethod | None:
         """Trace the moves of the method."""
-        return None if self.prepare_with is None else self.prepare_with(problem, self.method)
+        return None if self.prepare_with is None else self.prepare_with(problem)
+
+    def settle(
+        self, bounds: Bounds | None, options: Options, given: Options | Mapping[str, Any] | None
+    ) -> tuple[Bounds | None, Options]:
+        """Return bounds and options with those that came with the method. `given` are the options as the user wrote.
+
+        Raises:
+            ValueError: one is given twice.
+        """
+        own_bounds, own = (None, {}) if self.own is None else self.own
+        said = given if isinstance(given, Mapping) else _changed(options)
+        twice = [f"option {name!r}" for name in own if name in said]
+        twice += ["bounds"] if bounds is not None and own_bounds is not None else []
+        if twice:
+            raise ValueError(f"{twice[0]} is given twice, with the method and with the call. Give it once.")
+        return own_bounds if bounds is None else bounds, replace(options, **own)
 
     def check_bounds(self, bounds: Bounds | None) -> None:
         """Raise ValueError if bounds are given and the method takes none."""
@@ -109,6 +128,12 @@ class Backend(Generic[M]):
                 f"fixed holds single components of a leaf, which takes bounds, and method {self.method_name!r} takes "
                 f"none. {self.bounds_hint} Or split the leaf, and hold a part as a whole."
             )
+
+
+def _changed(options: Options) -> set[str]:
+    """Return the names of the options that are not at their defaults."""
+    values = {each.name: getattr(options, each.name) for each in fields(options)}
+    return {name for name, value in values.items() if is_traced(value) or value != getattr(Options(), name)}
 
 
 def choose_backend(name: str, method: Any) -> Backend:

@@ -103,10 +103,11 @@ class Minimizer(Generic[P, Aux, *Ts]):
         check_settings(fun, callback, has_aux, progress, precision)
         self._fun, self._fixed, self._has_aux, self._precision = fun, fixed, has_aux, precision
         self._backend = choose_backend(backend, method)
-        self._bounds = read_bounds(bounds)
-        self._backend.check_bounds(self._bounds)
-        self._options = read_options(options, self._backend.option_names, self._backend.method_name)
         self._callback, self._progress = callback, progress
+        self._given = {"method": method, "bounds": read_bounds(bounds), "options": options}
+        self._backend.check_bounds(self._given["bounds"])
+        read = read_options(options, self._backend.option_names, self._backend.method_name)
+        self._bounds, self._options = self._backend.settle(self._given["bounds"], read, options)
         self._preparation = Preparation(self._backend, fun, self._bounds, fixed, has_aux, precision)
 
     def __repr__(self) -> str:
@@ -119,9 +120,9 @@ class Minimizer(Generic[P, Aux, *Ts]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with its arguments, so that a pickle names no private module."""
-        names = ("bounds", "fixed", "has_aux", "options", "callback", "progress", "precision")
+        names = ("fixed", "has_aux", "callback", "progress", "precision")
         given = {name: getattr(self, f"_{name}") for name in names}
-        return partial(Minimizer, backend=self._backend.name, method=self._backend.method, **given), (self._fun,)
+        return partial(Minimizer, backend=self._backend.name, **self._given, **given), (self._fun,)
 
     @boundary
     def compile(self, params: Params, args: Any = ()) -> float:

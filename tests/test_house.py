@@ -19,7 +19,7 @@ LAYERS = [
     "_settings _summary",
     "_result",
     "_backend",
-    "_scipy _optax",
+    "_scipy _optax _lbfgsb",
     "_autodiff",
     "_preparation",
     "_minimizer",

@@ -333,7 +333,7 @@ def test_ctrl_c_while_a_backend_is_imported(monkeypatch: pytest.MonkeyPatch) -> 
             signal.raise_signal(signal.SIGINT)
         return importlib.import_module(name, package)
 
-    _backend._load.cache_clear()
+    _backend.load.cache_clear()
     monkeypatch.setattr(_backend, "import_module", import_slowly)
     with pytest.raises(KeyboardInterrupt):
         sjb.minimize(lambda x: jnp.sum(x**2), START)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import optax
@@ -13,7 +14,7 @@ from .solve import compile_optax, solve_optax, trace_optax
 
 
 def choose(method: Any) -> Backend:
-    """Return the backend with this Optax transformation, or for None with the all-device L-BFGS-B.
+    """Return the backend with this Optax transformation; None is `lbfgsb()`.
 
     Raises:
         TypeError: the method is neither.
@@ -29,7 +30,7 @@ def choose(method: Any) -> Backend:
     algorithm = algorithm_of(method)
     return Backend(
         name="optax",
-        method=method,
+        method=algorithm,
         method_name=algorithm.name,
         option_names=frozenset(),
         has_grad=True,
@@ -37,6 +38,7 @@ def choose(method: Any) -> Backend:
         bounds_hint="Leave out method= for the all-device L-BFGS-B, or take backend='scipy'.",
         solve_with=solve_optax,
         compile_with=compile_optax,
-        trace_with=trace_optax,
+        trace_with=partial(trace_optax, algorithm),
         prepare_with=algorithm.trace,
+        own=None if algorithm.own is None else (algorithm.own.bounds, algorithm.own.said),
     )

@@ -1,4 +1,4 @@
-"""Choose the algorithm for a `method`: L-BFGS-B for None, else the loop of an Optax transformation."""
+"""The algorithms of this backend: L-BFGS-B, and any Optax transformation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .._problem.problem import Problem
 from . import transformation
 from .device_solver import DeviceSolver
 from .lbfgsb import solver as lbfgsb
+from .lbfgsb.transformation import Lbfgsb, lbfgsb_of
 from .method_trace import trace_method
 
 
@@ -22,40 +23,42 @@ class Algorithm:
     """What the user selects with `method=`.
 
     Args:
-        method: the transformation, or None for L-BFGS-B.
+        method: the transformation; None for L-BFGS-B, whose settings are those of the solve.
         name: the name in results and messages.
         takes_bounds: whether it can solve problems with bounds.
         has_pairs: whether its state depends on maxcor.
-        trace: (problem, method) -> its moves, traced; None for L-BFGS-B, which has nothing of the user's in it.
+        device_solver: (problem, options, rows of the trace) -> its solver.
+        trace: (problem) -> its moves, traced; None for L-BFGS-B, which has nothing of the user's in it.
+        own: the settings that the user gave with the method, or None.
     """
 
     method: optax.GradientTransformation | None
     name: str
     takes_bounds: bool
     has_pairs: bool
-    trace: Callable[[Problem, Any], TracedMethod] | None
+    device_solver: Callable[[Problem, Options, int], DeviceSolver[Any]]
+    trace: Callable[[Problem], TracedMethod] | None
+    own: Lbfgsb | None = None
 
 
 def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
-    """Return the algorithm."""
-    if method is None:
+    """Return the algorithm. None is `lbfgsb()`."""
+    own = lbfgsb_of(method)
+    if method is None or own is not None:
         return Algorithm(
             method=None,
             name="L-BFGS-B",
             takes_bounds=True,
             has_pairs=True,
+            device_solver=lbfgsb.device_solver,
             trace=None,
+            own=own,
         )
     return Algorithm(
         method=method,
         name="GradientTransformation",
         takes_bounds=False,
         has_pairs=False,
-        trace=trace_method,
+        device_solver=transformation.device_solver,
+        trace=lambda problem: trace_method(problem, method),
     )
-
-
-def make_device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver:
-    """Return the solver of a problem, with this number of rows of the trace."""
-    algorithm = lbfgsb if problem.method is None else transformation
-    return algorithm.device_solver(problem, options, rows)

@@ -1,8 +1,8 @@
 """The contract between a solver's loop on the device and the host, and what all such loops share.
 
-A `DeviceSolver` is a few functions of its own state. The host makes a state, advances it by chunks of evaluations,
-and reads a `LoopReport` after each chunk. The fields that the host reads from the state itself are declared by
-`DeviceState`. `lbfgsb.solver` and `transformation` each construct a DeviceSolver.
+A `DeviceSolver` is a few functions of its own state. The host makes a state, advances it with `loop` by chunks of
+evaluations, and reads a `LoopReport` after each chunk. `DeviceState` declares the fields that the host reads from the
+state itself. `lbfgsb.solver` and `transformation` each construct a DeviceSolver.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_ch
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
@@ -126,8 +126,9 @@ class DeviceSolver(Generic[State]):
     Args:
         start: (free leaves, data, box) -> the state before the first evaluation.
         start_on_host: (free leaves, box) -> the same with NumPy, so that nothing is compiled; None if not possible.
-        advance: (state, data, tolerances, box, until) -> the state after the solve has ended or has made `until`
-            evaluations.
+        step: (state, data, tolerances, box, active) -> the state after one turn of the loop, which makes one
+            evaluation or those of one line search; the same state if not `active`.
+        status: the status code of a state.
         report: what the host needs to know of a state.
         with_status: on the host, the state with another status code.
         find_value: on the host, the objective at the state's x.
@@ -137,7 +138,8 @@ class DeviceSolver(Generic[State]):
 
     start: Callable[[Leaves, Data, Box | None], State]
     start_on_host: Callable[[Leaves, Box | None], State] | None
-    advance: Callable[[State, Data, Tolerances, Box | None, Int[Array, ""]], State]
+    step: Callable[[State, Data, Tolerances, Box | None, Bool[Array, ""]], State]
+    status: Callable[[State], Array]
     report: Callable[[State], LoopReport]
     with_status: Callable[[State, Status | int], State]
     find_value: Callable[[State], float]

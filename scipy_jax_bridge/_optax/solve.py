@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from .._backend import Compiled
@@ -29,7 +28,7 @@ from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .._result import Outcome, Result, Trace
-from .algorithm import algorithm_of, make_device_solver
+from .algorithm import Algorithm
 from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
     ROWS,
@@ -46,10 +45,10 @@ from .device_solver import (
     tolerances_of,
     unwrap_counts,
 )
+from .loop import advance
 from .loop_tools import select
 from .resume import make_resume_state, resume
 
-Method = optax.GradientTransformation | None
 RESUMABLE = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)
 
 
@@ -60,10 +59,10 @@ class LoopPrograms(NamedTuple):
     advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
 
 
-def compile_optax(problem: Problem, method: Method, options: Options) -> Compiled[LoopPrograms]:
+def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> Compiled[LoopPrograms]:
     """Compile the loop, or find it compiled."""
     name = (problem.method_key, problem.bounds is not None, options.maxcor, ROWS)
-    solver = make_device_solver(problem, options, ROWS)
+    solver = algorithm.device_solver(problem, options, ROWS)
 
     def start() -> ToCompile:
         return jax.jit(solver.start), (_on_host(problem.start_leaves), problem.data, box_of(problem))
@@ -89,7 +88,7 @@ def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> T
     def run(
         state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
     ) -> tuple[DeviceState, LoopReport]:
-        state = solver.advance(state, data, limits, box, until)
+        state = advance(solver, state, data, limits, box, until)
         return state, solver.report(state)
 
     inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
@@ -97,13 +96,13 @@ def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> T
 
 
 def solve_optax(
-    problem: Problem, method: Method, options: Options, monitor: SolveMonitor, earlier: Result | None
+    problem: Problem, algorithm: Algorithm, options: Options, monitor: SolveMonitor, earlier: Result | None
 ) -> Outcome:
     """Minimize with the all-device L-BFGS-B, or with any Optax transformation.
 
     Args:
         problem: what to minimize.
-        method: a GradientTransformation, or None for L-BFGS-B.
+        algorithm: L-BFGS-B or a transformation.
         options: the limits.
         monitor: the clock, the keyboard and the callback.
         earlier: a result to go on from. The solve continues bit for bit if the result holds the state of such a
@@ -112,13 +111,13 @@ def solve_optax(
     Raises:
         ValueError: the objective or its gradient is not finite at the start.
     """
-    algorithm, paces = algorithm_of(method), problem.spec.programs.paces
-    compiled = compile_optax(problem, method, options)
+    paces = problem.spec.programs.paces
+    compiled = compile_optax(problem, algorithm, options)
     programs = compiled.programs
     limits, box = tolerances_of(problem, options), box_of(problem)
-    solver = make_device_solver(problem, options, ROWS)
+    solver = algorithm.device_solver(problem, options, ROWS)
 
-    def advance(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
+    def advance_to(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
         count = np.int32(min(until, COUNT_MAX))
         with nullcontext() if count > 1 else jax.debug_infs(False):  # Optax's line searches begin with infinite values
             return programs.advance(state, problem.data, limits, box, count)
@@ -128,7 +127,7 @@ def solve_optax(
             return programs.start(_on_host(free), box)
 
     monitor.begin()
-    chunks = ChunkedRun(problem, monitor, advance, paces.get(problem.method_key))
+    chunks = ChunkedRun(problem, monitor, advance_to, paces.get(problem.method_key))
     fresh = start(problem.start_leaves)
     state, note = fresh, ""
     if earlier is not None:
@@ -172,12 +171,12 @@ def _explain_nonfinite(
     return f"In iteration {chunks.nit + 1}: {what}."
 
 
-def trace_optax(problem: Problem, options: Options) -> FlatOutcome:
+def trace_optax(algorithm: Algorithm, problem: Problem, options: Options) -> FlatOutcome:
     """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
-    solver, box = make_device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
+    solver, box = algorithm.device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
     state = _vary(solver.start(_forbid_crossed(problem.start_leaves, box), problem.data, box), problem)
-    state = solver.advance(state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
+    state = advance(solver, state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
         return _read_end(solver.report(state), state)
 

@@ -1,17 +1,17 @@
-"""An Optax transformation as a device solver: the contract of `device_solver`, fulfilled by `transform_loop`."""
+"""An Optax transformation as a device solver: the contract of `device_solver`, fulfilled by `transform_step`."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from .._core.options import Options
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
-from .transform_loop import TransformState, advance_transform, start_transform
+from .transform_step import Flag, TransformState, start_transform, step_transform
 
 
 def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[TransformState]:
@@ -23,10 +23,8 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         aux = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in structs]
         return start_transform(method, flat.leaves.ravel(free, flat.dtype), aux, data, rows)
 
-    def advance(
-        state: TransformState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
-    ) -> TransformState:
-        return advance_transform(method, flat, state, data, limits, until)
+    def step(state: TransformState, data: Data, limits: Tolerances, box: Box | None, active: Flag) -> TransformState:
+        return step_transform(method, flat, state, data, limits, active)
 
     def with_hyperparams(state: TransformState, fresh: TransformState) -> TransformState:
         inner, new = (method.tree.unflatten(each.inner) for each in (state, fresh))
@@ -35,7 +33,8 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
     return DeviceSolver(
         start=start,
         start_on_host=None,
-        advance=advance,
+        step=step,
+        status=lambda state: state.status,
         report=_report,
         with_status=lambda state, status: state._replace(status=np.int32(status)),
         find_value=lambda state: float(state.value),

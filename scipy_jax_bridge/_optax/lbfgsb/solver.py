@@ -1,9 +1,8 @@
-"""L-BFGS-B as a device solver: the contract of `device_solver`, fulfilled by `loop`."""
+"""L-BFGS-B as a device solver: the contract of `device_solver`, fulfilled by `step`."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Array, Int
 
 from ..._core.options import Options
 from ..._core.status import Status
@@ -12,9 +11,9 @@ from ..._problem.objective import Data
 from ..._problem.problem import Problem
 from ..device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
 from .control import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
-from .lanes import pack, unpack
+from .lanes import Flag, pack, unpack
 from .linesearch import Search
-from .loop import State, advance, read_scalars, start_state
+from .step import State, read_scalars, start_state, step
 
 
 def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[State]:
@@ -30,13 +29,14 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
     def start_on_host(free: Leaves, box: Box | None) -> State:
         return start_at(spec.params.ravel_on_host(free, spec.dtype), box)
 
-    def advance_with(state: State, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]) -> State:
-        return advance(lambda x: flat.value_and_grad(x, data), state, limits, box, until)
+    def step_with(state: State, data: Data, limits: Tolerances, box: Box | None, active: Flag) -> State:
+        return step(lambda x: flat.value_and_grad(x, data), state, limits, box, active)
 
     return DeviceSolver(
         start=start,
         start_on_host=start_on_host,
-        advance=advance_with,
+        step=step_with,
+        status=lambda state: read_scalars(state)[1].status,
         report=_report,
         with_status=_with_status,
         find_value=lambda state: float(_scalars_on_host(state)[0].value_start),

@@ -1,4 +1,4 @@
-"""L-BFGS-B in one compiled loop: one evaluation per step, with the state of the line search in the carry.
+"""L-BFGS-B for a compiled loop: one evaluation per step, with the state of the line search in the carry.
 
 The algorithm is that of L-BFGS-B 3.0, so that the iterates are SciPy's: R. H. Byrd, P. Lu, J. Nocedal and C. Zhu,
 SIAM J. Scientific Computing 16 (1995), 1190-1208 [BLNZ]; C. Zhu, R. H. Byrd, P. Lu and J. Nocedal, ACM Transactions
@@ -20,10 +20,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..._core.promotion import standard_promotion
 from ..._core.status import RUNNING
 from ..device_solver import Box, Evaluate, Tolerances
-from ..loop_tools import COUNT_MODULUS, any_active, is_active, select, write_rows
+from ..loop_tools import COUNT_MODULUS, select, write_rows
 from .bounded import bounded_direction
 from .control import (
     OUTCOME_KINDS,
@@ -38,7 +37,7 @@ from .direction import Direction
 from .lanes import Flag, Lanes, Rule, Scalars, pack, select_fused, split, unpack
 from .linesearch import LARGEST_STEP, Search
 from .memory import NewPair, Scalar, Vector, sum_products
-from .steps import first_step, project, step_max, take_step
+from .lengths import first_step, project, step_max, take_step
 from .unbounded import UNBOUNDED
 
 Rules = tuple[Rule, Rule]
@@ -113,20 +112,6 @@ def _zeros_like(xp: ModuleType, aux: PyTree) -> PyTree:
         return module.zeros(leaf.shape, leaf.dtype)
 
     return jax.tree.map(zeros, aux)
-
-
-def advance(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, until: Int[Array, ""]) -> State:
-    """Run until the solve has ended or `until` evaluations have been made."""
-
-    def goes_on(state: State) -> Flag:
-        _, scalars = read_scalars(state)
-        return (scalars.status == RUNNING) & (state.nfev < until)
-
-    def body(state: State) -> State:
-        return step(evaluate, state, limits, box, is_active(goes_on(state)))
-
-    with standard_promotion():
-        return lax.while_loop(lambda state: any_active(goes_on(state)), body, state)
 
 
 def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:

@@ -1,4 +1,4 @@
-"""The loop of any Optax transformation: one `lax.while_loop` with the stopping rules of L-BFGS-B.
+"""A turn of the loop with any Optax transformation, with the stopping rules of L-BFGS-B.
 
 A transformation sees the tree of the free parameters, so labels, masks and per-leaf rules work as in Optax.
 """
@@ -13,7 +13,6 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._core.promotion import standard_promotion
 from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
@@ -85,27 +84,19 @@ def start_transform(method: TracedMethod, x: FlatVector, aux: list[Array], data:
     )
 
 
-def advance_transform(
+def step_transform(
     method: TracedMethod,
     objective: FlatObjective,
     state: TransformState,
     data: Data,
     limits: Tolerances,
-    until: Int[Array, ""],
+    active: Flag,
 ) -> TransformState:
-    """Run until the solve has ended or `until` evaluations have been made."""
-
-    def goes_on(state: TransformState) -> Flag:
-        return (state.status == RUNNING) & (state.nfev < until)
-
-    def step(state: TransformState) -> TransformState:
-        state = _move(method, state, data)
-        inner = method.tree.unflatten(state.inner)
-        value, grad, aux, new_evaluations = _evaluate(method, objective, state, inner, data)
-        return _process(state, inner, value, grad, aux, new_evaluations, limits)
-
-    with standard_promotion():
-        return lax.while_loop(goes_on, step, state)
+    """Move, evaluate and process the trial. If not `active`, return the state unchanged."""
+    moved = _move(method, state, data)
+    inner = method.tree.unflatten(moved.inner)
+    value, grad, aux, new_evaluations = _evaluate(method, objective, moved, inner, data)
+    return select(active, _process(moved, inner, value, grad, aux, new_evaluations, limits), state)
 
 
 def _evaluate(
