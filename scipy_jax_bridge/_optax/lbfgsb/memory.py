@@ -101,6 +101,14 @@ def sum_products(along: Vector, left: Vector, right: Vector, *largest: Vector) -
     return tuple(lax.reduce(operands, (zero,) * len(operands), join, (0,)))
 
 
+def largest(left: Vector, right: Vector) -> tuple[Scalar, Scalar]:
+    """Return the largest component of each; short vectors take one kernel, as in `sum_products`."""
+    if left.size > SHORT or not left.size:
+        return jnp.max(left, initial=-jnp.inf), jnp.max(right, initial=-jnp.inf)
+    start = jnp.full((), -jnp.inf, left.dtype)
+    return tuple(lax.reduce((left, right), (start, start), lambda a, b: tuple(map(jnp.maximum, a, b)), (0,)))
+
+
 @custom_vmap
 def multiply_small(left: Array, right: Array) -> Half:
     """Return left @ right for a vector and a small matrix.

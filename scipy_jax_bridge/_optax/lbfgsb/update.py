@@ -21,7 +21,7 @@ from .control import OUTCOME_KINDS, After, Before, TrialEvaluation, accept_start
 from .lanes import Lanes, split, unpack
 from .layout import Layout
 from .linesearch import Search, start_search
-from .memory import Scalar, Vector
+from .memory import Scalar, Vector, largest
 from .step import State, process, read_scalars
 
 
@@ -85,9 +85,9 @@ def update(
     with standard_promotion():
         layout, box = Layout.of(params), state.box
         at, grad = layout.ravel(params), layout.ravel(grads)
-        inside = jnp.ones((), bool) if box is None else jnp.all((at >= box.lower) & (at <= box.upper))
+        moved, inside = _compare(state, at, layout)
         running = state.status == RUNNING
-        before, moved = _follow(state, at, layout)
+        before, moved = _follow(state, at, moved, layout)
         evaluated = (jnp.asarray(value).astype(layout.dtype), grad, ())
         rules, active = (_accept_start, _process_trial), running & inside
         after = process(before, evaluated, _tolerances(limits, state), box, active, rules, Moved(moved))
@@ -97,6 +97,7 @@ def update(
         target = jnp.where(status == RUNNING, after.trial, end)
         target = target if box is None else jnp.clip(jnp.where(inside, target, at), box.lower, box.upper)
         change = jnp.where(running, layout.reach(at, target, box, inside), 0)
+        reached = layout.round(at + change)
         following = LbfgsbState(
             count=state.count + 1,
             status=status,
@@ -107,7 +108,7 @@ def update(
             grad=layout.unravel(after.grad),
             best_value=scalars.best_value,
             best_params=layout.unravel(after.best_x),
-            trial=jnp.where(active, layout.round(at + change), state.trial),
+            trial=reached if box is None else jnp.where(active, reached, state.trial),
             x=after.x,
             x_full_step=after.x_full_step,
             memory=after.memory,
@@ -117,7 +118,16 @@ def update(
         return layout.unravel(change), following
 
 
-def _follow(state: LbfgsbState, at: Vector, layout: Layout) -> tuple[State, Array]:
+def _compare(state: LbfgsbState, at: Vector, layout: Layout) -> tuple[Array, Array]:
+    """Return whether the params are other than asked for, beyond rounding, and whether they are within the bounds."""
+    size, box = jnp.maximum(jnp.abs(at), jnp.abs(state.trial)), state.box
+    apart = jnp.abs(at - state.trial) - 4 * layout.eps * size
+    beyond = jnp.zeros_like(at) if box is None else jnp.maximum(box.lower - at, at - box.upper)
+    apart, beyond = largest(apart, beyond)
+    return apart > 0, beyond <= 0
+
+
+def _follow(state: LbfgsbState, at: Vector, moved: Array, layout: Layout) -> tuple[State, Array]:
     """Return the carry of the loop with the params as its trial, and whether these are not what was asked for.
 
     Another transformation in a chain, a projection, or the caller may have changed them. The search then looks along
@@ -140,8 +150,7 @@ def _follow(state: LbfgsbState, at: Vector, layout: Layout) -> tuple[State, Arra
         rows=jnp.zeros((0, 3), at.dtype),
     )
     search, scalars = read_scalars(carry)
-    size = jnp.maximum(jnp.abs(at), jnp.abs(state.trial))
-    moved = jnp.any(jnp.abs(at - state.trial) > 4 * layout.eps * size) & ~scalars.is_start
+    moved &= ~scalars.is_start
     line = state.x + (at - state.x) / _step_of(search)
     return carry._replace(x_full_step=jnp.where(moved, line, state.x_full_step)), moved
 
