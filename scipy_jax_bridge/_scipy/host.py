@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import jax
 import numpy as np
 import scipy.optimize
 from jaxtyping import PyTree
 
 from .._backend import Program
-from .._core.types import HostVector
+from .._core.types import HostVector, Params
+from .._problem.prefix import dotted_paths, leaf_paths
 from .._problem.problem import Problem
 from .fixed import FixedComponents, FreeVector
+from .programs import compile_program
 
 
 class HostObjective:
@@ -25,6 +31,7 @@ class HostObjective:
     def __init__(self, problem: Problem, fixed: FixedComponents | None) -> None:
         self.problem, self._fixed = problem, fixed
         self._data = problem.data
+        self.shape = (problem.spec.params.size if fixed is None else fixed.free.size,)  # of a free vector
         self._dtype = None if problem.spec.dtype == np.float64 else problem.spec.dtype
 
     def run(self, program: Program, *inputs: np.ndarray) -> tuple[np.ndarray, PyTree]:
@@ -32,7 +39,22 @@ class HostObjective:
         if self._dtype is not None:
             inputs = tuple(each.astype(self._dtype) for each in inputs)
         array, aux = program(*inputs, self._data)
-        return np.asarray(array, dtype=np.float64), aux
+        return np.asarray(array, np.float64), aux
+
+    def function(self, name: str) -> Callable[..., tuple[np.ndarray, PyTree]]:
+        """Compile a program by its name, or find it compiled. Return `run` of it, for free vectors."""
+        program, _ = compile_program(self.problem, name)
+        held = self._fixed
+        if held is None:
+            return functools.partial(self.run, program)
+
+        def run(x: FreeVector, *steps: FreeVector) -> tuple[np.ndarray, PyTree]:
+            array, aux = self.run(program, held.restore(x), *map(held.embed, steps))
+            if name == "gradient":
+                return np.append(array[:1], held.reduce(array[1:])), aux
+            return array if name == "value" else held.reduce(array), aux
+
+        return run
 
     def restore(self, x: FreeVector) -> HostVector:
         """Return the whole point."""
@@ -64,3 +86,29 @@ class HostObjective:
     def to_params(self, x: HostVector) -> PyTree:
         """Return the whole point as a tree of params."""
         return self.problem.spec.params.to_params(x, self.problem.static_leaves)
+
+    def from_params(self, params: Params) -> FreeVector:
+        """Return the free components of a tree like params.
+
+        Raises:
+            ValueError: the tree or the shape of a leaf differs from that of params.
+        """
+        structure = self.problem.spec.params
+        leaves, treedef = jax.tree.flatten(params)
+        if treedef != structure.treedef:
+            raise ValueError(f"params has another tree than at the start: {treedef} and not {structure.treedef}.")
+        free = [place for place, leaf in enumerate(structure.leaves) if leaf.kind == "free"]
+        for place in free:
+            shape, known = np.shape(leaves[place]), structure.leaves[place].shape
+            if shape != known:
+                raise ValueError(f"{leaf_paths(params)[place]} has the shape {shape} and not {known}, as at the start.")
+        return self.reduce(structure.ravel_on_host([leaves[place] for place in free], np.float64))
+
+    def names(self, params: Params) -> list[str]:
+        """Return the path of every free component of params, such as w[0, 2]."""
+        names = []
+        for path, leaf in zip(dotted_paths(params), self.problem.spec.params.leaves, strict=True):
+            if leaf.kind == "free":
+                places = [str(list(place)) if place else "" for place in np.ndindex(leaf.shape)]
+                names += [(path or "params") + place for place in places]
+        return self.reduce(np.array(names)).tolist()
