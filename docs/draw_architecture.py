@@ -29,6 +29,7 @@ SAYS = {
     "_render": "tables, figures, pages",
 }
 PART_OF = {
+    "_adapt": "_minimize",
     "_minimizer": "_minimize",
     "_preparation": "_minimize",
     "_settings": "_minimize",

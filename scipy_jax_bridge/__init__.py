@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
 from typing import Any as _Any
 
+from ._adapt import Adapter as Adapter, adapt as adapt
 from ._autodiff.traced import TracedCall as TracedCall
 from ._autodiff.warning import DerivativeWarning as DerivativeWarning
 from ._compare.compare import Comparison as Comparison, compare as compare

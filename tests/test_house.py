@@ -22,7 +22,7 @@ LAYERS = [
     "_scipy _optax _lbfgsb",
     "_autodiff",
     "_preparation",
-    "_minimizer",
+    "_minimizer _adapt",
 ]
 LAYERS += ["_minimize", "_compare", "models _pickles", "_cli __init__", "__main__"]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names.split()}

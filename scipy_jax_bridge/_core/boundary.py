@@ -30,6 +30,7 @@ WORDS = {  # of other libraries, with what to write here
         ("disp", "verbose", "verbosity"), "progress=True shows a progress bar; print(result) says the rest."
     ),
     **dict.fromkeys(("dtype", "x64"), "precision='float64' solves in double precision."),
+    "has_aux": "fun must return the value alone: lambda params, *args: fun(params, *args)[0].",
     **dict.fromkeys(("mask", "frozen", "freeze", "trainable"), "fixed= holds parts of params, by path or by a mask."),
 }
 OPTIONS = {

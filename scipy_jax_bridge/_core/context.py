@@ -30,7 +30,7 @@ def solve_context(precision: str | None, params: Params = None) -> Iterator[None
             stack.enter_context(jax.transfer_guard("allow"))
         stack.enter_context(_default_device_of(params))
         if precision is not None and not has_float64():
-            stack.enter_context(_enable_x64(True))
+            stack.enter_context(enable_x64(True))
         yield
 
 
@@ -40,7 +40,7 @@ def carry_context() -> Callable[[], AbstractContextManager[None]]:
 
     @contextmanager
     def carried() -> Iterator[None]:
-        with _enable_x64(double), jax.default_device(device):
+        with enable_x64(double), jax.default_device(device):
             yield
 
     return carried
@@ -51,12 +51,13 @@ def is_debugging() -> bool:
     return any(getattr(jax.config, name) for name in ("jax_disable_jit", "jax_debug_nans"))
 
 
-def _enable_x64(value: bool) -> AbstractContextManager[None]:
+def enable_x64(value: bool) -> AbstractContextManager[None]:
+    """Compute in double precision, or not, in this thread."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(value)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]  # its place before JAX 0.8
+    from jax import experimental  # its place before JAX 0.8
 
-    return enable_x64(value)
+    return experimental.enable_x64(value)  # type: ignore[attr-defined]
 
 
 def _default_device_of(params: Params) -> AbstractContextManager[None]:
@@ -74,3 +75,13 @@ def to_float64(tree: PyTree) -> PyTree:
         return is_array and bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
 
     return jax.tree.map(lambda leaf: leaf.astype(np.float64) if is_floating(leaf) else leaf, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Copy the arrays of the tree to NumPy arrays, but for random keys."""
+
+    def is_numeric(leaf: PyTree) -> bool:
+        is_array = isinstance(leaf, (jax.Array, np.ndarray))
+        return is_array and not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.extended)
+
+    return jax.tree.map(lambda leaf: np.array(leaf) if is_numeric(leaf) else leaf, tree)

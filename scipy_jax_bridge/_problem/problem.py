@@ -132,6 +132,12 @@ class Problem:
         """Whether this call has traced what no call before computed."""
         return self.trace_s > 0 and self.spec.is_new
 
+    def trees(self) -> tuple[Params, PyTree]:
+        """Return params and args of the call. No array in them is the caller's, who may change it."""
+        params, args = self.spec.params, self.spec.args
+        held = sum(leaf.kind == "data" for leaf in params.leaves)
+        return params.combine(to_device(self.start_leaves), self.data[:held]), args.combine([], self.data[held:])
+
     def with_arrays(self, start: list[Leaf], data: Data, bounds: FlatBounds | None) -> Problem:
         """Return the problem with other arrays."""
         held = sum(leaf.kind == "data" for leaf in self.spec.params.leaves)

@@ -29,22 +29,11 @@ class ScipyPrograms(NamedTuple):
 def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled[ScipyPrograms]:
     """Compile the programs that the method calls, or find them compiled."""
     needs = METHODS[method].derivatives
-    x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
-    wanted: dict[str, tuple[Callable[[FlatObjective], Program], tuple[jax.ShapeDtypeStruct, ...]]] = {
-        "evaluate": (_bare if needs == "none" else _packed, (x,))
-    }
-    if needs == "product":
-        wanted["product"] = (_product, (x, x))
-    elif needs == "hessian":
-        wanted["hessian"] = (_hessian, (x,))
-    programs, seconds = {}, []
-    for name, (make, inputs) in wanted.items():
-        key = None if name == "evaluate" else second_order_key(problem)
-        programs[name], spent = problem.compile(
-            ("scipy", make.__name__, key),
-            lambda make=make, inputs=inputs: (jax.jit(make(problem.spec.flat)), (*inputs, problem.data)),
-        )
-        seconds.append(spent)
+    wanted = {"evaluate": "value" if needs == "none" else "gradient"}
+    if needs in ("product", "hessian"):
+        wanted[needs] = needs
+    compiled = {field: compile_program(problem, name) for field, name in wanted.items()}
+    programs, seconds = {field: each[0] for field, each in compiled.items()}, [each[1] for each in compiled.values()]
     return Compiled(
         programs=ScipyPrograms(**programs),
         seconds=sum(seconds),
@@ -52,6 +41,21 @@ def compile_scipy(problem: Problem, method: str, options: Options) -> Compiled[S
         evaluate=programs["evaluate"],
         has_grad=needs != "none",
         only_evaluates=len(programs) == 1,
+    )
+
+
+def compile_program(problem: Problem, name: str) -> tuple[Program, float]:
+    """Return a program of the problem and the seconds spent on compiling it now.
+
+    Args:
+        problem: traced with its gradient, but for the value alone.
+        name: "value", "gradient" (the value in front of it), "product" or "hessian".
+    """
+    make, vectors = MAKERS[name]
+    key = second_order_key(problem) if name in ("product", "hessian") else None
+    x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
+    return problem.compile(
+        ("scipy", make.__name__, key), lambda: (jax.jit(make(problem.spec.flat)), (*[x] * vectors, problem.data))
     )
 
 
@@ -85,6 +89,14 @@ def _hessian(flat: FlatObjective) -> Program:
         return jax.vmap(multiply)(jnp.eye(x.size, dtype=x.dtype)).T, None
 
     return hessian
+
+
+MAKERS: dict[str, tuple[Callable[[FlatObjective], Program], int]] = {  # with the number of their vectors
+    "value": (_bare, 1),
+    "gradient": (_packed, 1),
+    "product": (_product, 2),
+    "hessian": (_hessian, 1),
+}
 
 
 def _hessian_times(flat: FlatObjective, x: FlatVector, data: Data) -> Callable[[FlatVector], FlatVector]:

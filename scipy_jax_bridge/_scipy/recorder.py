@@ -164,7 +164,7 @@ class SolveRecorder:
         self.search = Search()
 
     def _report(self, point: Evaluation, norm: float) -> Status | None:
-        params = functools.partial(self.evaluator.to_params, point.x)
+        params = functools.partial(self.evaluator.host.to_params, point.x)
         return self._monitor.notify(Progress(self.nit, self.nfev, point.value, norm, self._monitor.seconds, params))
 
     def _record(self, evaluation: Evaluation) -> None:
@@ -213,7 +213,7 @@ class SolveRecorder:
 
     def _evaluate_start(self, first: Evaluation) -> Evaluation:
         """Evaluate the start itself: COBYQA first moves a start near a bound, to where the objective may be NaN."""
-        x = self.evaluator.start()
+        x = self.evaluator.host.start()
         if np.array_equal(x, first.x):
             return first
         start = self.evaluator.evaluate(x)

@@ -26,6 +26,7 @@ from .ending import choose_final, read_ending
 from .evaluation import Stop
 from .evaluator import HostEvaluator
 from .fixed import FixedComponents, FreeVector, find_fixed
+from .host import HostObjective
 from .methods import METHODS, Method
 from .programs import ScipyPrograms, compile_scipy
 from .recorder import SolveRecorder
@@ -55,9 +56,8 @@ def solve_scipy(
     facts = METHODS[method]
     # L-BFGS-B accepts equal bounds, and without the fixed components its path would not be SciPy's.
     fixed = None if facts.native_stopping else find_fixed(problem.bounds)
-    evaluator = HostEvaluator(
-        problem, compiled.programs, has_grad=facts.derivatives != "none", fixed=fixed, monitor=monitor
-    )
+    host = HostObjective(problem, fixed)
+    evaluator = HostEvaluator(host, compiled.programs, has_grad=facts.derivatives != "none", monitor=monitor)
     recorder = SolveRecorder(evaluator, options, monitor, facts)
 
     def hand_back(status: Status, detail: str) -> Outcome:
@@ -77,18 +77,18 @@ def solve_scipy(
 
     monitor.best_so_far = lambda: None if recorder.best is None else hand_back(Status.ERROR, "")
     monitor.begin()
-    return hand_back(*_run_scipy(recorder, problem, facts, compiled.programs, fixed))
+    return hand_back(*_run_scipy(recorder, facts, compiled.programs, fixed))
 
 
 def _run_scipy(
     recorder: SolveRecorder,
-    problem: Problem,
     method: Method,
     programs: ScipyPrograms,
     fixed: FixedComponents | None,
 ) -> tuple[Status, str]:
     """Run SciPy's method; return the status and SciPy's message."""
-    x0, bounds = _start_and_bounds(recorder.evaluator, problem, fixed)
+    host = recorder.evaluator.host
+    x0, bounds = host.reduce(host.start()), host.bounds()
     options = _native_options(method, recorder, x0, bounds, fixed)
     with SingleThreaded() as solver:
         try:
@@ -115,21 +115,6 @@ def _run_scipy(
                 raise
             status = Status.LINESEARCH if recorder.reduced_by is None else Status.NONFINITE
             return status, f"SciPy's {method.name} failed: {error}."
-
-
-def _start_and_bounds(
-    evaluator: HostEvaluator, problem: Problem, fixed: FixedComponents | None
-) -> tuple[FreeVector, scipy.optimize.Bounds | None]:
-    """Return the start and SciPy's bounds, without the fixed components."""
-    x0 = evaluator.start()
-    if problem.bounds is None:
-        return x0, None
-    lower, upper = problem.bounds.lower, problem.bounds.upper
-    if fixed is not None:
-        x0, lower, upper = fixed.reduce(x0), fixed.reduce(lower), fixed.reduce(upper)
-    if x0.size == 0:
-        return x0, None  # SciPy 1.18 refuses empty bounds
-    return x0, scipy.optimize.Bounds(lower, upper)  # type: ignore[arg-type]  # typed by its default, a float
 
 
 def _native_options(

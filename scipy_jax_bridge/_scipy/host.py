@@ -1,0 +1,114 @@
+"""The objective on the host: NumPy in, NumPy out, one copy to the device and one back for each evaluation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import scipy.optimize
+from jaxtyping import PyTree
+
+from .._backend import Program
+from .._core.types import HostVector, Params
+from .._problem.prefix import dotted_paths, leaf_paths
+from .._problem.problem import Problem
+from .fixed import FixedComponents, FreeVector
+from .programs import compile_program
+
+
+class HostObjective:
+    """Compiled programs of one objective as functions of NumPy vectors.
+
+    The SciPy backend and `sjb.adapt` both evaluate with it.
+
+    Args:
+        problem: the objective, its data and its bounds.
+        fixed: components that a solver does not see; None if it sees all.
+    """
+
+    def __init__(self, problem: Problem, fixed: FixedComponents | None) -> None:
+        self.problem, self._fixed = problem, fixed
+        self._data = problem.data
+        self.shape = (problem.spec.params.size if fixed is None else fixed.free.size,)  # of a free vector
+        self._dtype = None if problem.spec.dtype == np.float64 else problem.spec.dtype
+
+    def run(self, program: Program, *inputs: np.ndarray) -> tuple[np.ndarray, PyTree]:
+        """Run a program at whole vectors and copy its array to the host; the auxiliary output stays on the device."""
+        if self._dtype is not None:
+            inputs = tuple(each.astype(self._dtype) for each in inputs)
+        array, aux = program(*inputs, self._data)
+        return np.asarray(array, np.float64), aux
+
+    def function(self, name: str) -> Callable[..., tuple[np.ndarray, PyTree]]:
+        """Compile a program by its name, or find it compiled. Return `run` of it, for free vectors."""
+        program, _ = compile_program(self.problem, name)
+        held = self._fixed
+        if held is None:
+            return functools.partial(self.run, program)
+
+        def run(x: FreeVector, *steps: FreeVector) -> tuple[np.ndarray, PyTree]:
+            array, aux = self.run(program, held.restore(x), *map(held.embed, steps))
+            if name == "gradient":
+                return np.append(array[:1], held.reduce(array[1:])), aux
+            return array if name == "value" else held.reduce(array), aux
+
+        return run
+
+    def restore(self, x: FreeVector) -> HostVector:
+        """Return the whole point."""
+        return x if self._fixed is None else self._fixed.restore(x)
+
+    def embed(self, step: FreeVector) -> HostVector:
+        """Return the whole step; it is zero in the fixed components."""
+        return step if self._fixed is None else self._fixed.embed(step)
+
+    def reduce(self, array: np.ndarray) -> np.ndarray:
+        """Return the free components of a whole vector, or the free rows and columns of a matrix."""
+        return array if self._fixed is None else self._fixed.reduce(array)
+
+    def start(self) -> HostVector:
+        """Return the start of the problem as a whole vector, clipped to the bounds."""
+        problem, bounds = self.problem, self.problem.bounds
+        x = problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
+        return x if bounds is None else np.clip(x, bounds.lower, bounds.upper)
+
+    def bounds(self) -> scipy.optimize.Bounds | None:
+        """Return SciPy's bounds of the free components; None if there are none."""
+        bounds = self.problem.bounds
+        if bounds is None:
+            return None
+        lower, upper = self.reduce(bounds.lower), self.reduce(bounds.upper)
+        # SciPy 1.18 refuses empty bounds.
+        return scipy.optimize.Bounds(lower, upper) if lower.size else None  # type: ignore[arg-type]  # typed by a float
+
+    def to_params(self, x: HostVector) -> PyTree:
+        """Return the whole point as a tree of params."""
+        return self.problem.spec.params.to_params(x, self.problem.static_leaves)
+
+    def from_params(self, params: Params) -> FreeVector:
+        """Return the free components of a tree like params.
+
+        Raises:
+            ValueError: the tree or the shape of a leaf differs from that of params.
+        """
+        structure = self.problem.spec.params
+        leaves, treedef = jax.tree.flatten(params)
+        if treedef != structure.treedef:
+            raise ValueError(f"params has another tree than at the start: {treedef} and not {structure.treedef}.")
+        free = [place for place, leaf in enumerate(structure.leaves) if leaf.kind == "free"]
+        for place in free:
+            shape, known = np.shape(leaves[place]), structure.leaves[place].shape
+            if shape != known:
+                raise ValueError(f"{leaf_paths(params)[place]} has the shape {shape} and not {known}, as at the start.")
+        return self.reduce(structure.ravel_on_host([leaves[place] for place in free], np.float64))
+
+    def names(self, params: Params) -> list[str]:
+        """Return the path of every free component of params, such as w[0, 2]."""
+        names = []
+        for path, leaf in zip(dotted_paths(params), self.problem.spec.params.leaves, strict=True):
+            if leaf.kind == "free":
+                places = [str(list(place)) if place else "" for place in np.ndindex(leaf.shape)]
+                names += [(path or "params") + place for place in places]
+        return self.reduce(np.array(names)).tolist()
