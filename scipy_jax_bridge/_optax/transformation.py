@@ -26,7 +26,8 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
     def advance(
         state: TransformState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
     ) -> TransformState:
-        return advance_transform(method, flat, state, data, limits, until)
+        held = None if box is None else box.lower == box.upper  # by a mask: a transformation takes no other bounds
+        return advance_transform(method, flat, state, data, limits, held, until)
 
     def with_hyperparams(state: TransformState, fresh: TransformState) -> TransformState:
         inner, new = (method.tree.unflatten(each.inner) for each in (state, fresh))

@@ -88,7 +88,7 @@ def _run_scipy(
     fixed: FixedComponents | None,
 ) -> tuple[Status, str]:
     """Run SciPy's method; return the status and SciPy's message."""
-    x0, bounds = _start_and_bounds(recorder.evaluator, problem, fixed)
+    x0, bounds = _start_and_bounds(recorder.evaluator, problem, method, fixed)
     options = _native_options(method, recorder, x0, bounds, fixed)
     with SingleThreaded() as solver:
         try:
@@ -118,7 +118,7 @@ def _run_scipy(
 
 
 def _start_and_bounds(
-    evaluator: HostEvaluator, problem: Problem, fixed: FixedComponents | None
+    evaluator: HostEvaluator, problem: Problem, method: Method, fixed: FixedComponents | None
 ) -> tuple[FreeVector, scipy.optimize.Bounds | None]:
     """Return the start and SciPy's bounds, without the fixed components."""
     x0 = evaluator.start()
@@ -127,8 +127,8 @@ def _start_and_bounds(
     lower, upper = problem.bounds.lower, problem.bounds.upper
     if fixed is not None:
         x0, lower, upper = fixed.reduce(x0), fixed.reduce(lower), fixed.reduce(upper)
-    if x0.size == 0:
-        return x0, None  # SciPy 1.18 refuses empty bounds
+    if x0.size == 0 or not method.bounds:  # SciPy 1.18 refuses empty bounds; where a method takes none they only fix
+        return x0, None
     return x0, scipy.optimize.Bounds(lower, upper)  # type: ignore[arg-type]  # typed by its default, a float
 
 
