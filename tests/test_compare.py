@@ -1,7 +1,9 @@
 """Runs side by side: what is measured and in which order, what is said of it, how it looks."""
 
 import collections
+import functools
 import math
+import pickle
 import re
 import sys
 from contextlib import nullcontext
@@ -657,6 +659,17 @@ def test_plot_of_one_result(tmp_path, comparison):
     assert "compiled before" in bars.texts[0].get_text()
     bare = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(2), method="Nelder-Mead")
     bare.plot()  # knows no gradient
+
+
+def test_a_picture_is_named_after_the_objective(comparison):
+    pytest.importorskip("matplotlib")
+    assert comparison.plot()._suptitle.get_text() == "bowl"
+    for fun in (bowl, jax.jit(bowl), functools.partial(bowl, center=2.0)):
+        result = sjb.minimize(fun, START, () if isinstance(fun, functools.partial) else (2.0,))
+        for each in (result, pickle.loads(pickle.dumps(result)), replace(result, note="")):
+            assert each.plot()._suptitle.get_text() == "Minimization of bowl: GTOL by scipy, L-BFGS-B"
+    assert sjb.minimize(lambda x: x**2, 1.0).objective == "<lambda>"
+    assert "bowl" not in str(jax.tree.structure(result)), "results of two objectives may be stacked"
 
 
 def test_plot_of_a_batch_is_an_error():
