@@ -121,14 +121,6 @@ class Backend(Generic[M]):
         if bounds is not None and not self.bounded:
             raise ValueError(f"method {self.method_name!r} takes no bounds. {self.bounds_hint}")
 
-    def check_mask(self) -> None:
-        """Raise ValueError if the method cannot hold single components, which takes bounds."""
-        if not self.bounded:
-            raise ValueError(
-                f"fixed holds single components of a leaf, which takes bounds, and method {self.method_name!r} takes "
-                f"none. {self.bounds_hint} Or split the leaf, and hold a part as a whole."
-            )
-
 
 def _changed(options: Options) -> set[str]:
     """Return the names of the options that are not at their defaults."""

@@ -19,7 +19,7 @@ from ._core.monitor import Callback, SolveMonitor
 from ._core.options import Options, read_options
 from ._core.progress import monitor_solve
 from ._core.status import Status
-from ._core.types import Aux, Number, Objective, P, Params, is_traced
+from ._core.types import Aux, Number, Objective, P, Params, is_traced, name_of
 from ._preparation import Preparation
 from ._problem.bounds import Bounds, read_bounds
 from ._problem.problem import Problem
@@ -111,12 +111,12 @@ class Minimizer(Generic[P, Aux, *Ts]):
         self._preparation = Preparation(self._backend, fun, self._bounds, fixed, has_aux, precision)
 
     def __repr__(self) -> str:
-        name = getattr(self._fun, "__name__", None) or repr(self._fun)
         given = {"bounds": self._bounds, "fixed": self._fixed, "precision": self._precision}
         more = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
         more += ", has_aux=True" if self._has_aux else ""
         more += f", options={self._options}" if self._options != Options() else ""
-        return f"Minimizer({name}, backend={self._backend.name!r}, method={self._backend.method_name!r}{more})"
+        backend, method = self._backend.name, self._backend.method_name
+        return f"Minimizer({name_of(self._fun)}, {backend=}, {method=}{more})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with its arguments, so that a pickle names no private module."""
@@ -218,7 +218,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
         method = self._backend.method_name if problem.method is None else problem.method.name
-        return finish(outcome, problem, self._backend.name, method)
+        return finish(outcome, problem, name_of(self._fun), self._backend.name, method)
 
     def _attach(self, error: BaseException, problem: Problem | None, monitor: SolveMonitor) -> None:
         """Set the attribute `best_result` of the exception: the best result so far, or None.

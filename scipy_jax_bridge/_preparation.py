@@ -50,7 +50,7 @@ class Preparation:
         self._bounds, self._fixed = bounds, fixed
         self._solver = (backend.name, backend.method_name)
         self.traces = BoundedCache[ProblemSpec]()
-        self._moves: WeakKeyDictionary[ProblemSpec, TracedMethod | None] = WeakKeyDictionary()
+        self._moves: WeakKeyDictionary[ProblemSpec, dict[bool, TracedMethod | None]] = WeakKeyDictionary()
 
     def is_traced(self) -> bool:
         """Whether the bounds or the mask are traced."""
@@ -67,7 +67,6 @@ class Preparation:
             params, args = to_float64((params, args))
         fixed, bounds = self._fixed, self._bounds
         if has_mask(fixed):
-            self._backend.check_mask()
             fixed, bounds = hold_components(fixed, bounds, params)
         problem = prepare(
             self._fun,
@@ -83,11 +82,12 @@ class Preparation:
         return problem if method is None else replace(problem, method=method, data=problem.data + method.consts)
 
     def _trace_method(self, problem: Problem) -> TracedMethod | None:
-        if problem.spec in self._moves:
-            return self._moves[problem.spec]
+        known, has_held = self._moves.setdefault(problem.spec, {}), problem.bounds is not None
+        if has_held in known:
+            return known[has_held]
         method = self._backend.prepare(problem)
         if method is None or not is_traced(method.consts):
-            self._moves[problem.spec] = method
+            known[has_held] = method
         return method
 
     def prepare_eagerly(self, params: Params, args: PyTree, *, solves: bool) -> Problem:

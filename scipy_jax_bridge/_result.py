@@ -29,9 +29,9 @@ from ._problem.moves import Move, Origin
 from ._problem.notes import describe_point
 from ._problem.problem import Problem
 from ._render.figure import draw_one
-from ._render.panels import Curve
+from ._render.panels import as_written
 from ._render.summary import write_summary, write_summary_html
-from ._summary import describe, measure_moves, summarize
+from ._summary import curve_of, describe, measure_moves, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +66,7 @@ class Result(Generic[P, Aux]):
         norm: `grad_norm`, if it cannot be computed from the other fields. It is not part of the pytree.
         origin: the start and the bounds, for what `print` shows of params. It is not part of the pytree; of a result
             that was pickled only what is shown is left.
+        objective: name of the objective; "" if unknown. It is not part of the pytree.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -93,6 +94,7 @@ class Result(Generic[P, Aux]):
     carry: ResumeState | None = field(default=None, repr=False)
     norm: float | None = field(default=None, repr=False)
     origin: Origin | list[Move] | None = field(default=None, repr=False)
+    objective: str = ""
 
     @property
     def x(self) -> P:
@@ -146,7 +148,7 @@ class Result(Generic[P, Aux]):
 
         Args:
             path: file to write; its extension sets the format, such as ".png" or ".svg". Default None: no file.
-            title: title of the figure. Default: backend, method and status.
+            title: title of the figure. Default: objective, status, backend and method.
             dark: whether to draw light on dark. Default False.
 
         Returns:
@@ -157,8 +159,9 @@ class Result(Generic[P, Aux]):
             ValueError: the result is that of a batch or inside a trace.
         """
         status = self._status_of_one()
-        title = title or f"{self.backend}, {self.method}: {status.name}"
-        curve = curve_of(self, self.backend, float(self.timing.compile_s), float(self.timing.solve_s))
+        what = f"Minimization of {self.objective}" if self.objective else "Minimization"
+        title = title or as_written(f"{what}: {status.name} by {self.backend}, {self.method}")
+        curve = curve_of(self.trace, self.backend, float(self.timing.compile_s), float(self.timing.solve_s))
         return draw_one(curve, path, title, dark=dark)
 
     def __str__(self) -> str:
@@ -209,14 +212,7 @@ def _unflatten(meta: tuple[Any, ...], data: Iterable[Any]) -> Result:
 jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 
-def curve_of(result: Result, name: str, compile_s: float, solve_s: float) -> Curve:
-    """Convert the trace of a result to a curve of a plot."""
-    trace = drop_padding(result.trace)
-    fun, grad_norm, nfev, seconds = map(np.asarray, trace)
-    return Curve(name, seconds, nfev, fun, grad_norm, compile_s, solve_s)
-
-
-def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Result:
+def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, method: str) -> Result:
     """Make the public result of an outcome, and write its notes unless it is traced."""
     structure, spec = problem.spec.params, problem.spec
     leaves, grads = outcome.leaves, outcome.grad
@@ -242,7 +238,7 @@ def finish(outcome: Outcome, problem: Problem, backend: str, method: str) -> Res
     )
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
-    result = replace(result, origin=Origin.keep(problem.start_leaves, problem.bounds))
+    result = replace(result, objective=objective, origin=Origin.keep(problem.start_leaves, problem.bounds))
     if not result.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
         result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._core.status import Status
-from ._core.trace import Timing
+from ._core.trace import Timing, Trace, drop_padding
 from ._core.types import Number, ResultArray, ResultBool, ResultInt, ResultStatus, is_traced
 from ._problem.moves import Move, Origin, describe_move
 from ._problem.notes import describe_optimized, is_number
 from ._problem.prefix import dotted_paths
+from ._render.panels import Curve
 from ._render.summary import LeafRow, Summary
 from ._render.table import format_seconds
 
@@ -144,6 +145,12 @@ def _suggest(result: _Solved) -> str:
     if result.method != "L-BFGS-B" or result.bounded or not 0 < size <= FEW or int(result.nfev) < LONG:
         return ""
     return "For so few parameters backend='scipy', method='BFGS' may take fewer evaluations."
+
+
+def curve_of(trace: Trace, name: str, compile_s: float, solve_s: float) -> Curve:
+    """Convert a trace to a curve of a plot."""
+    fun, grad_norm, nfev, seconds = map(np.asarray, drop_padding(trace))
+    return Curve(name, seconds, nfev, fun, grad_norm, compile_s, solve_s)
 
 
 def measure_moves(result: _Solved) -> list[Move] | None:

@@ -1,6 +1,9 @@
 """Runs side by side: what is measured and in which order, what is said of it, how it looks."""
 
+import collections
+import functools
 import math
+import pickle
 import re
 import sys
 from contextlib import nullcontext
@@ -298,8 +301,8 @@ def test_shares_of_every_kind_of_run():
     comparison = compare(bowl, START, (2.0,), repeats=1, runs=runs, shares=True)
     known = {name for name, shares in comparison.shares.items() if not math.isnan(shares.objective)}
     assert known == {"bare", "adam", "wide"}  # products with the Hessian are not counted in nfev
-    lines = str(comparison).splitlines()
-    assert next(line for line in lines[6:] if line.startswith("adam")).count("%") == 3
+    lines = str(comparison).partition("share of a solve")[2].splitlines()
+    assert next(line for line in lines if line.startswith("adam")).count("%") == 3
 
 
 def test_shares_in_single_precision_with_the_precision_of_the_call(x32):
@@ -493,28 +496,44 @@ def test_break_even_in_words(switches, able, text):
 
 def test_table_is_aligned_and_ends_with_the_notes(comparison):
     text = str(comparison)
-    head, rule, first, second, blank, shares, _, one, two, end, leaf, _, a, b, last, *notes = text.splitlines()
-    assert " ".join(head.split()) == (
-        "run objective gradient iterations evaluations compile solve fastest slowest status"
-    )
+    found, times, shares, leaves, notes = (block.splitlines() for block in text.split("\n\n"))
+    (head, rule, first, second), (seconds, *timed), (share, _, one, two), (leaf, _, a, b) = found, times, shares, leaves
+    assert head.split() == ["run", "status", "objective", "gradient", "nit", "nfev"]
+    assert seconds.split() == ["time", "compile", "solve", "fastest", "slowest"]
+    assert [line.split()[0] for line in timed[1:]] == ["scipy", "optax"]
     ends = [position for position in range(len(rule)) if rule[position : position + 2] == "- "]
     assert all(line[end + 1 : end + 3] == "  " for line in (first, second) for end in ends)
-    assert blank == end == last == ""
     assert leaf.split() == ["leaf", "scipy", "optax", "apart"] and [a.split()[0], b.split()[0]] == ["a", "b"]
     assert " ".join(line.strip() for line in notes) == " ".join(comparison.notes())
-    assert shares.split() == ["share", "of", "a", "solve", "objective", "transfers", "solver"]
+    assert share.split() == ["share", "of", "a", "solve", "objective", "transfers", "solver"]
     assert [line.split()[0] for line in (one, two)] == ["scipy", "optax"] and one.count("%") == two.count("%") == 3
-    assert max(map(len, text.splitlines())) < 120
+    assert max(map(len, text.splitlines())) <= 80
     assert repr(comparison) == text
+
+
+def test_a_table_with_long_names_fits_a_terminal_and_keeps_every_word():
+    names = ["L-BFGS of SciPy on the host", "trust-region Newton, of which the name is very long", "adam", "x" * 70]
+    found = {"fun": -1.23456789e-100, "grad_norm": 1e-100, "nit": 15000, "nfev": 15000, "status": "NOISE_FLOOR"}
+    times = {"compile_s": 1.0, "solve_s": 1e-5, "solve_s_min": 1.0, "solve_s_max": 99.0}
+    shares = {"objective_share": 1.0, "transfer_share": 0.5, "solver_share": 0.1}
+    rows = [{"run": name, "method": f"method of {name}", **found, **times, **shares} for name in names]
+    value, leaf = "-1.234e-10 to 1e+10", "encoder.layers.0.attention.query.weight"
+    ends = ["leaf", *names[:3], "apart"], [[leaf, value, value, value, "9"]]
+    text = _show.write_table(rows, [], [ends])
+    assert max(map(len, text.splitlines())) <= 80
+    letters = collections.Counter(text)
+    assert all(letters >= collections.Counter(3 * name.replace(" ", "")) for name in names)
+    assert text.count("-1.23456789e-100") == 4 and text.count("NOISE_FLOOR") == 4
 
 
 def test_long_notes_go_on_below_indented(comparison):
     long = " ".join(["word"] * 50)
-    *_, first, second, third, short = _show.write_table(comparison.rows(), [long, "Short."]).splitlines()
-    assert short == "Short." and first.startswith("word")
-    assert all(line.startswith("  word") for line in (second, third))
-    assert max(map(len, (first, second, third))) <= 100
-    assert " ".join((first, *map(str.strip, (second, third)))) == long
+    *_, notes = _show.write_table(comparison.rows(), [long, "Short."]).split("\n\n")
+    first, *middle, short = notes.splitlines()
+    assert short == "Short." and first.startswith("word") and len(middle) > 1
+    assert all(line.startswith("  word") for line in middle)
+    assert max(map(len, (first, *middle))) <= 80
+    assert " ".join((first, *map(str.strip, middle))) == long
 
 
 def test_html_holds_the_table_and_escapes_names():
@@ -523,7 +542,7 @@ def test_html_holds_the_table_and_escapes_names():
     )
     page = comparison._repr_html_()
     assert "&lt;a &amp; b&gt;" in page and "<a &" not in page
-    assert page.count("<tr>") == 9 and page.count("<p>") == len(comparison.notes())
+    assert page.count("<tr>") == 12 and page.count("<p>") == len(comparison.notes())
 
 
 @pytest.mark.parametrize(
@@ -640,6 +659,17 @@ def test_plot_of_one_result(tmp_path, comparison):
     assert "compiled before" in bars.texts[0].get_text()
     bare = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(2), method="Nelder-Mead")
     bare.plot()  # knows no gradient
+
+
+def test_a_picture_is_named_after_the_objective(comparison):
+    pytest.importorskip("matplotlib")
+    assert comparison.plot()._suptitle.get_text() == "bowl"
+    for fun in (bowl, jax.jit(bowl), functools.partial(bowl, center=2.0)):
+        result = sjb.minimize(fun, START, () if isinstance(fun, functools.partial) else (2.0,))
+        for each in (result, pickle.loads(pickle.dumps(result)), replace(result, note="")):
+            assert each.plot()._suptitle.get_text() == "Minimization of bowl: GTOL by scipy, L-BFGS-B"
+    assert sjb.minimize(lambda x: x**2, 1.0).objective == "<lambda>"
+    assert "bowl" not in str(jax.tree.structure(result)), "results of two objectives may be stacked"
 
 
 def test_plot_of_a_batch_is_an_error():

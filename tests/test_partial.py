@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 
@@ -14,6 +15,7 @@ import scipy_jax_bridge as sjb
 from problems import BACKENDS
 from scipy_jax_bridge import Bounds
 from scipy_jax_bridge._problem.prefix import spread_prefix
+from scipy_jax_bridge._scipy.methods import METHODS
 
 
 class Kernel(NamedTuple):
@@ -104,6 +106,69 @@ def test_a_mask_is_scipys_path_by_equal_bounds_bit_for_bit() -> None:
     )
     np.testing.assert_array_equal(result.params, found.x)
     assert (result.nit, result.nfev) == (found.nit, found.nfev)
+
+
+WITHOUT_BOUNDS = [method.name for method in METHODS.values() if not method.bounds]
+DECAYED_SEARCH = optax.chain(optax.add_decayed_weights(1e-3), optax.scale(-1.0), optax.scale_by_zoom_linesearch(20))
+TRANSFORMATIONS = {
+    "sgd": optax.sgd(1e-3),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.02)),
+    "decay": optax.adamw(0.02),
+    "lbfgs": optax.lbfgs(),
+    "decay, then a search": DECAYED_SEARCH,
+}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [{"method": name} for name in WITHOUT_BOUNDS]
+    + [{"backend": "optax", "method": each} for each in TRANSFORMATIONS.values()],
+    ids=WITHOUT_BOUNDS + list(TRANSFORMATIONS),
+)
+def test_a_method_without_bounds_solves_the_problem_without_the_held_components(call: Any) -> None:
+    start = np.array([-1.2, 0.3, 0.3, 0.7])
+
+    def reduced(free: Any) -> Any:
+        return valley(jnp.zeros(4).at[np.flatnonzero(MASK)].set(start[MASK]).at[np.flatnonzero(~MASK)].set(free))
+
+    call = {**call, "options": {"maxiter": 200}}
+    result, expected = sjb.minimize(valley, start, fixed=MASK, **call), sjb.minimize(reduced, start[~MASK], **call)
+    np.testing.assert_array_equal(np.asarray(result.params)[MASK], start[MASK])
+    np.testing.assert_allclose(np.asarray(result.params)[~MASK], expected.params, rtol=1e-5)
+    np.testing.assert_allclose(result.jac, jax.grad(valley)(result.params), rtol=1e-9, atol=1e-9)
+    assert (result.status, result.nit) == (expected.status, expected.nit)
+    assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3, abs=1e-9)
+    other = sjb.minimize(valley, start, fixed=~MASK, **call)
+    assert other.timing.compiles == 0
+    np.testing.assert_array_equal(np.asarray(other.params)[~MASK], start[~MASK])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_held_component_that_is_not_finite_is_a_start_that_is_not(backend: str, wrong: float) -> None:
+    with pytest.raises(sjb.NonfiniteStart, match="component 0"):
+        sjb.minimize(valley, np.array([wrong, 1.0, 0.3, 0.7]), backend=backend, fixed=MASK)
+
+
+def test_a_start_hessian_of_bfgs_loses_the_rows_of_held_components() -> None:
+    start, inverse = np.array([-1.2, 0.3, 0.3, 0.7]), np.diag([1.0, 1e-3, 2e-3, 1.0])
+    given = {"method": "BFGS", "fixed": MASK, "options": {"hess_inv0": inverse}}
+    assert sjb.minimize(valley, start, **given).nfev != sjb.minimize(valley, start, method="BFGS", fixed=MASK).nfev
+
+
+def test_traced_masks_hold_with_a_transformation() -> None:
+    start = np.array([-1.2, 0.3, 0.3, 0.7])
+    solve = sjb.Minimizer(valley, backend="optax", method=optax.sgd(1e-3), fixed=MASK, options={"maxiter": 30})
+    alone = solve(start)
+    np.testing.assert_array_equal(jax.jit(lambda start: solve(start).params)(start), alone.params)
+    options = {"maxiter": 30}
+
+    def batched(mask: Any) -> Any:
+        return sjb.minimize(valley, start, backend="optax", method=optax.sgd(1e-3), fixed=mask, options=options).params
+
+    both = jax.vmap(batched)(np.stack([MASK, ~MASK]))
+    np.testing.assert_allclose(both[0], alone.params, rtol=1e-12)
+    np.testing.assert_array_equal(np.asarray(both[1])[~MASK], start[~MASK])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -159,6 +159,7 @@ def test_pickles_of_the_last_version_load() -> None:
     for name, given in more.items():
         result = old[name]
         assert isinstance(result, sjb.Result) and np.isfinite(result.grad_norm) and str(result)
+        assert result.objective == ""
         again = solve(result, options={"maxiter": 3}, **given)
         assert "fresh memory" in again.note and float(again.fun) <= float(result.fun)
         assert ("another version" in again.note) == (name != "scipy")

@@ -78,8 +78,10 @@ def comment_on_co2(model: Model, comparison: Comparison) -> list[str]:
 def comment_on_rosenbrock(model: Model, comparison: Comparison) -> list[str]:
     """Explain the rows of Optax's loop."""
     return [
-        "Optax loop: the while_loop that Optax documents for its L-BFGS, stopped by the same gtol; it has no ftol.",
-        'Naive: called without jax.jit around it, it compiles at every solve ("in solve"), which is most of its time.',
+        "Optax loop: the while_loop that Optax documents for its L-BFGS, stopped by the",
+        "  same gtol; it has no ftol.",
+        "Naive: called without jax.jit around it, it compiles at every solve",
+        '  ("in solve"), which is most of its time.',
     ]
 
 

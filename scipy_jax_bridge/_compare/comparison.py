@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._render import figure as _figure, page as _page, table as _table
-from .._render.panels import Curve
-from .._result import Result, curve_of
+from .._render.panels import Curve, as_written
+from .._result import Result
+from .._summary import curve_of
 from . import verdict as _verdict
 from .ends import tabulate_ends
 from .provenance import Provenance
@@ -161,7 +162,7 @@ class Comparison:
 
         Args:
             path: where to write the picture; its ending is the format, such as ".png" or ".svg".
-            title: a line above the picture.
+            title: a line above the picture. Default: the name of the objective.
             dark: light on dark, for a dark page. Default False.
 
         Returns:
@@ -170,7 +171,7 @@ class Comparison:
         Raises:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
         """
-        return _figure.draw(self._curves(), self.drifts(), path, title, dark=dark)
+        return _figure.draw(self._curves(), self.drifts(), path, title or as_written(self._name), dark=dark)
 
     def report(self, path: str | Path, *, title: str | None = None) -> Path:
         """Write one self-contained HTML page: verdict, tables, plots, settings, versions, hardware.
@@ -186,7 +187,7 @@ class Comparison:
             ModuleNotFoundError: Matplotlib is not installed; the message names the extra.
         """
         text = _page.PageText(
-            title=title or self.setting.problem.get("objective", "A comparison").rpartition(".")[2],
+            title=title or self._name or "A comparison",
             notes=self.notes(),
             gaps={name: (gap.fun, gap.params, gap.leaf) for name, gap in self.gaps().items()},
             ends=self._ends(),
@@ -211,6 +212,10 @@ class Comparison:
     def _repr_html_(self) -> str:
         return _table.write_html(self.rows(), self.notes(), self._ends())
 
+    @property
+    def _name(self) -> str:
+        return self.setting.problem.get("objective", "").rpartition(".")[2]
+
     def _ends(self) -> list[_table.Table]:
         """Return the table of where the runs ended; none without leaves to show."""
         table = tabulate_ends(self.results, self.best)
@@ -218,7 +223,7 @@ class Comparison:
 
     def _curves(self) -> list[Curve]:
         return [
-            curve_of(result, row["run"], row["compile_s"], row["solve_s"])
+            curve_of(result.trace, row["run"], row["compile_s"], row["solve_s"])
             for row, result in zip(self.rows(), self.results.values(), strict=True)
         ]
 

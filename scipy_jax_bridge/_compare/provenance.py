@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._core.options import Options
-from .._core.types import Objective
+from .._core.types import Objective, name_of, unwrap_partial
 from .._problem.bounds import Bounds, read_bounds
 from .runs import Entry
 
@@ -43,7 +43,8 @@ class Provenance:
 
 def describe_problem(fun: Objective, params: PyTree, args: PyTree) -> dict[str, str]:
     """Describe the objective by its name, the start and the data by their shapes."""
-    module, name = getattr(fun, "__module__", ""), getattr(fun, "__qualname__", type(fun).__qualname__)
+    fun = unwrap_partial(fun)
+    module, name = getattr(fun, "__module__", ""), getattr(fun, "__qualname__", name_of(fun))
     return {
         "objective": f"{module}.{name}" if module else name,
         "start": describe_tree(params, "params"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -54,3 +55,16 @@ class TreeDef(Protocol):
 def is_traced(tree: PyTree) -> bool:
     """Whether a leaf of the tree is a tracer: the call is being differentiated, batched or compiled."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def unwrap_partial(fun: Objective) -> Objective:
+    """Return the function of a `functools.partial`."""
+    while isinstance(fun, functools.partial):
+        fun = fun.func
+    return fun
+
+
+def name_of(fun: Objective) -> str:
+    """Return the name of a function, or of the class of an object that can be called."""
+    fun = unwrap_partial(fun)
+    return getattr(fun, "__name__", type(fun).__name__)

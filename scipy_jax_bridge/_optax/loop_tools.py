@@ -7,16 +7,23 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 COUNT_MODULUS = 2**24  # the trace stores counts modulo this, because float32 holds integers exactly up to it
 
 Tree = TypeVar("Tree")
+Held = Bool[Array, " n"] | None  # the components that stay where they are
 
 
 def select(condition: bool | Array, new: Tree, old: Tree) -> Tree:
     """Return the tree `new` if the condition holds, else the tree `old`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def hold(held: Held, at: ArrayLike, x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Return x with the numbers of `at` in its held components."""
+    return x if held is None else jnp.where(held, at, x)
 
 
 @custom_vmap

@@ -23,6 +23,7 @@ from .._problem.jaxpr_key import key_of
 from .._problem.leaves import sharding_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, bind_consts, to_array
 from .._problem.problem import Problem
+from .loop_tools import Held, hold
 
 STATE = re.compile("ScaleBy(.+)State")  # the names of Optax's own classes of states
 NAMES = {"rms": "rmsprop", "rss": "adagrad", "belief": "adabelief"}  # where they are not those of the algorithms
@@ -56,14 +57,23 @@ class _Moves:
         leaves, self.structure = jax.tree.flatten(self._method.init(self._to_tree(x)))
         return leaves
 
-    def move(self, x: FlatVector, grad: FlatVector, value: Scalar, state: list[Leaf], data: Data) -> list[Array]:
-        """Return the next trial, and the leaves of the next state."""
+    def move(
+        self, x: FlatVector, grad: FlatVector, value: Scalar, state: list[Leaf], held: Held, data: Data
+    ) -> list[Array]:
+        """Return the next trial, and the leaves of the next state.
+
+        Held components are constants of the objective that the transformation sees: its gradient is zero there.
+        """
         value_of = _differentiable(self._spec.flat, data)
-        tree, grads, update = self._to_tree(x), self._to_tree(grad), self._method.update
-        given = {"value": value, "grad": grads, "value_fn": lambda tree: value_of(self._to_vector(tree))}
+        tree, grads, update = self._to_tree(x), self._to_tree(hold(held, 0, grad)), self._method.update
+
+        def value_fn(tree: PyTree) -> Scalar:
+            return value_of(hold(held, x, self._to_vector(tree)))
+
         inner = self.structure.unflatten(state)
-        updates, inner = update(grads, inner, tree, **_accepted_arguments(update, given))
-        return [self._to_vector(optax.apply_updates(tree, updates)), *jax.tree.leaves(inner)]
+        known = _accepted_arguments(update, {"value": value, "grad": grads, "value_fn": value_fn})
+        updates, inner = update(grads, inner, tree, **known)
+        return [hold(held, x, self._to_vector(optax.apply_updates(tree, updates))), *jax.tree.leaves(inner)]
 
 
 def trace_method(problem: Problem, method: optax.GradientTransformation) -> TracedMethod:
@@ -72,7 +82,8 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), dtype)
     with standard_promotion():
         started, leaves = jax.make_jaxpr(moves.start, return_shape=True)(x)
-        inputs = [x, x, jax.ShapeDtypeStruct((), dtype), leaves]
+        held = None if problem.bounds is None else jax.ShapeDtypeStruct(x.shape, bool)
+        inputs = [x, x, jax.ShapeDtypeStruct((), dtype), leaves, held]
         if is_manual():
             zeros = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), inputs)
             inputs = vary_with(zeros, problem.start_leaves)

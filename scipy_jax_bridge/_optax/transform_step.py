@@ -18,7 +18,7 @@ from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
 from .._problem.objective import Data, FlatObjective, TracedMethod
 from .device_solver import Scalar, Tolerances
-from .loop_tools import COUNT_MODULUS, select, write_rows
+from .loop_tools import COUNT_MODULUS, Held, hold, select, write_rows
 
 MAX_UNMOVED = 100  # zero steps in a row; schedules may begin at zero, and some transformations accumulate their steps
 LINE_SEARCH_STATES = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
@@ -90,20 +90,21 @@ def step_transform(
     state: TransformState,
     data: Data,
     limits: Tolerances,
+    held: Held,
     active: Flag,
 ) -> TransformState:
     """Move, evaluate and process the trial. If not `active`, return the state unchanged."""
-    moved = _move(method, state, data)
+    moved = _move(method, state, held, data)
     inner = method.tree.unflatten(moved.inner)
-    value, grad, aux, new_evaluations = _evaluate(method, objective, moved, inner, data)
-    return select(active, _process(moved, inner, value, grad, aux, new_evaluations, limits), state)
+    search = _last_search(inner) if method.can_reuse and held is None else None  # it knows no gradient of held ones
+    value, grad, aux, new_evaluations = _evaluate(objective, moved, search, data)
+    return select(active, _process(moved, inner, value, grad, aux, new_evaluations, limits, held), state)
 
 
 def _evaluate(
-    method: TracedMethod, objective: FlatObjective, state: TransformState, inner: PyTree, data: Data
+    objective: FlatObjective, state: TransformState, search: PyTree, data: Data
 ) -> tuple[Scalar, FlatVector, list[Array], Count]:
     """Evaluate the trial, or reuse what a line search knows of it. Return also the number of evaluations made."""
-    search = _last_search(inner) if method.can_reuse else None
     if search is None or not jax.tree.leaves(search.grad) or state.aux:
         return *objective.value_and_grad(state.trial, data), jnp.ones((), jnp.int32)
     unknown = ~jnp.isfinite(search.value) | (state.retreats > 0)
@@ -135,14 +136,16 @@ def _process(
     aux: list[Array],
     new_evaluations: Count,
     limits: Tolerances,
+    held: Held,
 ) -> TransformState:
     """Record the trial and decide whether it ends the solve.
 
     From a trial that is not finite the loop retreats towards the last point, at most maxls times in a row.
     """
     nfev, first = state.nfev + new_evaluations, state.nfev == 0
-    trial = Trial(value, jnp.max(jnp.abs(grad)), _count_searches(inner), _is_reduced(state, inner, grad))
-    finite = jnp.isfinite(value) & jnp.isfinite(trial.grad_norm)
+    grad_norm = jnp.max(jnp.abs(hold(held, 0, grad)))
+    trial = Trial(value, grad_norm, _count_searches(inner), _is_reduced(state, inner, grad))
+    finite = jnp.isfinite(value) & (jnp.isfinite(grad_norm) if held is None else jnp.all(jnp.isfinite(grad)))
     # A zero step is no convergence: the next one may be longer, unless a line search found no step.
     at_x = ~first & (state.retreats == 0) & jnp.all(state.trial == state.x)
     unmoved = jnp.where(at_x, state.unmoved + 1, 0)
@@ -201,11 +204,11 @@ def _is_reduced(state: TransformState, inner: PyTree, grad: FlatVector) -> Flag:
     return short & (state.step_was_reduced | (_count_searches(inner) > 1))
 
 
-def _move(method: TracedMethod, state: TransformState, data: Data) -> TransformState:
+def _move(method: TracedMethod, state: TransformState, held: Held, data: Data) -> TransformState:
     """Apply the transformation at an iterate. At the start and after a retreat the trial is known already."""
 
     def move(state: TransformState) -> TransformState:
-        trial, *inner = method.move(state.x, state.grad, state.value, state.inner, data)
+        trial, *inner = method.move(state.x, state.grad, state.value, state.inner, held, data)
         searched = _count_searches(method.tree.unflatten(inner))
         return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
 

@@ -24,7 +24,8 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         return start_transform(method, flat.leaves.ravel(free, flat.dtype), aux, data, rows)
 
     def step(state: TransformState, data: Data, limits: Tolerances, box: Box | None, active: Flag) -> TransformState:
-        return step_transform(method, flat, state, data, limits, active)
+        held = None if box is None else box.lower == box.upper  # by a mask: a transformation takes no other bounds
+        return step_transform(method, flat, state, data, limits, held, active)
 
     def with_hyperparams(state: TransformState, fresh: TransformState) -> TransformState:
         inner, new = (method.tree.unflatten(each.inner) for each in (state, fresh))

@@ -56,6 +56,7 @@ def _hold(mask: Side, start: PyTree, side: PyTree) -> PyTree:
     if is_traced((mask, start, side)):
         return jnp.where(mask, start, side)
     try:
-        return np.where(mask, np.asarray(start, np.float64), np.asarray(side, np.float64))
+        start, side = np.asarray(start, np.float64), np.asarray(side, np.float64)
+        return np.where(mask & np.isfinite(start), start, side)  # the first evaluation refuses a start that is not
     except (TypeError, ValueError):
         return side

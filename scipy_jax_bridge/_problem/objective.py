@@ -68,7 +68,8 @@ class TracedMethod(NamedTuple):
         key: equal for methods that compute the same.
         consts: the arrays that the method closes over.
         start: (x, data) -> leaves of the method's own state.
-        move: (x, gradient, value, leaves of the state, data) -> [next x, leaves of the state].
+        move: (x, gradient, value, leaves of the state, held, data) -> [next x, leaves of the state]. `held` marks the
+            components that stay where they are; None without bounds.
         tree: the tree of the state.
         can_reuse: whether the last line search of the method knows value and gradient of its trial.
     """

@@ -95,6 +95,11 @@ def render(panel: Panel, width: float, *, legend: bool) -> str:
     return text
 
 
+def capitalize_title(title: str) -> str:
+    """Begin a title with a capital letter; a single word is the name of a function, and stays as it is written."""
+    return title if " " not in title else title[:1].upper() + title[1:]
+
+
 def _new_figure(size: tuple[float, float]) -> Figure:
     try:
         from .picture import Picture
@@ -120,7 +125,7 @@ def _lay_out(rows: Sequence[tuple[Sequence[str], float]]) -> tuple[Figure, dict[
 def _finish(figure: Figure, theme: Theme, path: str | Path | None, title: str | None) -> Figure:
     figure.set_facecolor(theme.paper)
     if title:
-        figure.suptitle(title[:1].upper() + title[1:], fontsize="medium", color=theme.ink)
+        figure.suptitle(capitalize_title(title), fontsize="medium", color=theme.ink)
     if path is not None:
         figure.savefig(path, dpi=160)
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .figure import render
+from .figure import capitalize_title, render
 from .panels import DARK, LIGHT, Curve, Drifts, Theme, make_panels
 from .table import Row, Table, format_seconds, has_shares, html_table, write_html_tables
 
@@ -97,8 +97,7 @@ def write_page(path: str | Path, text: PageText, rows: Sequence[Row], curves: Se
     Raises:
         ModuleNotFoundError: Matplotlib is not installed.
     """
-    is_name = " " not in text.title  # of a function, which stays as it is written
-    title = html.escape(text.title if is_name else text.title[:1].upper() + text.title[1:])
+    title = html.escape(capitalize_title(text.title))
     parts = [
         f"<h1>{title}</h1>",
         *(f"<p>{html.escape(note)}</p>" for note in text.notes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -28,28 +29,34 @@ def format_seconds(seconds: float) -> str:
     return f"{value:.{decimals}f} {unit}"
 
 
-COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+Column = tuple[str, Callable[[Row], str]]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings and lines
+
+FOUND: tuple[Column, ...] = (
     ("run", lambda row: row["run"]),
     ("method", lambda row: row["method"]),
+    ("status", lambda row: row["status"]),
     ("objective", lambda row: f"{row['fun']:.9g}"),
     ("gradient", lambda row: f"{row['grad_norm']:.1e}"),
-    ("iterations", lambda row: f"{row['nit']}"),
-    ("evaluations", lambda row: f"{row['nfev']}"),
+    ("nit", lambda row: f"{row['nit']}"),
+    ("nfev", lambda row: f"{row['nfev']}"),
+)
+TIMES: tuple[Column, ...] = (
+    ("time", lambda row: row["run"]),
     ("compile", lambda row: "in solve" if row["compile_s"] is None else format_seconds(row["compile_s"])),
     ("solve", lambda row: format_seconds(row["solve_s"])),
     ("fastest", lambda row: format_seconds(row["solve_s_min"])),
     ("slowest", lambda row: format_seconds(row["solve_s_max"])),
-    ("status", lambda row: row["status"]),
 )
-LINE = 100  # characters after which a note is wrapped
-TEXT_COLUMNS = ("run", "method", "status", "share of a solve", "leaf")  # aligned at the left
-
-SHARES: tuple[tuple[str, Callable[[Row], str]], ...] = (
+SHARES: tuple[Column, ...] = (
     ("share of a solve", lambda row: row["run"]),
     ("objective", lambda row: format_share(row["objective_share"])),
     ("transfers", lambda row: format_share(row["transfer_share"])),
     ("solver", lambda row: format_share(row["solver_share"])),
 )
+LINE = 80  # characters of a terminal
+NARROW = 8  # characters to which a column may shrink
+TEXT_COLUMNS = ("run", "method", "status", "time", "share of a solve", "leaf")  # aligned at the left
 
 
 def format_share(share: float) -> str:
@@ -64,13 +71,10 @@ def format_share(share: float) -> str:
     return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings and lines
-
-
 def write_table(rows: Sequence[Row], notes: Sequence[str] = (), more: Sequence[Table] = ()) -> str:
-    """Return the rows as aligned text, then the shares of their time if known, more tables, and the notes."""
+    """Return text of at most 80 columns: what the runs found, their times, more tables, and the notes."""
     blocks = [
-        align(names, lines, [place for place, name in enumerate(names) if name not in TEXT_COLUMNS])
+        align(names, lines, [place for place, name in enumerate(names) if name not in TEXT_COLUMNS], width=LINE)
         for names, lines in [*_tables(rows), *more]
     ]
     lines = [line for block in blocks for line in [*block, ""]]
@@ -79,17 +83,58 @@ def write_table(rows: Sequence[Row], notes: Sequence[str] = (), more: Sequence[T
 
 
 def align(
-    names: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = (), *, rule: bool = True
+    names: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    right: Sequence[int] = (),
+    *,
+    rule: bool = True,
+    width: int | None = None,
 ) -> list[str]:
-    """Return headings, a rule and lines in columns of equal width; the columns `right` are aligned at the right."""
-    widths = [max(map(len, cells)) for cells in zip(names, *lines, strict=True)]
-    below = [["-" * width for width in widths]] if rule else []
+    """Return headings, a rule and lines in columns of equal width.
+
+    Args:
+        names, lines: headings and cells.
+        right: the columns that are aligned at the right.
+        rule: whether to draw a rule below the headings.
+        width: of the table at most; cells that are too long for it go on below. None for any width.
+    """
+    cells = [names, *lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if width is not None:
+        _shrink(widths, cells, width)
+    heading, *body = (
+        _join(
+            [textwrap.wrap(cell, max(width, 1)) or [""] for cell, width in zip(line, widths, strict=True)],
+            widths,
+            right,
+        )
+        for line in cells
+    )
+    below = ["  ".join("-" * each for each in widths)] if rule else []
+    return [*heading, *below, *(line for part in body for line in part)]
+
+
+def _shrink(widths: list[int], cells: Sequence[Sequence[str]], width: int) -> None:
+    """Make the widest columns narrower until the table fits; numbers are not broken."""
+    least = [
+        NARROW if name in TEXT_COLUMNS else max(len(word) for cell in column for word in [*cell.split(), ""])
+        for name, *column in zip(*cells, strict=True)
+    ]
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        wide = [place for place, each in enumerate(widths) if each > max(least[place], NARROW)]
+        if not wide:
+            return
+        widths[max(wide, key=widths.__getitem__)] -= 1
+
+
+def _join(parts: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[int]) -> list[str]:
+    """Return the lines of one row, whose cells may have several."""
     return [
         "  ".join(
-            cell.rjust(width) if position in right else cell.ljust(width)
-            for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            part.rjust(width) if place in right else part.ljust(width)
+            for place, (part, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for cells in (names, *below, *lines)
+        for line in itertools.zip_longest(*parts, fillvalue="")
     ]
 
 
@@ -126,15 +171,13 @@ def has_shares(rows: Sequence[Row]) -> bool:
     return any(not math.isnan(row.get("objective_share", math.nan)) for row in rows)
 
 
-def _tables(rows: Sequence[Row]) -> list[tuple[list[str], list[list[str]]]]:
-    """Return headings and cells of the table of runs, and of the table of shares if any are known."""
-    known = [row for row in rows if has_shares([row])]
-    shares = [([name for name, _ in SHARES], [[write(row) for _, write in SHARES] for row in known])]
-    return [_fill_cells(rows), *(shares if known else [])]
-
-
-def _fill_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells of the table of runs; without methods if all are equal."""
+def _tables(rows: Sequence[Row]) -> list[Table]:
+    """Return what the runs found, without methods if all are equal; their times; and the shares of those if known."""
     alike = len({row["method"] for row in rows}) < 2
-    columns = [column for column in COLUMNS if not (alike and column[0] == "method")]
+    found = [column for column in FOUND if not (alike and column[0] == "method")]
+    known = [row for row in rows if has_shares([row])]
+    return [_fill(found, rows), _fill(TIMES, rows), *([_fill(SHARES, known)] if known else [])]
+
+
+def _fill(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     return [name for name, _ in columns], [[write(row) for _, write in columns] for row in rows]

@@ -23,7 +23,7 @@ class Method:
         stopping_rule: what its own test says, for a method without derivatives, where we have none.
         differences: whether it takes products with the Hessian from differences of gradients nearby.
         failure_hint: what it needs of the objective, to be said where it fails.
-        per_component: its own options that hold one number for each component.
+        per_component: its own options that hold one number, or one row, for each component.
         grad_at_iterates: whether it asks for the gradient at its iterates only. Its callback also reports trials.
     """
 
@@ -66,6 +66,7 @@ _BFGS = Method(
     _words("norm xrtol c1 c2 hess_inv0"),
     _MAXITER,
     native_tolerances={"gtol": 0.0, "xrtol": 0.0},
+    per_component=_words("hess_inv0"),
 )
 _CG = Method("CG", "gradient", False, _words("norm c1 c2"), _MAXITER, native_tolerances=_NO_GTOL)
 _TNC = Method(

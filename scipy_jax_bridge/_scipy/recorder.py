@@ -222,10 +222,10 @@ class SolveRecorder:
         return start
 
     def _start(self, start: Evaluation) -> None:
-        self.iterate = start
-        norm = self._write_row(start)
         if not start.finite:
             raise refuse_start(self.evaluator.describe(start))
+        self.iterate = start
+        norm = self._write_row(start)
         if self.options.maxiter == 0:
             raise Stop(Status.GTOL if norm <= self.options.gtol else Status.MAXITER)
         if self._applies_tests and norm <= self.options.gtol:

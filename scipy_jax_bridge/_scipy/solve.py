@@ -88,7 +88,10 @@ def _run_scipy(
 ) -> tuple[Status, str]:
     """Run SciPy's method; return the status and SciPy's message."""
     host = recorder.evaluator.host
-    x0, bounds = host.reduce(host.start()), host.bounds()
+    x0, bounds = (
+        host.reduce(host.start()),
+        host.bounds() if method.bounds else None,
+    )  # others only leave out what is fixed
     options = _native_options(method, recorder, x0, bounds, fixed)
     with SingleThreaded() as solver:
         try:

@@ -35,9 +35,9 @@ from .control import (
 )
 from .direction import Direction
 from .lanes import Flag, Lanes, Rule, Scalars, pack, select_fused, split, unpack
+from .lengths import first_step, project, step_max, take_step
 from .linesearch import LARGEST_STEP, Search
 from .memory import NewPair, Scalar, Vector, sum_products
-from .lengths import first_step, project, step_max, take_step
 from .unbounded import UNBOUNDED
 
 Rules = tuple[Rule, Rule]
