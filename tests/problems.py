@@ -166,10 +166,12 @@ def coupled_quadratic(n: int) -> Problem:
     multipliers = np.select([i % 3 == 0, i % 3 == 1], [1.0 + i / n, -2.0], 0.0)
     b = A @ solution - multipliers
 
-    def fun(x: jax.Array) -> jax.Array:
-        return 0.5 * x @ (jnp.array(A) @ x) - jnp.array(b) @ x
-
     value = 0.5 * float(solution @ A @ solution) - float(b @ solution)
+    A, b = jnp.asarray(A), jnp.asarray(b)
+
+    def fun(x: jax.Array) -> jax.Array:
+        return 0.5 * x @ (A @ x) - b @ x
+
     source = "convex, made to satisfy the optimality conditions at the minimizer"
     return boxed("coupled quadratic", fun, np.zeros(n), value, solution, -1.0, 1.0, source)
 
@@ -271,9 +273,12 @@ PROBLEMS = UNBOUNDED + BOUNDED
 
 @cache
 def family(size: int, bounded: bool) -> tuple[tuple[Problem, ...], Callable[[jax.Array, int], jax.Array]]:
-    """The problems of a size, with and without bounds apart, and one function that is each of them by its number."""
+    """The problems of a size, with and without bounds apart, and one function that is each of them by its number.
+
+    It reads nothing that can change, so that `minimize` traces it once.
+    """
     members = tuple(each for each in PROBLEMS if (each.start.size, each.bounded) == (size, bounded))
-    branches = [each.fun for each in members]
+    branches = tuple(each.fun for each in members)
     return members, lambda x, which: jax.lax.switch(which, branches, x)
 
 

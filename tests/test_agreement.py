@@ -69,7 +69,8 @@ TREES = {
 
 @cache
 def in_shape(fun: Callable[..., jax.Array], shape: str) -> Callable[..., jax.Array]:
-    return fun if shape == "flat" else lambda params, which: fun(TREES[shape].to_vector(params), which)
+    to_vector = TREES[shape].to_vector
+    return fun if shape == "flat" else lambda params, which: fun(to_vector(params), which)
 
 
 def bounds_of(problem: Problem, shape: str = "flat") -> sjb.Bounds | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -70,14 +71,18 @@ def with_a_wrong_gradient(x: Any, which: Any) -> Any:
     return jax.lax.switch(which, WRONG_OBJECTIVES, x)
 
 
+@cache
+def solver(backend: str, ftol: float) -> Any:
+    return sjb.Minimizer(with_a_wrong_gradient, backend=backend, options={"ftol": ftol})
+
+
 @backends
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("ftol", [2.220446049250313e-09, 0.0], ids=["ftol", "no ftol"])
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_gradient_is_called_so(name: str, ftol: float, dtype: str, backend: str) -> None:
     start = START.astype(dtype)
-    which = list(WRONG).index(name)
-    result = sjb.minimize(with_a_wrong_gradient, start, (which,), backend=backend, options={"ftol": ftol})
+    result = solver(backend, ftol)(start, (list(WRONG).index(name),))
     assert result.status == Status.LINESEARCH, (result.status, result.params)
     assert "check_grads" in result.message
 
