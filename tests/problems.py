@@ -166,10 +166,12 @@ def coupled_quadratic(n: int) -> Problem:
     multipliers = np.select([i % 3 == 0, i % 3 == 1], [1.0 + i / n, -2.0], 0.0)
     b = A @ solution - multipliers
 
-    def fun(x: jax.Array) -> jax.Array:
-        return 0.5 * x @ (jnp.array(A) @ x) - jnp.array(b) @ x
-
     value = 0.5 * float(solution @ A @ solution) - float(b @ solution)
+    A, b = jnp.asarray(A), jnp.asarray(b)
+
+    def fun(x: jax.Array) -> jax.Array:
+        return 0.5 * x @ (A @ x) - b @ x
+
     source = "convex, made to satisfy the optimality conditions at the minimizer"
     return boxed("coupled quadratic", fun, np.zeros(n), value, solution, -1.0, 1.0, source)
 
@@ -196,6 +198,7 @@ STYBLINSKI_VALUE = 0.5 * (STYBLINSKI**4 - 16 * STYBLINSKI**2 + 5 * STYBLINSKI)
 HS110 = -45.77846970744627  # ten times ln(t - 2)^2 + ln(10 - t)^2, less t^2,
 HS110_AT = 9.350265833069385  # at its stationary point
 
+# The sizes are few, so that a few programs serve all problems: see `in_one_program`.
 UNBOUNDED = (
     free("rosenbrock 2", rosenbrock, [-1.2, 1], 0.0, [1, 1], "MGH 1"),
     free("rosenbrock 20", rosenbrock, [-1.2, 1] * 10, 0.0, np.ones(20), "MGH 21, chained"),
@@ -213,7 +216,7 @@ UNBOUNDED = (
     ),
     free("wood", wood, [-3, -1, -3, -1], 0.0, np.ones(4), "MGH 14"),
     free("powell singular", powell_singular, [3, -1, 0, 1], 0.0, np.zeros(4), "MGH 13"),
-    free("log sum", log_sum, np.linspace(-2, 3, 6), float(np.log(12)), np.ones(6), "convex"),
+    free("log sum", log_sum, np.linspace(-2, 3, 4), float(np.log(8)), np.ones(4), "convex"),
     free("badly scaled", badly_scaled, [1, 1], 0.0, [1e6, 2e-6], "MGH 4"),
 )
 
@@ -238,12 +241,12 @@ BOUNDED = (
     boxed("hs110", hs110, [9] * 10, HS110, [HS110_AT] * 10, 2.001, 9.999, "hs 110"),
     boxed("rosenbrock wall", rosenbrock, [-1.2, 1], 0.25, [0.5, 0.25], -2, [0.5, 2], "closed form"),
     coupled_quadratic(30),
-    separable("many active", np.zeros(25), -1.0, 1.0),
+    separable("many active", np.zeros(30), -1.0, 1.0),
     separable(
         "one-sided",
-        np.full(12, 0.25),
-        np.where(np.arange(12) % 3 == 0, -0.5, -INF),
-        np.where(np.arange(12) % 3 == 1, 0.5, INF),
+        np.full(10, 0.25),
+        np.where(np.arange(10) % 3 == 0, -0.5, -INF),
+        np.where(np.arange(10) % 3 == 1, 0.5, INF),
     ),
     separable("start on a bound", np.full(10, -1.0), -1.0, 2.0),
     boxed(
@@ -258,11 +261,11 @@ BOUNDED = (
     ),
     separable(
         "fixed coordinates",
-        np.zeros(9),
-        np.where(np.arange(9) % 2 == 0, 0.75, -2.0),
-        np.where(np.arange(9) % 2 == 0, 0.75, 2.0),
+        np.zeros(10),
+        np.where(np.arange(10) % 2 == 0, 0.75, -2.0),
+        np.where(np.arange(10) % 2 == 0, 0.75, 2.0),
     ),
-    separable("start outside", np.full(6, 9.0), -1.0, 2.0),
+    separable("start outside", np.full(10, 9.0), -1.0, 2.0),
 )
 
 PROBLEMS = UNBOUNDED + BOUNDED
@@ -270,9 +273,12 @@ PROBLEMS = UNBOUNDED + BOUNDED
 
 @cache
 def family(size: int, bounded: bool) -> tuple[tuple[Problem, ...], Callable[[jax.Array, int], jax.Array]]:
-    """The problems of a size, with and without bounds apart, and one function that is each of them by its number."""
+    """The problems of a size, with and without bounds apart, and one function that is each of them by its number.
+
+    It reads nothing that can change, so that `minimize` traces it once.
+    """
     members = tuple(each for each in PROBLEMS if (each.start.size, each.bounded) == (size, bounded))
-    branches = [each.fun for each in members]
+    branches = tuple(each.fun for each in members)
     return members, lambda x, which: jax.lax.switch(which, branches, x)
 
 

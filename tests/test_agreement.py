@@ -19,7 +19,6 @@ from scipy_jax_bridge import Status
 TABLE = np.arange(3)
 SHAPES = ("dict", "nested")
 
-QUICK = {"rosenbrock 2", "log sum", "hs5", "fixed coordinates"}  # for what compiles a device loop for each shape
 ROUGH = {"badly scaled"}  # whose gradient is computed to about 1e-4 only: which test ends it is up to rounding
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -70,12 +69,25 @@ TREES = {
 
 @cache
 def in_shape(fun: Callable[..., jax.Array], shape: str) -> Callable[..., jax.Array]:
-    return fun if shape == "flat" else lambda params, which: fun(TREES[shape].to_vector(params), which)
+    to_vector = TREES[shape].to_vector
+    return fun if shape == "flat" else lambda params, which: fun(to_vector(params), which)
 
 
 def bounds_of(problem: Problem, shape: str = "flat") -> sjb.Bounds | None:
     bound = TREES[shape].bound
     return sjb.Bounds(bound(problem.lower), bound(problem.upper)) if problem.bounded else None
+
+
+@cache
+def program(fun: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    return jax.jit(jax.value_and_grad(fun))
+
+
+def evaluate(problem: Problem, x: Any) -> tuple[float, np.ndarray]:
+    """The objective's value and gradient, by a program that has nothing of the package."""
+    fun, which = in_one_program(problem)
+    value, grad = program(fun)(jnp.asarray(x), which)
+    return float(value), np.asarray(grad)
 
 
 @cache
@@ -111,20 +123,26 @@ bounded_problems = pytest.mark.parametrize(("problem", "backend"), cases(BOUNDED
 
 
 def shaped() -> list[Any]:
-    """Problem by shape by backend; most problems come in one shape to the device loop, each in its turn."""
+    """Problem by shape by backend; on the device most problems come in one shape, that of their program."""
     return [
         pytest.param(problem, backend, shape, id=f"{problem.name}-{backend}-{shape}")
-        for turn, problem in enumerate(PROBLEMS)
+        for problem in PROBLEMS
         for backend in BACKENDS
-        for shape in (SHAPES if backend == "scipy" or problem.name in QUICK else [SHAPES[turn % len(SHAPES)]])
+        for shape in (SHAPES if backend == "scipy" or problem.start.size == 2 else [shape_of(problem)])
     ]
+
+
+def shape_of(problem: Problem) -> str:
+    """One shape for all problems of a program: those with and without bounds in turn, from size to size."""
+    turn = sorted({each.start.size for each in PROBLEMS}).index(problem.start.size)
+    return SHAPES[(turn + problem.bounded) % len(SHAPES)]
 
 
 @every_problem
 def test_fun_and_jac_belong_to_params(problem: Problem, backend: str) -> None:
     result = solve(problem, backend)
-    value, grad = jax.value_and_grad(problem.fun)(result.params)
-    np.testing.assert_allclose(float(result.fun), float(value), rtol=1e-12, atol=1e-14)
+    value, grad = evaluate(problem, result.params)
+    np.testing.assert_allclose(float(result.fun), value, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(result.jac, grad, rtol=1e-9, atol=1e-9)
     assert result.x is result.params
 
@@ -143,7 +161,7 @@ def test_trace(problem: Problem, backend: str) -> None:
     trace = result.trace
     assert len(trace.fun) == len(trace.grad_norm) == len(trace.nfev) == len(trace.seconds) == result.nit + 1
     start = problem.start if not problem.bounded else np.clip(problem.start, problem.lower, problem.upper)
-    value, grad = jax.value_and_grad(problem.fun)(jnp.asarray(start))
+    value, grad = evaluate(problem, start)
     assert trace.nfev[0] == 1
     np.testing.assert_allclose(trace.fun[0], value, rtol=1e-12)
     np.testing.assert_allclose(trace.grad_norm[0], np.abs(projected(problem, start, grad)).max(), rtol=1e-9)
@@ -172,8 +190,8 @@ def test_tree_and_flat_runs_agree(problem: Problem, backend: str, shape: str) ->
         else:
             assert found is given  # rides along untouched
     assert jax.tree.structure(result.jac) == jax.tree.structure(TREES[shape].bound(jnp.asarray(problem.start)))
-    value, grad = jax.value_and_grad(problem.fun)(jnp.asarray(vector(result, shape)))
-    np.testing.assert_allclose(float(result.fun), float(value), rtol=1e-12, atol=1e-14)
+    value, grad = evaluate(problem, vector(result, shape))
+    np.testing.assert_allclose(float(result.fun), value, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(TREES[shape].to_vector(result.jac), grad, rtol=1e-9, atol=1e-9)
     if problem.bounded:
         x = vector(result, shape)
@@ -184,8 +202,9 @@ def test_tree_and_flat_runs_agree(problem: Problem, backend: str, shape: str) ->
 @pytest.mark.parametrize("name", ["booth", "hs3", "hs45", "many active"])
 def test_starts_at_the_minimum(name: str, backend: str) -> None:
     problem = named(name)
-    bounds = bounds_of(problem)
-    result = sjb.minimize(problem.fun, jnp.asarray(problem.minimizer), backend=backend, bounds=bounds)
+    fun, which = in_one_program(problem)
+    start, bounds = jnp.asarray(problem.minimizer), bounds_of(problem)
+    result = sjb.minimize(fun, start, (which,), backend=backend, bounds=bounds)
     assert (result.nit, result.nfev, result.status) == (0, 1, Status.GTOL)
     np.testing.assert_array_equal(result.params, problem.minimizer)
     assert len(result.trace.fun) == 1
@@ -259,13 +278,14 @@ def test_single_precision_leaves_stay_inside_bounds_they_cannot_hold(backend: st
 
 
 @backends
-@pytest.mark.parametrize("name", ["rosenbrock 2", "log sum", "himmelblau", "hs5", "many active"])
+@pytest.mark.parametrize("name", ["rosenbrock 2", "log sum", "himmelblau", "hs5", "start on a bound"])
 @pytest.mark.usefixtures("x32")
 def test_single_precision(name: str, backend: str) -> None:
     problem = named(name)
     start = jnp.asarray(problem.start)
     assert start.dtype == np.float32
-    result = sjb.minimize(problem.fun, start, backend=backend, bounds=bounds_of(problem))
+    fun, which = in_one_program(problem)
+    result = sjb.minimize(fun, start, (which,), backend=backend, bounds=bounds_of(problem))
     assert result.params.dtype == result.fun.dtype == np.float32
     assert result.status in {Status.GTOL, Status.FTOL, Status.NOISE_FLOOR}
     assert result.nfev < 200
