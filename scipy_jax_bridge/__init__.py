@@ -15,6 +15,7 @@ from ._lbfgsb import lbfgsb as lbfgsb
 from ._minimize import Minimizer as Minimizer, minimize as minimize
 from ._pickles import accept_old_names as _accept_old_names
 from ._problem.bounds import Bounds as Bounds
+from ._problem.host import HostObjective as HostObjective, host_objective as host_objective
 from ._problem.nonfinite import NonfiniteStart as NonfiniteStart
 from ._problem.recompilation import RecompilationWarning as RecompilationWarning
 from ._result import Result as Result, Timing as Timing, Trace as Trace

@@ -24,7 +24,7 @@ from ._problem.bounds import Bounds, read_bounds
 from ._problem.validation import check_settings
 
 if TYPE_CHECKING:
-    from ._scipy.host import HostObjective
+    from ._scipy.numpy_objective import NumpyObjective
 
 Point = np.ndarray | Sequence[float]  # the free components
 
@@ -125,20 +125,20 @@ class Adapter:
         return self
 
     @functools.cached_property
-    def _hosts(self) -> tuple[HostObjective, HostObjective | Exception]:
+    def _hosts(self) -> tuple[NumpyObjective, NumpyObjective | Exception]:
         """The objective traced alone and with its gradient; the exception if it has none."""
         refuse_fork()
         backend = choose_backend("scipy", "Nelder-Mead")  # uses no gradient
         from ._scipy.fixed import find_fixed
-        from ._scipy.host import HostObjective
+        from ._scipy.numpy_objective import NumpyObjective
 
         with self._context(), SolveMonitor():
             preparation = self._preparation or Preparation(backend, self._fun, has_aux=False, **self._settings)
             problem = preparation.prepare_eagerly(self._params, self._args, solves=False)
             held = find_fixed(problem.bounds)
-            host = HostObjective(problem, held)
+            host = NumpyObjective(problem, held)
             try:
-                slope = HostObjective(preparation.prepare(self._params, self._args, with_grad=True), held)
+                slope = NumpyObjective(preparation.prepare(self._params, self._args, with_grad=True), held)
             except Exception as error:
                 slope = error.with_traceback(None)
         note_use()
@@ -147,7 +147,7 @@ class Adapter:
         return host, slope
 
     @functools.cached_property
-    def _host(self) -> HostObjective:
+    def _host(self) -> NumpyObjective:
         return self._hosts[0]
 
     @functools.cached_property

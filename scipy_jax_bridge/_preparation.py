@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from jaxtyping import PyTree
 
 from ._autodiff.manual import vary_start
+from ._autodiff.traced import TracedCall
 from ._backend import Backend
 from ._core.context import to_float64
 from ._core.errors import warn
@@ -16,6 +17,7 @@ from ._core.types import Number, Objective, Params, is_traced
 from ._problem.bounds import Bounds
 from ._problem.cache import BoundedCache
 from ._problem.held import has_mask, hold_components
+from ._problem.host import HostObjective
 from ._problem.objective import TracedMethod
 from ._problem.precision import describe_narrowest
 from ._problem.problem import Problem, ProblemSpec, prepare
@@ -109,6 +111,11 @@ class Preparation:
 
     def prepare_in_trace(self, params: Params, args: PyTree, limits: list[Number]) -> tuple[Problem, Problem]:
         """Make the problem of a call inside a trace, and the same with its gradient."""
+        if isinstance(self._fun, HostObjective):
+            raise TracedCall(
+                "Python evaluates a host objective, which jax.jit, jax.vmap and jax.grad cannot. Call minimize outside "
+                "of them, or write the objective in JAX."
+            )
         problem = self.prepare(params, args)
         if is_manual():
             params = vary_start(problem, limits)

@@ -43,6 +43,10 @@ class TreeDef(Protocol):
         """Return the tree with these leaves."""
         ...
 
+    def flatten_up_to(self, tree: PyTree, /) -> list[PyTree]:
+        """Return the parts of a tree at the leaves of this structure."""
+        ...
+
     def node_data(self) -> tuple[type, PyTree] | None:
         """Return the class of the root and what that knows beside its children; None for a leaf."""
         ...

@@ -101,11 +101,16 @@ class ChunkedRun:
             state_then, report = self._advance(state, until)
             return state_then, report._replace(values=report.values.block_until_ready())
 
+        if self._problem.spec.is_host:
+            return advance()  # Python is interruptible, and may want its main thread
         return self._monitor.wait_interruptibly(advance, expected_s)
 
     def next_chunk(self) -> int:
-        """Return the evaluations of the next chunk: CHUNK_S seconds, and at most as many as the trace has rows for."""
-        if self.speed is None and self._evals_per_second is None:
+        """Return the evaluations of the next chunk: CHUNK_S seconds, and at most as many as the trace has rows for.
+
+        Where Python evaluates it is one, so that an exception loses no evaluation.
+        """
+        if self._problem.spec.is_host or (self.speed is None and self._evals_per_second is None):
             return FIRST_CHUNK
         left = max(self._monitor.seconds_left, 0.0)
         expected = (
@@ -125,7 +130,8 @@ class ChunkedRun:
         if nfev > self.nfev:
             self.speed = (nfev - self.nfev) / max(now - self._last_s, 1e-9)
         self._last_s, self.nfev = now, nfev
-        requested = self._call_back(scalars, last) if self._monitor.callback is not None else None
+        is_due = self.nit > known or not self._problem.spec.is_host  # once an iteration, or a chunk
+        requested = self._call_back(scalars, last) if is_due and self._monitor.callback is not None else None
         if scalars.status != RUNNING:
             return Status(int(scalars.status))
         stop = self._monitor.stop_status()

@@ -28,7 +28,7 @@ ROWS_INSIDE = 1024  # rows of the trace of a solve inside jit or vmap, where no 
 
 Leaves = Sequence[Leaf]  # the free leaves of params
 Scalar = Float[Array, ""]
-Evaluate = Callable[[FlatVector], tuple[Scalar, FlatVector, PyTree]]  # x -> value, gradient, aux
+Flag = Bool[Array, ""]
 
 
 @runtime_checkable
@@ -37,6 +37,11 @@ class DeviceState(Protocol):
 
     The compiled loop donates its input, so a state must not be used after it has been advanced.
     """
+
+    @property
+    def trial(self) -> FlatVector:
+        """The point to evaluate next."""
+        ...
 
     @property
     def x(self) -> FlatVector:
@@ -119,6 +124,15 @@ class Tolerances(NamedTuple):
     rounding: Scalar  # the relative rounding error of the objective
 
 
+class Evaluated(NamedTuple):
+    """What is known of a trial: value, gradient, leaves of aux, and the evaluations made for it now."""
+
+    value: Scalar
+    grad: FlatVector
+    aux: PyTree
+    nfev: Int[Array, ""] | int
+
+
 @dataclass(frozen=True)
 class DeviceSolver(Generic[State]):
     """A solver on the device for one problem.
@@ -126,8 +140,10 @@ class DeviceSolver(Generic[State]):
     Args:
         start: (free leaves, data, box) -> the state before the first evaluation.
         start_on_host: (free leaves, box) -> the same with NumPy, so that nothing is compiled; None if not possible.
-        step: (state, data, tolerances, box, active) -> the state after one turn of the loop, which makes one
-            evaluation or those of one line search; the same state if not `active`.
+        propose: (state, data, box, active) -> the state with the next trial; the same state if not `active`.
+        evaluate: (state, data, box) -> what is known of the trial.
+        process: (state, what is known of its trial, tolerances, box, active) -> the state after this turn of the
+            loop; the same state if not `active`.
         status: the status code of a state.
         report: what the host needs to know of a state.
         with_status: on the host, the state with another status code.
@@ -138,7 +154,9 @@ class DeviceSolver(Generic[State]):
 
     start: Callable[[Leaves, Data, Box | None], State]
     start_on_host: Callable[[Leaves, Box | None], State] | None
-    step: Callable[[State, Data, Tolerances, Box | None, Bool[Array, ""]], State]
+    propose: Callable[[State, Data, Box | None, Flag], State]
+    evaluate: Callable[[State, Data, Box | None], Evaluated]
+    process: Callable[[State, Evaluated, Tolerances, Box | None, Flag], State]
     status: Callable[[State], Array]
     report: Callable[[State], LoopReport]
     with_status: Callable[[State, Status | int], State]

@@ -26,7 +26,9 @@ def advance(
         return (solver.status(state) == RUNNING) & (state.nfev < until)
 
     def body(state: State) -> State:
-        return solver.step(state, data, limits, box, is_active(goes_on(state)))
+        active = is_active(goes_on(state))
+        state = solver.propose(state, data, box, active)
+        return solver.process(state, solver.evaluate(state, data, box), limits, box, active)
 
     with standard_promotion():
         return lax.while_loop(lambda state: any_active(goes_on(state)), body, state)

@@ -45,6 +45,7 @@ from .device_solver import (
     tolerances_of,
     unwrap_counts,
 )
+from .host_loop import compile_turn
 from .loop import advance
 from .loop_tools import select
 from .resume import make_resume_state, resume
@@ -71,7 +72,11 @@ def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> C
     if begin is None:
         compiled, begin_s = problem.compile(("start", *name), start)
         begin = lambda free, box: compiled(free, problem.data, box)  # noqa: E731
-    run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, options))
+    limits = tolerances_of(problem, options)
+    if problem.spec.is_host:
+        run, run_s = compile_turn(problem, solver, name, _shapes_of_state(problem, solver), limits)
+    else:
+        run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, limits))
     return Compiled(
         programs=LoopPrograms(begin, run),
         seconds=begin_s + run_s,
@@ -81,9 +86,12 @@ def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> C
     )
 
 
-def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> ToCompile:
+def _shapes_of_state(problem: Problem, solver: DeviceSolver) -> DeviceState:
+    return jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
+
+
+def _make_advance(problem: Problem, solver: DeviceSolver, limits: Tolerances) -> ToCompile:
     """Return the function of a chunk of the loop, and inputs of the types that it will have."""
-    state = jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
 
     def run(
         state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
@@ -91,7 +99,7 @@ def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> T
         state = advance(solver, state, data, limits, box, until)
         return state, solver.report(state)
 
-    inputs = (state, problem.data, tolerances_of(problem, options), box_of(problem), np.int32(0))
+    inputs = (_shapes_of_state(problem, solver), problem.data, limits, box_of(problem), np.int32(0))
     return jax.jit(run, donate_argnums=0), inputs
 
 

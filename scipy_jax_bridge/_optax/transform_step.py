@@ -11,19 +11,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
 from .._problem.objective import Data, FlatObjective, TracedMethod
-from .device_solver import Scalar, Tolerances
+from .device_solver import Evaluated, Flag, Scalar, Tolerances
 from .loop_tools import COUNT_MODULUS, Held, hold, select, write_rows
 
 MAX_UNMOVED = 100  # zero steps in a row; schedules may begin at zero, and some transformations accumulate their steps
 LINE_SEARCH_STATES = (optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState)
 
-Flag = Bool[Array, ""]
 Count = Int[Array, ""]
 
 
@@ -84,29 +83,14 @@ def start_transform(method: TracedMethod, x: FlatVector, aux: list[Array], data:
     )
 
 
-def step_transform(
-    method: TracedMethod,
-    objective: FlatObjective,
-    state: TransformState,
-    data: Data,
-    limits: Tolerances,
-    held: Held,
-    active: Flag,
-) -> TransformState:
-    """Move, evaluate and process the trial. If not `active`, return the state unchanged."""
-    moved = _move(method, state, held, data)
-    inner = method.tree.unflatten(moved.inner)
-    search = _last_search(inner) if method.can_reuse and held is None else None  # it knows no gradient of held ones
-    value, grad, aux, new_evaluations = _evaluate(objective, moved, search, data)
-    return select(active, _process(moved, inner, value, grad, aux, new_evaluations, limits, held), state)
-
-
-def _evaluate(
-    objective: FlatObjective, state: TransformState, search: PyTree, data: Data
-) -> tuple[Scalar, FlatVector, list[Array], Count]:
-    """Evaluate the trial, or reuse what a line search knows of it. Return also the number of evaluations made."""
+def evaluate_trial(
+    method: TracedMethod, objective: FlatObjective, state: TransformState, data: Data, held: Held
+) -> Evaluated:
+    """Evaluate the trial, or reuse what a line search knows of it."""
+    # A search knows no gradient of held components.
+    search = _last_search(method.tree.unflatten(state.inner)) if method.can_reuse and held is None else None
     if search is None or not jax.tree.leaves(search.grad) or state.aux:
-        return *objective.value_and_grad(state.trial, data), jnp.ones((), jnp.int32)
+        return Evaluated(*objective.value_and_grad(state.trial, data), 1)
     unknown = ~jnp.isfinite(search.value) | (state.retreats > 0)
 
     def recall(_: FlatVector) -> tuple[Scalar, FlatVector]:
@@ -114,7 +98,7 @@ def _evaluate(
         return jnp.asarray(search.value, state.value.dtype), grad
 
     value, grad = lax.cond(unknown, lambda x: objective.value_and_grad(x, data)[:2], recall, state.trial)
-    return value, grad, state.aux, unknown.astype(jnp.int32)
+    return Evaluated(value, grad, state.aux, unknown.astype(jnp.int32))
 
 
 def _last_search(inner: PyTree) -> PyTree:
@@ -128,21 +112,15 @@ def _last_search(inner: PyTree) -> PyTree:
     return inner if isinstance(inner, LINE_SEARCH_STATES) else None
 
 
-def _process(
-    state: TransformState,
-    inner: PyTree,
-    value: Scalar,
-    grad: FlatVector,
-    aux: list[Array],
-    new_evaluations: Count,
-    limits: Tolerances,
-    held: Held,
+def process_trial(
+    method: TracedMethod, state: TransformState, evaluated: Evaluated, limits: Tolerances, held: Held, active: Flag
 ) -> TransformState:
-    """Record the trial and decide whether it ends the solve.
+    """Record the trial and decide whether it ends the solve. If not `active`, return the state unchanged.
 
     From a trial that is not finite the loop retreats towards the last point, at most maxls times in a row.
     """
-    nfev, first = state.nfev + new_evaluations, state.nfev == 0
+    inner, (value, grad, aux, count) = method.tree.unflatten(state.inner), evaluated
+    nfev, first = state.nfev + count, state.nfev == 0
     grad_norm = jnp.max(jnp.abs(hold(held, 0, grad)))
     trial = Trial(value, grad_norm, _count_searches(inner), _is_reduced(state, inner, grad))
     finite = jnp.isfinite(value) & (jnp.isfinite(grad_norm) if held is None else jnp.all(jnp.isfinite(grad)))
@@ -159,7 +137,7 @@ def _process(
     accepted = finite | first
     best = {"best_x": state.trial, "best_value": value, "best_grad": grad, "best_aux": aux}
     current = {"x": state.trial, "value": value, "grad": grad, "aux": aux, "grad_norm": trial.grad_norm}
-    return state._replace(
+    after = state._replace(
         **_update(finite & (value < state.best_value), state, best),
         **_update(accepted, state, current),
         trial=jnp.where(accepted | lost, state.trial, closer),
@@ -170,6 +148,7 @@ def _process(
         status=status.astype(jnp.int32),
         rows=write_rows(state.rows, place, row[None], jnp.ones((), bool)),
     )
+    return select(active, after, state)
 
 
 def _update(condition: Flag, state: TransformState, new: dict[str, PyTree]) -> dict[str, PyTree]:
@@ -204,7 +183,7 @@ def _is_reduced(state: TransformState, inner: PyTree, grad: FlatVector) -> Flag:
     return short & (state.step_was_reduced | (_count_searches(inner) > 1))
 
 
-def _move(method: TracedMethod, state: TransformState, held: Held, data: Data) -> TransformState:
+def propose(method: TracedMethod, state: TransformState, data: Data, held: Held, active: Flag) -> TransformState:
     """Apply the transformation at an iterate. At the start and after a retreat the trial is known already."""
 
     def move(state: TransformState) -> TransformState:
@@ -212,7 +191,7 @@ def _move(method: TracedMethod, state: TransformState, held: Held, data: Data) -
         searched = _count_searches(method.tree.unflatten(inner))
         return state._replace(trial=trial, inner=inner, nit=state.nit + 1, nfev=state.nfev + searched)
 
-    return lax.cond((state.nfev > 0) & (state.retreats == 0), move, lambda state: state, state)
+    return lax.cond(active & (state.nfev > 0) & (state.retreats == 0), move, lambda state: state, state)
 
 
 def _count_searches(inner: PyTree) -> Count:

@@ -10,8 +10,8 @@ from jaxtyping import PyTree
 from .._core.options import Options
 from .._problem.objective import Data
 from .._problem.problem import Problem
-from .device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
-from .transform_step import Flag, TransformState, start_transform, step_transform
+from .device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, make_report
+from .transform_step import Held, TransformState, evaluate_trial, process_trial, propose, start_transform
 
 
 def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[TransformState]:
@@ -23,9 +23,8 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         aux = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in structs]
         return start_transform(method, flat.leaves.ravel(free, flat.dtype), aux, data, rows)
 
-    def step(state: TransformState, data: Data, limits: Tolerances, box: Box | None, active: Flag) -> TransformState:
-        held = None if box is None else box.lower == box.upper  # by a mask: a transformation takes no other bounds
-        return step_transform(method, flat, state, data, limits, held, active)
+    def held(box: Box | None) -> Held:
+        return None if box is None else box.lower == box.upper  # by a mask: a transformation takes no other bounds
 
     def with_hyperparams(state: TransformState, fresh: TransformState) -> TransformState:
         inner, new = (method.tree.unflatten(each.inner) for each in (state, fresh))
@@ -34,7 +33,11 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
     return DeviceSolver(
         start=start,
         start_on_host=None,
-        step=step,
+        propose=lambda state, data, box, active: propose(method, state, data, held(box), active),
+        evaluate=lambda state, data, box: evaluate_trial(method, flat, state, data, held(box)),
+        process=lambda state, known, limits, box, active: process_trial(
+            method, state, known, limits, held(box), active
+        ),
         status=lambda state: state.status,
         report=_report,
         with_status=lambda state, status: state._replace(status=np.int32(status)),

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.context import is_debugging
 from .._core.promotion import with_user_promotion
-from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer, TreeDef
+from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer, TreeDef, Vector
 from .hoisting import hoist_consts
 from .jaxpr_key import key_of
 from .params import TreeSpec
@@ -27,6 +27,17 @@ from .validation import check_output_leaves, check_value
 
 Data = list[Leaf]  # inputs of the programs that are not optimized: arrays of params, of args, and those closed over
 Evaluate = Callable[[Sequence[Leaf], Data], list[Array]]  # leaves, data -> value, gradients (if any), leaves of aux
+
+
+class Called(NamedTuple):
+    """What Python returned for an evaluation: arrays on the host, the gradient leaf by leaf, the leaves of aux."""
+
+    value: np.ndarray
+    grads: list[np.ndarray]
+    aux: list[Leaf]
+
+
+HostEvaluate = Callable[[Vector, Data], Called]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class TracedObjective:
         consts: the arrays that it closes over, on the device.
         copied: positions of those that are copies.
         jaxpr: what was traced; its constants are inputs. None if JAX is debugging.
+        host: (x, data) -> value, gradients, leaves of aux, evaluated by Python; then nothing was traced.
     """
 
     evaluate: Evaluate
@@ -53,6 +65,7 @@ class TracedObjective:
     consts: list[Leaf]
     copied: frozenset[int]
     jaxpr: ClosedJaxpr | None
+    host: HostEvaluate | None = None
 
     @property
     def is_traced(self) -> bool:

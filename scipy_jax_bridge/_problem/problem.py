@@ -20,6 +20,7 @@ from .._core.errors import HeldLeafWarning, warn
 from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, ToCompile, programs_of
+from .host import HostObjective, describe_host
 from .leaves import sharding_of
 from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
@@ -85,6 +86,11 @@ class ProblemSpec:
     def narrowest(self) -> NarrowestDtype | None:
         """Where the objective computes in a narrower type than `dtype`; None if nowhere."""
         return self.diagnosis.narrowest
+
+    @property
+    def is_host(self) -> bool:
+        """Whether Python evaluates the objective."""
+        return self.objective.host is not None
 
     @property
     def flat(self) -> FlatObjective:
@@ -201,7 +207,8 @@ def prepare(
     spec, trace_s = None if traces is None else traces.find(key), 0.0
     if spec is None:
         started_at = time.perf_counter()
-        objective = trace_objective(fun, has_aux, has_grad, structure, args_structure, start_leaves, data)
+        trace = describe_host if isinstance(fun, HostObjective) else trace_objective
+        objective = trace(fun, has_aux, has_grad, structure, args_structure, start_leaves, data)
         spec = _make_spec(key, objective)
         if traces is not None and not objective.is_traced:
             traces.put(key, spec)

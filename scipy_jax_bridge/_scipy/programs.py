@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._backend import Compiled, Program
 from .._core.options import Options
-from .._core.types import FlatVector
-from .._problem.objective import Data, FlatObjective
+from .._core.types import FlatVector, Vector
+from .._problem.objective import Data, FlatObjective, HostEvaluate
 from .._problem.problem import Problem
 from .._problem.second_order import second_order_key
 from .methods import METHODS
@@ -51,12 +52,35 @@ def compile_program(problem: Problem, name: str) -> tuple[Program, float]:
         problem: traced with its gradient, but for the value alone.
         name: "value", "gradient" (the value in front of it), "product" or "hessian".
     """
+    host = problem.spec.objective.host
+    if host is not None:
+        return host_program(host, name), 0.0
     make, vectors = MAKERS[name]
     key = second_order_key(problem) if name in ("product", "hessian") else None
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
     return problem.compile(
         ("scipy", make.__name__, key), lambda: (jax.jit(make(problem.spec.flat)), (*[x] * vectors, problem.data))
     )
+
+
+def host_program(host: HostEvaluate, name: str) -> Program:
+    """Return what takes the place of a program where Python evaluates the objective.
+
+    Raises:
+        TypeError: second derivatives are asked for.
+    """
+    if name not in ("value", "gradient"):
+        raise TypeError(
+            "this method uses second derivatives, and a host objective has none. Take a method that uses the gradient "
+            "alone, such as L-BFGS-B or BFGS."
+        )
+
+    def evaluate(x: Vector, data: Data) -> tuple[Any, PyTree]:
+        value, grads, aux = host(x, data)
+        parts = [value, *grads] if name == "gradient" else [value]
+        return np.concatenate([np.ravel(part).astype(np.float64) for part in parts]), aux
+
+    return evaluate
 
 
 def _packed(flat: FlatObjective) -> Program:

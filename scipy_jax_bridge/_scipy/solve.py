@@ -26,8 +26,8 @@ from .ending import choose_final, read_ending
 from .evaluation import Stop
 from .evaluator import HostEvaluator
 from .fixed import FixedComponents, FreeVector, find_fixed
-from .host import HostObjective
 from .methods import METHODS, Method
+from .numpy_objective import NumpyObjective
 from .programs import ScipyPrograms, compile_scipy
 from .recorder import SolveRecorder
 
@@ -56,7 +56,7 @@ def solve_scipy(
     facts = METHODS[method]
     # L-BFGS-B accepts equal bounds, and without the fixed components its path would not be SciPy's.
     fixed = None if facts.native_stopping else find_fixed(problem.bounds)
-    host = HostObjective(problem, fixed)
+    host = NumpyObjective(problem, fixed)
     evaluator = HostEvaluator(host, compiled.programs, has_grad=facts.derivatives != "none", monitor=monitor)
     recorder = SolveRecorder(evaluator, options, monitor, facts)
 

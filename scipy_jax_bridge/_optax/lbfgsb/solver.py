@@ -9,11 +9,11 @@ from ..._core.status import Status
 from ..._core.types import Vector
 from ..._problem.objective import Data
 from ..._problem.problem import Problem
-from ..device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, Tolerances, make_report
+from ..device_solver import Box, DeviceSolver, Evaluated, Leaves, LoopReport, LoopScalars, make_report
 from .control import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
-from .lanes import Flag, pack, unpack
+from .lanes import pack, unpack
 from .linesearch import Search
-from .step import State, read_scalars, start_state, step
+from .step import State, process, read_scalars, start_state
 
 
 def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver[State]:
@@ -29,13 +29,15 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
     def start_on_host(free: Leaves, box: Box | None) -> State:
         return start_at(spec.params.ravel_on_host(free, spec.dtype), box)
 
-    def step_with(state: State, data: Data, limits: Tolerances, box: Box | None, active: Flag) -> State:
-        return step(lambda x: flat.value_and_grad(x, data), state, limits, box, active)
+    def evaluate(state: State, data: Data, box: Box | None) -> Evaluated:
+        return Evaluated(*flat.value_and_grad(state.trial, data), 1)
 
     return DeviceSolver(
         start=start,
         start_on_host=start_on_host,
-        step=step_with,
+        propose=lambda state, data, box, active: state,
+        evaluate=evaluate,
+        process=process,
         status=lambda state: read_scalars(state)[1].status,
         report=_report,
         with_status=_with_status,

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..._core.status import RUNNING
-from ..device_solver import Box, Evaluate, Tolerances
+from ..device_solver import Box, Evaluated, Tolerances
 from ..loop_tools import COUNT_MODULUS, select, write_rows
 from .bounded import bounded_direction
 from .control import (
@@ -114,14 +114,9 @@ def _zeros_like(xp: ModuleType, aux: PyTree) -> PyTree:
     return jax.tree.map(zeros, aux)
 
 
-def step(evaluate: Evaluate, state: State, limits: Tolerances, box: Box | None, active: Flag) -> State:
-    """Make one evaluation and process it. If not `active`, return the state unchanged."""
-    return process(state, evaluate(state.trial), limits, box, active)
-
-
 def process(
     state: State,
-    evaluated: tuple[Scalar, Vector, PyTree],
+    evaluated: Evaluated,
     limits: Tolerances,
     box: Box | None,
     active: Flag,
@@ -132,14 +127,14 @@ def process(
 
     Args:
         state: the carry.
-        evaluated: value, gradient and auxiliary output at the trial.
+        evaluated: value, gradient and auxiliary output at the trial; one evaluation.
         limits: the tolerances.
         box: the bounds, or None.
         active: whether this solve goes on.
         rules: what decides at a start, and at any other trial; see `control`.
         records: what other rules than those of `control` need to know.
     """
-    value, grad, aux = evaluated
+    value, grad, aux, _ = evaluated
     searched, before = read_scalars(state)
     evaluation = _measure(state, before.is_start, value, grad, box)
     lanes, search, scalars, outcome = _process(state, before.is_start, evaluation, limits, active, rules, records)

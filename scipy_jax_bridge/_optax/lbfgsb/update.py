@@ -15,7 +15,7 @@ from ..._core.options import COUNT_MAX
 from ..._core.promotion import standard_promotion
 from ..._core.status import RUNNING, Status
 from ..._core.types import Number
-from ..device_solver import Box, Tolerances
+from ..device_solver import Box, Evaluated, Tolerances
 from ..loop_tools import select
 from .control import OUTCOME_KINDS, After, Before, TrialEvaluation, accept_start, process_trial
 from .lanes import Lanes, split, unpack
@@ -88,7 +88,7 @@ def update(
         moved, inside = _compare(state, at, layout)
         running = state.status == RUNNING
         before, moved = _follow(state, at, moved, layout)
-        evaluated = (jnp.asarray(value).astype(layout.dtype), grad, ())
+        evaluated = Evaluated(jnp.asarray(value).astype(layout.dtype), grad, (), 1)
         rules, active = (_accept_start, _process_trial), running & inside
         after = process(before, evaluated, _tolerances(limits, state), box, active, rules, Moved(moved))
         search, scalars, outcome = unpack(OUTCOME_KINDS, split(after.scalars))

@@ -18,7 +18,7 @@ from .fixed import FixedComponents, FreeVector
 from .programs import compile_program
 
 
-class HostObjective:
+class NumpyObjective:
     """Compiled programs of one objective as functions of NumPy vectors.
 
     The SciPy backend and `sjb.adapt` both evaluate with it.
