@@ -55,7 +55,7 @@ class Adapter:
         self._is_other = double and not has_float64()  # whether JAX's may be another one
 
     def __repr__(self) -> str:
-        return f"Adapter({getattr(self._fun, '__name__', None) or repr(self._fun)}, {self._x0.size} components)"
+        return f"Adapter({getattr(self._fun, '__name__', None) or repr(self._fun)}, {self._host.shape[0]} components)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with NumPy arrays; what is loaded touches JAX at its first use only."""
@@ -65,7 +65,7 @@ class Adapter:
     @property
     def x0(self) -> HostVector:
         """The start: the free components of params, in float64, clipped to the bounds."""
-        return self._x0.copy()
+        return self._host.reduce(self._host.start())
 
     @property
     def bounds(self) -> scipy.optimize.Bounds | None:
@@ -149,10 +149,6 @@ class Adapter:
     @functools.cached_property
     def _host(self) -> HostObjective:
         return self._hosts[0]
-
-    @functools.cached_property
-    def _x0(self) -> HostVector:
-        return self._host.reduce(self._host.start())
 
     def _context(self) -> AbstractContextManager[None]:
         """The precision and the device of the call of `adapt`."""

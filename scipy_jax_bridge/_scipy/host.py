@@ -31,6 +31,8 @@ class HostObjective:
     def __init__(self, problem: Problem, fixed: FixedComponents | None) -> None:
         self.problem, self._fixed = problem, fixed
         self._data = problem.data
+        bounds, start = problem.bounds, problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
+        self._start = start if bounds is None else np.clip(start, bounds.lower, bounds.upper)
         self.shape = (problem.spec.params.size if fixed is None else fixed.free.size,)  # of a free vector
         self._dtype = None if problem.spec.dtype == np.float64 else problem.spec.dtype
 
@@ -70,9 +72,7 @@ class HostObjective:
 
     def start(self) -> HostVector:
         """Return the start of the problem as a whole vector, clipped to the bounds."""
-        problem, bounds = self.problem, self.problem.bounds
-        x = problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
-        return x if bounds is None else np.clip(x, bounds.lower, bounds.upper)
+        return self._start.copy()
 
     def bounds(self) -> scipy.optimize.Bounds | None:
         """Return SciPy's bounds of the free components; None if there are none."""
