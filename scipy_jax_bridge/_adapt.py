@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ._autodiff.traced import TracedCall
 from ._backend import choose_backend
 from ._core.boundary import boundary
 from ._core.context import enable_x64, has_float64, solve_context, to_host
-from ._core.forks import note_use, refuse_fork
+from ._core.forks import EmptiedByFork, note_use, refuse_fork
 from ._core.monitor import SolveMonitor
 from ._core.types import HostVector, Objective, Params, is_traced
 from ._preparation import Preparation
@@ -49,10 +49,9 @@ class Adapter:
     def __init__(self, fun: Objective, params: Params, args: PyTree, double: bool, **settings: Any) -> None:
         self._fun, self._params, self._args, self._settings = fun, params, args, settings
         self._preparation: Preparation | None = None
-        self._programs: dict[str, Callable[..., tuple[np.ndarray, PyTree]]] = {}
+        self._programs = EmptiedByFork[str, Callable[..., tuple[np.ndarray, PyTree]]]()
         self._memory = _Memory()
         self._double = double  # the precision of the call of `adapt`
-        self._is_other = double and not has_float64()  # whether JAX's may be another one
 
     def __repr__(self) -> str:
         return f"Adapter({getattr(self._fun, '__name__', None) or repr(self._fun)}, {self._host.shape[0]} components)"
@@ -92,11 +91,11 @@ class Adapter:
 
     def hess(self, x: Point) -> Float[np.ndarray, "n n"]:
         """Return the Hessian."""
-        return self._run("hessian", self._read(x)).copy()
+        return self._run("hessian", x).copy()
 
     def hessp(self, x: Point, p: Point) -> HostVector:
         """Return the product of the Hessian with a vector."""
-        return self._run("product", self._read(x), self._read(p)).copy()
+        return self._run("product", x, p).copy()
 
     def ravel(self, params: Params) -> HostVector:
         """Return x for a tree like params. What is held keeps its start.
@@ -162,28 +161,25 @@ class Adapter:
 
     def _evaluate(self, name: str, x: Point) -> np.ndarray:
         """Return the value, with the gradient behind it if that is asked for or known."""
-        x = self._read(x)
+        x = np.asarray(x, np.float64)
         key = x.tobytes()
         known, packed = self._memory.last
         if known != key or (name == "gradient" and len(packed) == 1):
-            packed = self._run(name, x)
+            try:
+                packed = self._programs[name](x)[0]
+            except (KeyError, TypeError):  # it is not compiled yet, x is wrong, or the precision is another one
+                packed = self._run(name, x)
             self._memory.last = key, packed
         return packed
 
-    def _run(self, name: str, x: HostVector, *steps: HostVector) -> np.ndarray:
-        refuse_fork()
+    def _run(self, name: str, x: Point, *steps: Point) -> np.ndarray:
+        inputs = [self._read(each) for each in (x, *steps)]
         run = self._programs.get(name) or self._compile(name)
-        if not self._is_other or has_float64():  # asked only where it may be another one, since it takes time
-            try:
-                return run(x, *steps)[0]
-            except TypeError:  # perhaps in a thread where JAX casts x to float32
-                if not self._double or has_float64():
-                    raise
-                self._is_other = True
-        with enable_x64(True):
-            return run(x, *steps)[0]
+        with enable_x64(True) if self._double and not has_float64() else nullcontext():
+            return run(*inputs)[0]
 
     def _compile(self, name: str) -> Callable[..., tuple[np.ndarray, PyTree]]:
+        refuse_fork()
         host = self._hosts[name != "value"]
         if isinstance(host, Exception):
             raise host

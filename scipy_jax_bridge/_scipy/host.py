@@ -51,6 +51,8 @@ class HostObjective:
             return functools.partial(self.run, program)
 
         def run(x: FreeVector, *steps: FreeVector) -> tuple[np.ndarray, PyTree]:
+            if x.shape != self.shape:
+                raise TypeError(f"x has the shape {x.shape} and not {self.shape}.")
             array, aux = self.run(program, held.restore(x), *map(held.embed, steps))
             if name == "gradient":
                 return np.append(array[:1], held.reduce(array[1:])), aux
