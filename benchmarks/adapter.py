@@ -11,6 +11,7 @@ where both compute the same program, before a time is printed. Everything is war
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -26,7 +27,6 @@ from scipy_jax_bridge.models import rosenbrock
 from timing import Row, Seconds, compare, header, interleave, table
 
 POINTS, CALLS, ROUNDS = 64, 32, 20  # ROUNDS: times the repeats, for calls of microseconds
-SMALL = 5  # components of the problems of the global optimizers
 Function = Callable[[np.ndarray], Any]
 
 
@@ -96,25 +96,33 @@ def evaluation_rows(repeats: int) -> list[Row]:
 
 def optimizer_rows(repeats: int) -> list[Row]:
     """Whole runs of SciPy's global optimizers with the same seed."""
-    model = rosenbrock.build(SMALL)
-    problem = sjb.adapt(model.fun, model.params, bounds=(-5.0, 5.0))
-    both, value = hand_value_and_grad(model.fun), hand_value(model.fun)
-
-    def basinhopping(fun: Function) -> Any:
-        local = {"jac": True, "method": "L-BFGS-B", "bounds": problem.bounds}
-        return scipy.optimize.basinhopping(fun, problem.x0, niter=20, minimizer_kwargs=local, seed=0)
-
-    def evolution(fun: Function) -> Any:
-        return scipy.optimize.differential_evolution(fun, problem.bounds, maxiter=60, tol=0.0, polish=True, seed=0)
-
     rows = []
-    for run, ours, theirs in ((basinhopping, problem.value_and_grad, both), (evolution, problem.fun, value)):
-        mine, other = run(ours), run(theirs)
+    for run, name, size in RUNS:
+        model = rosenbrock.build(size)
+        problem = sjb.adapt(model.fun, model.params, bounds=(-5.0, 5.0))
+        ours, hand = getattr(problem, name), HANDS[name](model.fun)
+        mine, other = run(ours, problem), run(hand, problem)
         assert np.array_equal(mine.x, other.x) and (mine.nfev, mine.fun) == (other.nfev, other.fun), run.__name__
-        contenders = {"ours": lambda run=run, f=ours: run(f), "hand": lambda run=run, f=theirs: run(f)}
+        both = {"ours": ours, "hand": hand}
+        contenders = {key: functools.partial(run, fun, problem) for key, fun in both.items()}
         times = interleave(contenders, repeats)
-        rows.append(compare(f"{run.__name__}, nfev {mine.nfev}", times, "ours", "hand", 1.05))
+        rows.append(compare(f"{run.__name__}, Rosenbrock {size}, nfev {mine.nfev}", times, "ours", "hand", 1.05))
     return rows
+
+
+def basinhopping(fun: Function, problem: sjb.Adapter) -> Any:
+    """Five hops of L-BFGS-B."""
+    local = {"jac": True, "method": "L-BFGS-B", "bounds": problem.bounds}
+    return scipy.optimize.basinhopping(fun, problem.x0, niter=5, minimizer_kwargs=local, seed=0)
+
+
+def evolution(fun: Function, problem: sjb.Adapter) -> Any:
+    """Sixty generations, and a polish by differences."""
+    return scipy.optimize.differential_evolution(fun, problem.bounds, maxiter=60, tol=0.0, polish=True, seed=0)
+
+
+HANDS = {"value_and_grad": hand_value_and_grad, "fun": hand_value}
+RUNS = ((basinhopping, "value_and_grad", 5), (basinhopping, "value_and_grad", 100), (evolution, "fun", 5))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -78,7 +78,13 @@ class Adapter:
 
     def fun(self, x: Point) -> float:
         """Return the objective. Its program computes no gradient."""
-        return self._evaluate("value", x).item(0)
+        x = np.asarray(x, np.float64)
+        key = x.tobytes()
+        known, packed = self._memory.last
+        if known != key:
+            packed = self._run("value", x)
+            self._memory.last = key, packed
+        return packed.item(0)
 
     def jac(self, x: Point) -> HostVector:
         """Return the gradient."""
@@ -86,7 +92,15 @@ class Adapter:
 
     def value_and_grad(self, x: Point) -> tuple[float, HostVector]:
         """Return the objective and its gradient, from one program; for jac=True in SciPy."""
-        packed = self._evaluate("gradient", x)
+        x = np.asarray(x, np.float64)
+        key = x.tobytes()
+        known, packed = self._memory.last
+        if known != key or len(packed) == 1:
+            try:  # directly, since microseconds count here
+                packed = self._programs["gradient"](x)[0]
+            except (KeyError, TypeError):  # it is not compiled yet, x is wrong, or the precision is another one
+                packed = self._run("gradient", x)
+            self._memory.last = key, packed
         return packed.item(0), packed[1:].copy()
 
     def hess(self, x: Point) -> Float[np.ndarray, "n n"]:
@@ -158,19 +172,6 @@ class Adapter:
         if x.shape != self._host.shape:
             raise ValueError(f"a vector must have the shape of x0, {self._host.shape}, not {x.shape}.")
         return x
-
-    def _evaluate(self, name: str, x: Point) -> np.ndarray:
-        """Return the value, with the gradient behind it if that is asked for or known."""
-        x = np.asarray(x, np.float64)
-        key = x.tobytes()
-        known, packed = self._memory.last
-        if known != key or (name == "gradient" and len(packed) == 1):
-            try:
-                packed = self._programs[name](x)[0]
-            except (KeyError, TypeError):  # it is not compiled yet, x is wrong, or the precision is another one
-                packed = self._run(name, x)
-            self._memory.last = key, packed
-        return packed
 
     def _run(self, name: str, x: Point, *steps: Point) -> np.ndarray:
         inputs = [self._read(each) for each in (x, *steps)]

@@ -49,13 +49,18 @@ def of_vector(center: np.ndarray) -> Any:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
     """How often each program runs."""
     count: Counter[Any] = Counter()
-    run = HostObjective.run
+    bind = HostObjective.bind
 
-    def counted(self: HostObjective, program: Any, *inputs: Any) -> Any:
-        count[program] += 1
-        return run(self, program, *inputs)
+    def counted(self: HostObjective, program: Any) -> Any:
+        run = bind(self, program)
 
-    monkeypatch.setattr(HostObjective, "run", counted)
+        def count_and_run(*inputs: Any) -> Any:
+            count[program] += 1
+            return run(*inputs)
+
+        return count_and_run
+
+    monkeypatch.setattr(HostObjective, "bind", counted)
     return count
 
 
