@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ._autodiff.traced import TracedCall
 from ._backend import choose_backend
 from ._core.boundary import boundary
 from ._core.context import enable_x64, has_float64, solve_context, to_host
-from ._core.forks import note_use, refuse_fork
+from ._core.forks import EmptiedByFork, note_use, refuse_fork
 from ._core.monitor import SolveMonitor
 from ._core.types import HostVector, Objective, Params, is_traced
 from ._preparation import Preparation
@@ -49,13 +49,12 @@ class Adapter:
     def __init__(self, fun: Objective, params: Params, args: PyTree, double: bool, **settings: Any) -> None:
         self._fun, self._params, self._args, self._settings = fun, params, args, settings
         self._preparation: Preparation | None = None
-        self._programs: dict[str, Callable[..., tuple[np.ndarray, PyTree]]] = {}
+        self._programs = EmptiedByFork[str, Callable[..., tuple[np.ndarray, PyTree]]]()
         self._memory = _Memory()
         self._double = double  # the precision of the call of `adapt`
-        self._is_other = double and not has_float64()  # whether JAX's may be another one
 
     def __repr__(self) -> str:
-        return f"Adapter({getattr(self._fun, '__name__', None) or repr(self._fun)}, {self._x0.size} components)"
+        return f"Adapter({getattr(self._fun, '__name__', None) or repr(self._fun)}, {self._host.shape[0]} components)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call with NumPy arrays; what is loaded touches JAX at its first use only."""
@@ -65,7 +64,7 @@ class Adapter:
     @property
     def x0(self) -> HostVector:
         """The start: the free components of params, in float64, clipped to the bounds."""
-        return self._x0.copy()
+        return self._host.reduce(self._host.start())
 
     @property
     def bounds(self) -> scipy.optimize.Bounds | None:
@@ -79,7 +78,13 @@ class Adapter:
 
     def fun(self, x: Point) -> float:
         """Return the objective. Its program computes no gradient."""
-        return self._evaluate("value", x).item(0)
+        x = np.asarray(x, np.float64)
+        key = x.tobytes()
+        known, packed = self._memory.last
+        if known != key:
+            packed = self._run("value", x)
+            self._memory.last = key, packed
+        return packed.item(0)
 
     def jac(self, x: Point) -> HostVector:
         """Return the gradient."""
@@ -87,16 +92,24 @@ class Adapter:
 
     def value_and_grad(self, x: Point) -> tuple[float, HostVector]:
         """Return the objective and its gradient, from one program; for jac=True in SciPy."""
-        packed = self._evaluate("gradient", x)
+        x = np.asarray(x, np.float64)
+        key = x.tobytes()
+        known, packed = self._memory.last
+        if known != key or len(packed) == 1:
+            try:  # directly, since microseconds count here
+                packed = self._programs["gradient"](x)[0]
+            except (KeyError, TypeError):  # it is not compiled yet, x is wrong, or the precision is another one
+                packed = self._run("gradient", x)
+            self._memory.last = key, packed
         return packed.item(0), packed[1:].copy()
 
     def hess(self, x: Point) -> Float[np.ndarray, "n n"]:
         """Return the Hessian."""
-        return self._run("hessian", self._read(x)).copy()
+        return self._run("hessian", x).copy()
 
     def hessp(self, x: Point, p: Point) -> HostVector:
         """Return the product of the Hessian with a vector."""
-        return self._run("product", self._read(x), self._read(p)).copy()
+        return self._run("product", x, p).copy()
 
     def ravel(self, params: Params) -> HostVector:
         """Return x for a tree like params. What is held keeps its start.
@@ -150,10 +163,6 @@ class Adapter:
     def _host(self) -> NumpyObjective:
         return self._hosts[0]
 
-    @functools.cached_property
-    def _x0(self) -> HostVector:
-        return self._host.reduce(self._host.start())
-
     def _context(self) -> AbstractContextManager[None]:
         """The precision and the device of the call of `adapt`."""
         return solve_context("float64" if self._double else None, self._params)
@@ -164,30 +173,14 @@ class Adapter:
             raise ValueError(f"a vector must have the shape of x0, {self._host.shape}, not {x.shape}.")
         return x
 
-    def _evaluate(self, name: str, x: Point) -> np.ndarray:
-        """Return the value, with the gradient behind it if that is asked for or known."""
-        x = self._read(x)
-        key = x.tobytes()
-        known, packed = self._memory.last
-        if known != key or (name == "gradient" and len(packed) == 1):
-            packed = self._run(name, x)
-            self._memory.last = key, packed
-        return packed
-
-    def _run(self, name: str, x: HostVector, *steps: HostVector) -> np.ndarray:
-        refuse_fork()
+    def _run(self, name: str, x: Point, *steps: Point) -> np.ndarray:
+        inputs = [self._read(each) for each in (x, *steps)]
         run = self._programs.get(name) or self._compile(name)
-        if not self._is_other or has_float64():  # asked only where it may be another one, since it takes time
-            try:
-                return run(x, *steps)[0]
-            except TypeError:  # perhaps in a thread where JAX casts x to float32
-                if not self._double or has_float64():
-                    raise
-                self._is_other = True
-        with enable_x64(True):
-            return run(x, *steps)[0]
+        with enable_x64(True) if self._double and not has_float64() else nullcontext():
+            return run(*inputs)[0]
 
     def _compile(self, name: str) -> Callable[..., tuple[np.ndarray, PyTree]]:
+        refuse_fork()
         host = self._hosts[name != "value"]
         if isinstance(host, Exception):
             raise host

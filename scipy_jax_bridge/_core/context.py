@@ -78,10 +78,12 @@ def to_float64(tree: PyTree) -> PyTree:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Copy the arrays of the tree to NumPy arrays, but for random keys."""
+    """Copy the arrays of the tree to NumPy, but for random keys. A weakly typed number becomes a Python float."""
 
-    def is_numeric(leaf: PyTree) -> bool:
-        is_array = isinstance(leaf, (jax.Array, np.ndarray))
-        return is_array and not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.extended)
+    def convert(leaf: PyTree) -> PyTree:
+        if not isinstance(leaf, (jax.Array, np.ndarray)) or jax.numpy.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return leaf
+        is_weak = getattr(leaf, "weak_type", False) and jax.numpy.issubdtype(leaf.dtype, np.floating)
+        return float(leaf) if is_weak and leaf.ndim == 0 else np.array(leaf)
 
-    return jax.tree.map(lambda leaf: np.array(leaf) if is_numeric(leaf) else leaf, tree)
+    return jax.tree.map(convert, tree)

@@ -42,6 +42,7 @@ class HostEvaluator:
         monitor: SolveMonitor,
     ) -> None:
         self.host, self._programs, self._monitor = host, programs, monitor
+        self._bound = {each: host.bind(each) for each in programs if each is not None}
         self._bounds, self._took = host.problem.bounds, host.problem.spec.programs.took
         self.has_grad = has_grad
         self.rounding = host.problem.spec.rounding
@@ -102,7 +103,7 @@ class HostEvaluator:
         if status is not None and self.nfev > 0:
             raise Stop(status)
         began, took = time.perf_counter(), self._took
-        work = functools.partial(self.host.run, program, *inputs)
+        work = functools.partial(self._bound[program], *inputs)
         if not isinstance(program, jax.stages.Compiled):  # Python evaluates, also under JAX's debug flags
             return self._monitor.wait_interruptibly(work, 0.0)
         found = self._monitor.wait_interruptibly(work, took.get(program))

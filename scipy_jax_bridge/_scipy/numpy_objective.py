@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -30,31 +29,41 @@ class NumpyObjective:
 
     def __init__(self, problem: Problem, fixed: FixedComponents | None) -> None:
         self.problem, self._fixed = problem, fixed
-        self._data = problem.data
+        bounds, start = problem.bounds, problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
+        self._start = start if bounds is None else np.clip(start, bounds.lower, bounds.upper)
         self.shape = (problem.spec.params.size if fixed is None else fixed.free.size,)  # of a free vector
         self._dtype = None if problem.spec.dtype == np.float64 else problem.spec.dtype
 
-    def run(self, program: Program, *inputs: np.ndarray) -> tuple[np.ndarray, PyTree]:
-        """Run a program at whole vectors and copy its array to the host; the auxiliary output stays on the device."""
-        if self._dtype is not None:
-            inputs = tuple(each.astype(self._dtype) for each in inputs)
-        array, aux = program(*inputs, self._data)
-        return np.asarray(array, np.float64), aux
+    def bind(self, program: Program) -> Callable[..., tuple[np.ndarray, PyTree]]:
+        """Return a program as a function of whole NumPy vectors.
+
+        It returns the program's array, copied to the host, and the auxiliary output, which stays on the device.
+        """
+        data, dtype = self.problem.data, self._dtype
+
+        def run(*inputs: np.ndarray) -> tuple[np.ndarray, PyTree]:
+            if dtype is not None:
+                inputs = tuple(each.astype(dtype) for each in inputs)
+            array, aux = program(*inputs, data)
+            return np.asarray(array, np.float64), aux
+
+        return run
 
     def function(self, name: str) -> Callable[..., tuple[np.ndarray, PyTree]]:
-        """Compile a program by its name, or find it compiled. Return `run` of it, for free vectors."""
-        program, _ = compile_program(self.problem, name)
-        held = self._fixed
+        """Compile a program by its name, or find it compiled. Return it as a function of free vectors."""
+        run, held = self.bind(compile_program(self.problem, name)[0]), self._fixed
         if held is None:
-            return functools.partial(self.run, program)
+            return run
 
-        def run(x: FreeVector, *steps: FreeVector) -> tuple[np.ndarray, PyTree]:
-            array, aux = self.run(program, held.restore(x), *map(held.embed, steps))
+        def run_free(x: FreeVector, *steps: FreeVector) -> tuple[np.ndarray, PyTree]:
+            if x.shape != self.shape:
+                raise TypeError(f"x has the shape {x.shape} and not {self.shape}.")
+            array, aux = run(held.restore(x), *map(held.embed, steps))
             if name == "gradient":
                 return np.append(array[:1], held.reduce(array[1:])), aux
             return array if name == "value" else held.reduce(array), aux
 
-        return run
+        return run_free
 
     def restore(self, x: FreeVector) -> HostVector:
         """Return the whole point."""
@@ -70,9 +79,7 @@ class NumpyObjective:
 
     def start(self) -> HostVector:
         """Return the start of the problem as a whole vector, clipped to the bounds."""
-        problem, bounds = self.problem, self.problem.bounds
-        x = problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
-        return x if bounds is None else np.clip(x, bounds.lower, bounds.upper)
+        return self._start.copy()
 
     def bounds(self) -> scipy.optimize.Bounds | None:
         """Return SciPy's bounds of the free components; None if there are none."""
