@@ -8,6 +8,7 @@ import optax
 
 from .._backend import Backend
 from .algorithm import algorithm_of
+from .names import name_of_transformation
 from .solve import compile_optax, solve_optax, trace_optax
 
 
@@ -29,7 +30,7 @@ def choose(method: Any) -> Backend:
     return Backend(
         name="optax",
         method=method,
-        method_name=algorithm.name,
+        method_name="L-BFGS-B" if method is None else name_of_transformation(method),
         option_names=frozenset(),
         has_grad=True,
         bounded=algorithm.takes_bounds,

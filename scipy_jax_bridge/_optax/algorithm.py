@@ -23,14 +23,12 @@ class Algorithm:
 
     Args:
         method: the transformation, or None for L-BFGS-B.
-        name: the name in results and messages.
         takes_bounds: whether it can solve problems with bounds.
         has_pairs: whether its state depends on maxcor.
         trace: (problem, method) -> its moves, traced; None for L-BFGS-B, which has nothing of the user's in it.
     """
 
     method: optax.GradientTransformation | None
-    name: str
     takes_bounds: bool
     has_pairs: bool
     trace: Callable[[Problem, Any], TracedMethod] | None
@@ -41,14 +39,12 @@ def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
     if method is None:
         return Algorithm(
             method=None,
-            name="L-BFGS-B",
             takes_bounds=True,
             has_pairs=True,
             trace=None,
         )
     return Algorithm(
         method=method,
-        name="GradientTransformation",
         takes_bounds=False,
         has_pairs=False,
         trace=trace_method,
