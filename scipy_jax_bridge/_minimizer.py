@@ -217,8 +217,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         timing = outcome.timing
         if problem.trace_s:  # the first call with a structure traces the objective to find its types
             outcome = replace(outcome, timing=timing._replace(compile_s=timing.compile_s + problem.trace_s))
-        method = self._backend.method_name if problem.method is None else problem.method.name
-        return finish(outcome, problem, name_of(self._fun), self._backend.name, method)
+        return finish(outcome, problem, name_of(self._fun), self._backend.name, self._backend.method_name)
 
     def _attach(self, error: BaseException, problem: Problem | None, monitor: SolveMonitor) -> None:
         """Set the attribute `best_result` of the exception: the best result so far, or None.

@@ -22,7 +22,7 @@ import scipy.optimize
 import scipy_jax_bridge as sjb
 from problems import rosenbrock
 from scipy_jax_bridge import _adapt
-from scipy_jax_bridge._scipy.host import HostObjective
+from scipy_jax_bridge._scipy.numpy_objective import NumpyObjective
 
 START = {"b": 0.5, "kernel": {"variance": np.array(2.0, np.float32)}, "w": np.arange(6.0).reshape(2, 3), "name": "id"}
 HELD = np.array([[0.0, -9, -9], [-9, -9, 5]])
@@ -49,9 +49,9 @@ def of_vector(center: np.ndarray) -> Any:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
     """How often each program runs."""
     count: Counter[Any] = Counter()
-    bind = HostObjective.bind
+    bind = NumpyObjective.bind
 
-    def counted(self: HostObjective, program: Any) -> Any:
+    def counted(self: NumpyObjective, program: Any) -> Any:
         run = bind(self, program)
 
         def count_and_run(*inputs: Any) -> Any:
@@ -60,7 +60,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
 
         return count_and_run
 
-    monkeypatch.setattr(HostObjective, "bind", counted)
+    monkeypatch.setattr(NumpyObjective, "bind", counted)
     return count
 
 

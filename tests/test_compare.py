@@ -630,6 +630,27 @@ def test_runs_differ_in_more_than_color(comparison):
     assert len({dash for dash, _ in styles}) == len({marker for _, marker in styles}) == 2
 
 
+def test_in_a_picture_nothing_covers_another(comparison):
+    pytest.importorskip("matplotlib")
+    long = "a run of which the name is very long"
+    runs = [long, "scipy", "optax", "fourth"]
+    results = dict.fromkeys(runs, comparison.results["scipy"])
+    times = {each: 10.0**-place for place, each in enumerate(runs)}
+    many = replace(comparison, results=results, compile_s=times, solve_s=dict.fromkeys(runs, (1e-05,)), between={})
+    figure = many.plot()
+    figure.draw_without_rendering()
+    (legend,) = [part.legends[0] for part in figure.subfigs if part.legends]
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    for place, box in enumerate(boxes):
+        others = [*boxes[:place], legend.get_window_extent()]
+        assert not any(box.overlaps(other) for other in others)
+    bars = figure.axes[2]
+    for text in bars.texts:
+        box = text.get_window_extent()
+        assert bars.bbox.x0 <= box.x0 and box.x1 <= bars.bbox.x1 and box.y1 <= bars.bbox.y1
+        assert not any(box.overlaps(bar.get_window_extent()) for bar in bars.patches if bar.get_width())
+
+
 def test_dark_plot_is_light_on_dark(comparison, tmp_path):
     image = pytest.importorskip("matplotlib.image")
     for dark in (False, True):

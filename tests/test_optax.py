@@ -18,6 +18,7 @@ import scipy_jax_bridge._optax.solve as optax_solve
 from problems import rosenbrock
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._core.monitor import SolveMonitor
+from scipy_jax_bridge._optax.names import ALGORITHMS, name_of_transformation
 from scipy_jax_bridge._problem.problem import prepare
 
 CENTER = np.array([1.0, -0.5])
@@ -54,6 +55,54 @@ def test_reaches_the_minimum(name: str) -> None:
     trace = result.trace
     assert len(trace.fun) == result.nit + 1 and trace.nfev[-1] == result.nfev
     assert trace.fun[-1] == result.fun and trace.grad_norm[-1] <= 1e-6 < np.min(trace.grad_norm[:-1])
+
+
+def stepped(update: Any) -> optax.GradientTransformation:
+    return optax.GradientTransformation(lambda params: (), update)
+
+
+def halved() -> optax.GradientTransformation:
+    return stepped(lambda grad, state, params=None: (jax.tree.map(lambda each: -0.5 * each, grad), state))
+
+
+class Rule:
+    def update(self, grad: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda each: -0.5 * each, grad), state
+
+
+NAMES = {
+    "sgd": [optax.sgd(0.1), optax.sgd(0.1, momentum=0.9, nesterov=True), optax.sgd(optax.constant_schedule(0.1))],
+    "adam": [
+        *(optax.adam(0.1), optax.adam(optax.constant_schedule(0.1)), optax.adam(jnp.array(0.1))),
+        optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    ],
+    "adamw": [optax.adamw(0.1), optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale(-0.1))],
+    "chain(clip_by_global_norm, scale_by_adam, scale_by_schedule)": [clipped()],
+    "chain(clip, adam)": [optax.chain(optax.clip(1.0), optax.adam(0.1))],
+    "chain(halved, adam)": [optax.chain(halved(), optax.adam(0.1))],
+    "chain(add_decayed_weights, adam)": [optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.1))],
+    "scale_by_adam": [optax.scale_by_adam()],
+    "halved": [halved()],
+    "Rule": [stepped(Rule().update)],
+    "GradientTransformation": [stepped(jax.tree_util.Partial(Rule.update, None))],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_transformation_is_named_by_what_made_it(name: str) -> None:
+    for method in NAMES[name]:
+        assert name_of_transformation(method) == name
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if hasattr(optax, name)])
+def test_the_algorithms_of_optax_have_their_names(name: str) -> None:
+    assert name_of_transformation(getattr(optax, name)(0.1)) == name
+
+
+def test_a_result_names_its_transformation() -> None:
+    method = optax.chain(optax.clip(1.0), optax.sgd(0.1))
+    result = sjb.minimize(bowl, START, backend="optax", method=method)
+    assert result.method == "chain(clip, sgd)" and f"by optax, {result.method}" in str(result)
 
 
 def test_takes_the_steps_of_a_loop_by_hand() -> None:

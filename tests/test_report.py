@@ -9,7 +9,9 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,6 +35,12 @@ MEASURE = """<script>top.document.title = JSON.stringify({
   page: document.documentElement.scrollWidth, window: document.documentElement.clientWidth,
   plots: [...document.querySelectorAll("figure svg")].map(each => each.getBoundingClientRect().width),
   tables: [...document.querySelectorAll(".wide")].map(each => each.getBoundingClientRect().right),
+  labels: [...document.querySelectorAll("figure")].map(each => Math.max(...[...each.querySelectorAll("text")].map(
+    text => Math.max(text.getBoundingClientRect().right - each.getBoundingClientRect().right,
+      each.getBoundingClientRect().left - text.getBoundingClientRect().left)))),
+  sizes: [...document.querySelectorAll("figure svg")].map(each => 11 * each.getBoundingClientRect().width /
+    parseFloat(each.getAttribute("width"))),
+  scrolled: [...document.querySelectorAll("[style*=overflow-x]")].map(each => each.scrollWidth - each.clientWidth),
   loaded: performance.getEntriesByType("resource").map(each => each.name),
 });</script></body>"""
 
@@ -55,7 +63,7 @@ def comparison() -> sjb.Comparison:
         runs={
             "<scipy & co>": {"options": {"gtol": 1e-7}},
             "optax": {"backend": "optax", "options": sjb.Options(maxiter=77)},
-            "newton": {"method": "trust-constr", "options": {"initial_tr_radius": 0.5}},
+            "newton, and it has a long name": {"method": "trust-constr", "options": {"initial_tr_radius": 0.5}},
         },
     )
 
@@ -208,20 +216,34 @@ def test_screenshots_in_light_and_dark_narrow_and_wide(browser, page, tmp_path, 
         assert near(pixels, color) > 50 and near(pixels, other) == 0, "the curves have the colors of the theme"
 
 
-@pytest.mark.parametrize("width", [400, 1400])
-def test_nothing_sticks_out_and_nothing_is_loaded(browser, page, tmp_path, width):
-    measured = tmp_path / "measured.html"
-    inner = html.escape(page.read_text(encoding="utf-8").replace("</body>", MEASURE))
+def measure(browser: str, folder: Path, text: str, width: int) -> dict[str, Any]:
+    measured = folder / "measured.html"
+    inner = html.escape(text.replace("</body>", MEASURE))
     frame = (
         f'<iframe width="{width}" height="2000" style="border:0" srcdoc="{inner}"></iframe>'  # no window is so narrow
     )
     measured.write_text(f"<!doctype html><meta charset=utf-8><title>no</title>{frame}", encoding="utf-8")
-    dom = run(browser, tmp_path, measured, 1600, "--dump-dom")
+    dom = run(browser, folder, measured, 1600, "--dump-dom")
     title = re.search(r"<title>(.*?)</title>", dom)
     assert title is not None and title.group(1) != "no"
-    seen = json.loads(html.unescape(title.group(1)))
+    return json.loads(html.unescape(title.group(1)))
+
+
+@pytest.mark.parametrize("width", [390, 700, 1400])
+def test_nothing_sticks_out_and_nothing_is_loaded(browser, page, tmp_path, width):
+    seen = measure(browser, tmp_path, page.read_text(encoding="utf-8"), width)
     assert seen["window"] == width and seen["page"] <= width
     assert all(right <= width for right in seen["tables"])
     side_by_side = max(seen["plots"]) < width / 2
     assert len(seen["plots"]) == 5 and side_by_side == (width == 1400)
+    assert max(seen["labels"]) <= 0, "a label sticks out of its figure"
+    assert all(10 <= size <= 17 for size in seen["sizes"]), "the text of a plot is as large as that of the page"
     assert seen["loaded"] == []
+
+
+def test_a_notebook_on_a_phone_shows_the_params_of_a_result_without_scrolling(browser, tmp_path):
+    params = {"encoder": {"attention_weights_of_the_first_layer": np.full(3, -1e-5)}, "bias": -2.0}
+    result = sjb.minimize(lambda p: sum(jnp.sum((x + 3.0) ** 2) for x in jax.tree.leaves(p)), params, bounds=(-2.5, 9))
+    text = f"<!doctype html><meta charset=utf-8><body style='margin:8px'>{result._repr_html_()}</body>"
+    seen = measure(browser, tmp_path, text, 390)
+    assert seen["window"] == 390 and len(seen["scrolled"]) == 1 and max(seen["scrolled"]) <= 0

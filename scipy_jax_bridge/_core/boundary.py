@@ -55,16 +55,16 @@ def boundary(function: F) -> F:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # read by IPython and pytest
-        if not takes_any and not kwargs.keys() <= signature.parameters.keys():
-            raise TypeError(explain_keyword(next(name for name in kwargs if name not in known), known))
         try:
+            if not takes_any and not kwargs.keys() <= signature.parameters.keys():
+                raise TypeError(explain_keyword(next(name for name in kwargs if name not in known), known))
             return function(*args, **kwargs)
         except BaseException as error:
             if isinstance(error, Exception):
                 _add_notes(error, signature, args, kwargs)
-            if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
-                raise
-            raise error.with_traceback(_filter(error.__traceback__))  # noqa: B904  # the same error, with its cause
+            if jax.config.jax_traceback_filtering != "off":  # type: ignore[attr-defined]
+                error.__traceback__ = _filter(error.__traceback__)
+            raise  # and not `raise error`, which would add this frame
 
     return call  # type: ignore[return-value]
 

@@ -16,6 +16,7 @@ from .device_solver import DeviceSolver
 from .lbfgsb import solver as lbfgsb
 from .lbfgsb.transformation import Lbfgsb, lbfgsb_of
 from .method_trace import trace_method
+from .names import name_of_transformation
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def algorithm_of(method: optax.GradientTransformation | None) -> Algorithm:
         )
     return Algorithm(
         method=method,
-        name="GradientTransformation",
+        name=name_of_transformation(method),
         takes_bounds=False,
         has_pairs=False,
         device_solver=transformation.device_solver,

@@ -7,8 +7,7 @@ they close over are inputs.
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,6 @@ from .._problem.leaves import sharding_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, bind_consts, to_array
 from .._problem.problem import Problem
 from .loop_tools import Held, hold
-
-STATE = re.compile("ScaleBy(.+)State")  # the names of Optax's own classes of states
-NAMES = {"rms": "rmsprop", "rss": "adagrad", "belief": "adabelief"}  # where they are not those of the algorithms
 
 
 class _Moves:
@@ -92,7 +88,6 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
     split = count + len(started.consts)
     consts = list(map(to_array, [*started.consts, *moved.consts]))
     return TracedMethod(
-        name=_name_of(moves.structure),
         key=(key_of(started), key_of(moved), moves.can_reuse, str(moves.structure), tuple(map(sharding_of, consts))),
         consts=consts,
         start=bind_consts(started, count, 0),
@@ -100,20 +95,6 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
         tree=moves.structure,
         can_reuse=moves.can_reuse,
     )
-
-
-def _name_of(structure: TreeDef) -> str:
-    """Return the name of the algorithm in the state of a transformation, such as adam in a ScaleByAdamState."""
-    found = [match.group(1).lower() for match in map(STATE.fullmatch, _types_in(structure)) if match]
-    return NAMES.get(found[0], found[0]) if found else "GradientTransformation"
-
-
-def _types_in(structure: TreeDef) -> Iterator[str]:
-    node = structure.node_data()
-    if node is not None:
-        yield node[0].__name__
-        for child in structure.children():
-            yield from _types_in(child)
 
 
 def _differentiable(flat: FlatObjective, data: Data) -> Callable[[FlatVector], Scalar]:

@@ -77,7 +77,6 @@ class TracedMethod(NamedTuple):
     """The moves of a method, traced for one objective. They refer to nothing of the user's.
 
     Args:
-        name: its name in results.
         key: equal for methods that compute the same.
         consts: the arrays that the method closes over.
         start: (x, data) -> leaves of the method's own state.
@@ -87,7 +86,6 @@ class TracedMethod(NamedTuple):
         can_reuse: whether the last line search of the method knows value and gradient of its trial.
     """
 
-    name: str
     key: Hashable
     consts: list[Leaf]
     start: Callable[..., list[Array]]

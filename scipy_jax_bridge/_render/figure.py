@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEGEND_LINE = 0.15  # inches of height for each run in a legend
+LEGEND_NAME = 14  # characters of a name in a legend of several columns
 ROWS = (("seconds", "evaluations"), ("call",), ("costs", "drift"))
 
 
@@ -44,7 +46,9 @@ def draw(
     panels = {panel.name: panel for panel in make_panels(curves, drifts)}
     rows = [[name for name in row if name in panels] for row in ROWS]
     theme = DARK if dark else LIGHT
-    figure, places = _lay_out([(row, max(panels[name].height for name in row)) for row in rows if row])
+    heights = [max(panels[name].height for name in row) for row in rows if row]
+    heights[0] += LEGEND_LINE * len(curves)
+    figure, places = _lay_out(list(zip(filter(None, rows), heights, strict=True)))
     for name, axes in places.items():
         panels[name].paint(axes, theme)
         _dress(axes, theme)
@@ -52,7 +56,7 @@ def draw(
     places["evaluations"].set_ylabel("")
     places["evaluations"].tick_params(labelleft=False)
     if len(curves) > 1:
-        _add_legend(places["seconds"], theme)
+        _add_legend(places["seconds"], theme, columns=4)
     return _finish(figure, theme, path, title)
 
 
@@ -74,16 +78,17 @@ def draw_one(curve: Curve, path: str | Path | None = None, title: str | None = N
     return _finish(figure, theme, path, title)
 
 
-def render(panel: Panel, width: float, *, legend: bool) -> str:
+def render(panel: Panel, width: float, runs: int) -> str:
     """Return the panel as SVG whose colors are CSS variables: --paper, --ink, --line, --run0, --run1 and so on."""
-    figure = _new_figure((width, panel.height))
+    legend = panel.legend and runs > 1
+    figure = _new_figure((width, panel.height + LEGEND_LINE * runs * legend))
     import matplotlib
 
     axes = figure.add_subplot()
     panel.paint(axes, LIGHT)
     _dress(axes, LIGHT)
-    if legend and panel.legend:
-        _add_legend(axes, LIGHT)
+    if legend:
+        _add_legend(axes, LIGHT, columns=2)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.name, "font.size": 11}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -151,5 +156,10 @@ def _dress(axes: Axes, theme: Theme) -> None:
             line.set_markerfacecolor(color)
 
 
-def _add_legend(axes: Axes, theme: Theme) -> None:
-    axes.legend(frameon=False, labelcolor=theme.ink, handlelength=3.2)
+def _add_legend(axes: Axes, theme: Theme, columns: int) -> None:
+    """Add a legend above all axes, where it covers nothing. Long names stand in fewer columns."""
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, min(columns, columns * LEGEND_NAME // max(map(len, names))))
+    axes.figure.legend(
+        handles, names, loc="outside upper center", ncols=columns, frameon=False, labelcolor=theme.ink, handlelength=3.2
+    )

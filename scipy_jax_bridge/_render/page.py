@@ -11,7 +11,7 @@ from .figure import capitalize_title, render
 from .panels import DARK, LIGHT, Curve, Drifts, Theme, make_panels
 from .table import Row, Table, format_seconds, has_shares, html_table, write_html_tables
 
-PANEL_WIDTH = 5.5  # inches; two stand side by side on a wide page
+PANEL_WIDTH = 4.4  # inches: as wide as a phone, and three stand side by side on a wide page
 
 STYLE = """
 :root { color-scheme: light dark; %(light)s }
@@ -26,14 +26,14 @@ p { margin: 0.35rem 0; max-width: 95ch; overflow-wrap: anywhere; }
 .quiet { opacity: 0.8; font-size: 0.9rem; }
 .wide { overflow-x: auto; margin: 0.6rem 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%%; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 0.35rem 0.75rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: 0.35rem 0.75rem !important; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child td { border-bottom: 0; }
 th { font-weight: 600; }
 .plots { display: grid; align-items: start; margin-top: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%%, 520px), 1fr)); gap: 1.2rem; }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%%, 350px), 1fr)); gap: 1.2rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; padding: 0.7rem; min-width: 0; }
 figcaption { font-weight: 600; font-size: 0.95rem; margin-bottom: 0.3rem; }
-figure svg { display: block; width: 100%%; height: auto; }
+figure svg { display: block; width: 100%%; max-width: 460px; height: auto; margin: 0 auto; }
 figure svg text { font-family: inherit !important; }
 .settings td, .settings th { text-align: left; white-space: pre-line; }
 .settings .differs { font-weight: 700; }
@@ -41,7 +41,7 @@ dl { display: grid; grid-template-columns: minmax(7rem, max-content) minmax(0, 1
 dt { opacity: 0.8; }
 dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 @media (max-width: 480px) {
-  th, td { padding: 0.3rem 0.4rem; }
+  th, td { padding: 0.3rem 0.4rem !important; }
   table { font-size: 0.8rem; }
   dl { grid-template-columns: 1fr; }
   dd { margin-bottom: 0.4rem; }
@@ -130,7 +130,7 @@ def write_page(path: str | Path, text: PageText, rows: Sequence[Row], curves: Se
 def _figures(curves: Sequence[Curve], drifts: Drifts) -> Iterable[str]:
     for panel in make_panels(curves, drifts):
         caption = html.escape(panel.caption)
-        picture = render(panel, PANEL_WIDTH, legend=len(curves) > 1)
+        picture = render(panel, PANEL_WIDTH, len(curves))
         picture = picture.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
         yield f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = "osD^v*"
 SHOWN = 10  # leaves in the panel of changes
+NAME = 24  # characters of a label
 TICKS = 5  # at most so many intervals, so that labels never overlap
+BAR = 0.4  # width of a bar; its seconds stand above it
 SPREAD = 20  # ratio of largest to smallest beyond which an axis is logarithmic
 Drifts = Mapping[str, Mapping[str, float]]
 
@@ -83,7 +85,7 @@ class Panel:
 
 def make_panels(curves: Sequence[Curve], drifts: Drifts) -> list[Panel]:
     """Return the panels for which these runs have data."""
-    bars = 0.9 + 0.42 * len(curves)
+    bars = 0.8 + 0.55 * len(curves)
     leaves = _leaves(drifts)
     panels = [
         Panel("seconds", "Objective against seconds of solving", lambda axes, _: paint_curves(axes, curves, "seconds")),
@@ -170,16 +172,15 @@ def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
     for position, curve in enumerate(curves):
         color = theme.runs[position % len(theme.runs)]
         first, second = curve.compile_s / scale, curve.solve_s / scale
-        axes.barh(position, first, color="none", edgecolor=color, hatch="////", linewidth=1)
-        axes.barh(position, second, left=first, color=color, edgecolor=color, linewidth=1)
+        axes.barh(position, first, BAR, color="none", edgecolor=color, hatch="////", linewidth=1)
+        axes.barh(position, second, BAR, left=first, color=color, edgecolor=color, linewidth=1)
         compiled = f"compile {format_seconds(curve.compile_s)}" if curve.compile_s else "compiled before"
-        text = f"{compiled}, solve {format_seconds(curve.solve_s)}"
-        end = first + second + 0.012 * longest
-        axes.text(end, position, text, va="center", fontsize="small", color=theme.ink)
-    axes.set_yticks(range(len(curves)), [as_written(curve.name) for curve in curves])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.6 * longest)
-    axes.set_xlabel(f"{unit} of a first call: compilation (hatched) and solving")
+        text = f" {compiled}, solve {format_seconds(curve.solve_s)}"
+        axes.text(0, position - 0.55 * BAR, text, va="bottom", fontsize="small", color=theme.ink)
+    axes.set_yticks(range(len(curves)), [as_written(_shorten(curve.name)) for curve in curves])
+    axes.set_ylim(len(curves) - 0.5, -0.75)
+    axes.set_xlim(0, 1.05 * longest)
+    axes.set_xlabel(f"{unit} to compile (hatched) and to solve", loc="right")
     axes.locator_params(axis="x", nbins=TICKS)
 
 
@@ -222,7 +223,7 @@ def _paint_drifts(axes: Axes, drifts: Drifts, leaves: Sequence[str], theme: Them
     axes.set_ylim(len(leaves) - 0.5, -0.5)
     others = len(next(iter(drifts.values()))) - len(leaves)
     more = f"; {others} more moved less" if others else ""
-    axes.set_xlabel(f"largest change from the start{more}")
+    axes.set_xlabel(f"largest change from the start{more}", loc="right")
 
 
 def _leaves(drifts: Drifts) -> list[str]:
@@ -237,7 +238,7 @@ def _leaves(drifts: Drifts) -> list[str]:
 
 
 def _shorten(path: str) -> str:
-    return path if len(path) <= 34 else f"{path[:12]}…{path[-20:]}"
+    return path if len(path) <= NAME else f"…{path[1 - NAME :]}"
 
 
 def as_written(text: str) -> str:

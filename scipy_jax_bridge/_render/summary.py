@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def write_summary(summary: Summary) -> str:
         lines += _wrap(f"params    {summary.caption}", 2, 10)
     if summary.leaves:
         names, rows = _cells(summary.leaves)
-        lines += [f"    {line}" for line in align(names, rows, rule=False)]
+        lines += [f"    {line}" for line in align(names, rows, rule=False, width=WIDTH - 4)]
     if len(summary.leaves) > LEAVES:
         lines.append(f"    ... and {len(summary.leaves) - LEAVES} more leaves")
     lines += [line for name, text in summary.facts for line in _wrap(f"{name:<9} {text}", 2, 10)]
@@ -105,10 +106,11 @@ def write_summary_html(summary: Summary) -> str:
     """Return the summary as HTML. It takes colors from the page, and two that light and dark backgrounds suit."""
     color = "#2e8b57" if summary.success else "#cc5a1f"
     cell = "text-align:left;padding:1px 12px 1px 0;background:none;vertical-align:top;color:inherit"
+    path = f"{cell};overflow-wrap:anywhere;min-width:6em"
 
-    def row(tag: str, cells: Sequence[str]) -> str:
-        shown = "".join(f'<{tag} style="{cell}">{html.escape(each)}</{tag}>' for each in cells)
-        return f'<tr style="background:none">{shown}</tr>'
+    def row(tag: str, first: str, *rest: str) -> str:
+        shown = "".join(f'<{tag} style="{cell}">{_unbroken(each)}</{tag}>' for each in rest)
+        return f'<tr style="background:none"><{tag} style="{path}">{html.escape(first)}</{tag}>{shown}</tr>'
 
     def table(body: str) -> str:
         style = (
@@ -124,11 +126,16 @@ def write_summary_html(summary: Summary) -> str:
         rows += [[f"... and {more} more leaves"]] if more > 0 else []
         scroll = "overflow-x:auto;margin:6px 0;border:solid rgba(128,128,128,.4);border-width:1px 0"
         parts.append(
-            f'<div style="{scroll}">{table(row("th", names) + "".join(row("td", each) for each in rows))}</div>'
+            f'<div style="{scroll}">{table(row("th", *names) + "".join(row("td", *each) for each in rows))}</div>'
         )
     facts = [*([("params", summary.caption)] if summary.caption else []), *summary.facts]
-    parts.append(table("".join(row("td", each) for each in facts)))
+    parts.append(table("".join(row("td", *each) for each in facts)))
     return f'<div style="color:inherit;max-width:100%">{"".join(parts)}</div>'
+
+
+def _unbroken(text: str) -> str:
+    """Return the text as HTML that is broken at spaces only, and not inside 1e-05."""
+    return re.sub(r"\S*-\S*", r'<span style="white-space:nowrap">\g<0></span>', html.escape(text))
 
 
 def _wrap(text: str, indent: int, hanging: int = 0) -> list[str]:
@@ -147,10 +154,6 @@ def _cells(leaves: Sequence[LeafRow], *, wide: bool = False) -> tuple[list[str],
         "": [leaf.note for leaf in shown],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    taken = sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items() if name != "value")
-    if not wide:
-        room = max(WIDTH - 4 - taken, 8)
-        columns["value"] = [textwrap.shorten(cell, room, placeholder="...") for cell in columns["value"]]
     return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
 
 

@@ -115,16 +115,15 @@ def align(
 
 
 def _shrink(widths: list[int], cells: Sequence[Sequence[str]], width: int) -> None:
-    """Make the widest columns narrower until the table fits; numbers are not broken."""
-    least = [
-        NARROW if name in TEXT_COLUMNS else max(len(word) for cell in column for word in [*cell.split(), ""])
-        for name, *column in zip(*cells, strict=True)
-    ]
-    while sum(widths) + 2 * (len(widths) - 1) > width:
-        wide = [place for place, each in enumerate(widths) if each > max(least[place], NARROW)]
-        if not wide:
-            return
-        widths[max(wide, key=widths.__getitem__)] -= 1
+    """Make the widest columns narrower until the table fits: by spaces, then inside words, but not inside numbers."""
+    words = [max(len(word) for cell in column for word in ["", *cell.split()]) for column in zip(*cells, strict=True)]
+    broken = [NARROW if name in TEXT_COLUMNS else least for name, least in zip(cells[0], words, strict=True)]
+    for least in (words, broken):
+        while sum(widths) + 2 * (len(widths) - 1) > width:
+            wide = [place for place, each in enumerate(widths) if each > max(least[place], NARROW)]
+            if not wide:
+                break
+            widths[max(wide, key=widths.__getitem__)] -= 1
 
 
 def _join(parts: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[int]) -> list[str]:
@@ -142,7 +141,8 @@ def write_html(rows: Sequence[Row], notes: Sequence[str] = (), more: Sequence[Ta
     """Return the tables and notes as HTML without colors, which suits light and dark pages."""
     below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     tables = [*write_html_tables(rows), *(html_table(*table) for table in more)]
-    return f"<div>{''.join(tables)}{below}</div>"
+    boxes = (f'<div style="overflow-x:auto;margin:8px 0">{table}</div>' for table in tables)
+    return f"<div>{''.join(boxes)}{below}</div>"
 
 
 def write_html_tables(rows: Sequence[Row]) -> list[str]:
@@ -151,14 +151,19 @@ def write_html_tables(rows: Sequence[Row]) -> list[str]:
 
 
 def html_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return one table as HTML, with numbers aligned at the right."""
-    sides = ["left" if name in TEXT_COLUMNS else "right" for name in names]
+    """Return one table as HTML, with numbers aligned at the right. Only names may go on below."""
+    styles = [
+        ("text-align:left;" if name in TEXT_COLUMNS else "text-align:right;")
+        + ("overflow-wrap:anywhere;min-width:7em;" if name in TEXT_COLUMNS and name != "status" else "{}")
+        + "padding:2px 12px 2px 0;vertical-align:top"
+        for name in names
+    ]
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        style = "text-align:{};white-space:nowrap"
+        wrap = "white-space:nowrap;" if tag == "td" else ""
         parts = (
-            f'<{tag} style="{style.format(side)}">{html.escape(cell)}</{tag}>'
-            for side, cell in zip(sides, cells, strict=True)
+            f'<{tag} style="{style.format(wrap)}">{html.escape(cell)}</{tag}>'
+            for style, cell in zip(styles, cells, strict=True)
         )
         return f"<tr>{''.join(parts)}</tr>"
 
