@@ -25,7 +25,7 @@ from problems import BACKENDS
 from scipy_jax_bridge._problem import cache as _cache, problem as _problem
 from scipy_jax_bridge._problem.purity import prove
 
-pytestmark = pytest.mark.usefixtures("no_programs")
+anew = pytest.mark.usefixtures("no_programs")  # what this module compiled before does not count
 PROGRAMS = {"scipy": 1, "optax": 1}
 
 
@@ -52,6 +52,7 @@ def options(seed: int) -> dict[str, Any]:
     }
 
 
+@anew
 @pytest.mark.parametrize("door", ["minimize", "Minimizer"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_hundred_further_calls_compile_nothing(backend: str, door: str) -> None:
@@ -86,6 +87,7 @@ def test_minimize_and_minimizer_share_programs(backend: str) -> None:
     assert sjb.Minimizer(fun, backend=backend)(np.zeros(3)).timing.compiles == 0
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_new_shapes_compile_once(backend: str) -> None:
     def fun(x: Any, center: Any) -> Any:
@@ -100,6 +102,7 @@ def test_new_shapes_compile_once(backend: str) -> None:
     assert seen == [PROGRAMS[backend], PROGRAMS[backend], 0, 0, 0]
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compile_ahead_of_time(backend: str) -> None:
     solve = sjb.Minimizer(lambda x, c: jnp.sum((x - c) ** 2), backend=backend)
@@ -127,6 +130,7 @@ def test_static_leaves_are_part_of_the_program(backend: str, before: Any, after:
     assert result.timing.compiles == 0
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_args_that_are_not_arrays_are_static(backend: str) -> None:
     def fun(x: Any, mode: str, config: dict[str, Any]) -> Any:
@@ -299,6 +303,7 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sjb.minimize(fun, np.zeros(1)).timing.compiles == 1  # it had to go
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_share_one_compilation(backend: str) -> None:
     def fun(x: Any, c: Any) -> Any:
@@ -320,6 +325,7 @@ def test_threads_share_one_compilation(backend: str) -> None:
         np.testing.assert_allclose(result.params, [1 + k, (1 + k) ** 2], rtol=1e-3)
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_solve_different_problems(backend: str) -> None:
     """Through one Minimizer and through minimize; `benchmarks/stops.py` does so two hundred times each."""
