@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that tests start, too
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two wait for one another, by half of the CPU time of a fit
 
 import jax
 import numpy as np

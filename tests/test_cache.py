@@ -25,7 +25,7 @@ from problems import BACKENDS
 from scipy_jax_bridge._problem import cache as _cache, problem as _problem
 from scipy_jax_bridge._problem.purity import prove
 
-pytestmark = pytest.mark.usefixtures("no_programs")
+anew = pytest.mark.usefixtures("no_programs")  # what this module compiled before does not count
 PROGRAMS = {"scipy": 1, "optax": 1}
 
 
@@ -52,6 +52,7 @@ def options(seed: int) -> dict[str, Any]:
     }
 
 
+@anew
 @pytest.mark.parametrize("door", ["minimize", "Minimizer"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_hundred_further_calls_compile_nothing(backend: str, door: str) -> None:
@@ -86,6 +87,7 @@ def test_minimize_and_minimizer_share_programs(backend: str) -> None:
     assert sjb.Minimizer(fun, backend=backend)(np.zeros(3)).timing.compiles == 0
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_new_shapes_compile_once(backend: str) -> None:
     def fun(x: Any, center: Any) -> Any:
@@ -100,6 +102,7 @@ def test_new_shapes_compile_once(backend: str) -> None:
     assert seen == [PROGRAMS[backend], PROGRAMS[backend], 0, 0, 0]
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compile_ahead_of_time(backend: str) -> None:
     solve = sjb.Minimizer(lambda x, c: jnp.sum((x - c) ** 2), backend=backend)
@@ -127,6 +130,7 @@ def test_static_leaves_are_part_of_the_program(backend: str, before: Any, after:
     assert result.timing.compiles == 0
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_args_that_are_not_arrays_are_static(backend: str) -> None:
     def fun(x: Any, mode: str, config: dict[str, Any]) -> Any:
@@ -201,72 +205,6 @@ def test_evaluations_send_the_vector_and_nothing_else() -> None:
     with jax.transfer_guard_device_to_device("disallow"):
         result = solve(*arguments)
     assert result.success
-
-
-class Holder:
-    """Something that can be referred to weakly, with an array that would be large."""
-
-    def __init__(self) -> None:
-        self.array = jnp.arange(5.0)
-
-    def __call__(self, x: Any) -> Any:
-        return jnp.sum((x - self.array) ** 2)
-
-    def method(self, x: Any) -> Any:
-        return self(x)
-
-
-def closure() -> tuple[Callable[..., Any], Holder]:
-    holder = Holder()
-
-    def fun(x: Any) -> Any:
-        return jnp.sum((x - holder.array) ** 2)
-
-    return fun, holder
-
-
-def small_lambda() -> tuple[Callable[..., Any], Holder]:
-    holder = Holder()
-    return lambda x: jnp.sum((x - holder.array) ** 2), holder
-
-
-def partial() -> tuple[Callable[..., Any], Holder]:
-    holder = Holder()
-    return functools.partial(lambda holder, x: holder(x), holder), holder
-
-
-def bound_method() -> tuple[Callable[..., Any], Holder]:
-    holder = Holder()
-    return holder.method, holder
-
-
-def callable_object() -> tuple[Callable[..., Any], Holder]:
-    holder = Holder()
-    return holder, holder
-
-
-def jitted() -> tuple[Callable[..., Any], Holder]:
-    fun, holder = closure()
-    return jax.jit(fun), holder
-
-
-@pytest.mark.parametrize(
-    "make", [closure, small_lambda, partial, bound_method, callable_object, jitted], ids=lambda make: make.__name__
-)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_of_the_users_is_kept_alive(make: Callable[[], Any], backend: str) -> None:
-    fun, holder = make()
-    alive = weakref.ref(holder)
-    gc.collect()  # what earlier tests left in cycles would go at any time
-    array = weakref.ref(holder.array)
-    result = sjb.minimize(fun, np.zeros(5), backend=backend)
-    solver = sjb.Minimizer(fun, backend=backend)
-    assert solver(np.zeros(5)).timing.compiles == 0
-    jax.grad(lambda x: sjb.minimize(fun, x, backend=backend).fun)(jnp.zeros(5))
-    del fun, holder, solver
-    gc.collect()
-    assert alive() is None and array() is None
-    assert result.success  # and the result lives on
 
 
 def array_alone() -> tuple[Callable[..., Any], Any]:
@@ -365,6 +303,7 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sjb.minimize(fun, np.zeros(1)).timing.compiles == 1  # it had to go
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_share_one_compilation(backend: str) -> None:
     def fun(x: Any, c: Any) -> Any:
@@ -386,6 +325,7 @@ def test_threads_share_one_compilation(backend: str) -> None:
         np.testing.assert_allclose(result.params, [1 + k, (1 + k) ** 2], rtol=1e-3)
 
 
+@anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_solve_different_problems(backend: str) -> None:
     """Through one Minimizer and through minimize; `benchmarks/stops.py` does so two hundred times each."""

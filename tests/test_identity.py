@@ -204,6 +204,75 @@ def test_transformations_are_not_kept_alive() -> None:
     assert [reference() is None for reference in alive] == [True] * 3
 
 
+# Nothing of the user's is kept alive
+
+
+class Holder:
+    """Something that can be referred to weakly, with an array that would be large."""
+
+    def __init__(self) -> None:
+        self.array = jnp.arange(5.0)
+
+    def __call__(self, x: Any) -> Any:
+        return jnp.sum((x - self.array) ** 2)
+
+    def method(self, x: Any) -> Any:
+        return self(x)
+
+
+def closure() -> tuple[Callable[..., Any], Holder]:
+    holder = Holder()
+
+    def fun(x: Any) -> Any:
+        return jnp.sum((x - holder.array) ** 2)
+
+    return fun, holder
+
+
+def small_lambda() -> tuple[Callable[..., Any], Holder]:
+    holder = Holder()
+    return lambda x: jnp.sum((x - holder.array) ** 2), holder
+
+
+def partial() -> tuple[Callable[..., Any], Holder]:
+    holder = Holder()
+    return functools.partial(lambda holder, x: holder(x), holder), holder
+
+
+def bound_method() -> tuple[Callable[..., Any], Holder]:
+    holder = Holder()
+    return holder.method, holder
+
+
+def callable_object() -> tuple[Callable[..., Any], Holder]:
+    holder = Holder()
+    return holder, holder
+
+
+def jitted() -> tuple[Callable[..., Any], Holder]:
+    fun, holder = closure()
+    return jax.jit(fun), holder
+
+
+@pytest.mark.parametrize(
+    "make", [closure, small_lambda, partial, bound_method, callable_object, jitted], ids=lambda make: make.__name__
+)
+@backends
+def test_nothing_of_the_users_is_kept_alive(make: Callable[[], Any], backend: str) -> None:
+    fun, holder = make()
+    alive = weakref.ref(holder)
+    gc.collect()  # what earlier tests left in cycles would go at any time
+    array = weakref.ref(holder.array)
+    result = sjb.minimize(fun, np.zeros(5), backend=backend)
+    solver = sjb.Minimizer(fun, backend=backend)
+    assert solver(np.zeros(5)).timing.compiles == 0
+    jax.grad(lambda x: sjb.minimize(fun, x, backend=backend).fun)(jnp.zeros(5))
+    del fun, holder, solver
+    gc.collect()
+    assert alive() is None and array() is None
+    assert result.success  # and the result lives on
+
+
 # What cannot be had inside a trace is said
 
 

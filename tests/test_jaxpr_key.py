@@ -140,7 +140,7 @@ def test_equal_for_what_is_written_anew(make: Make) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
 def test_written_anew_nothing_compiles(make: Make, backend: str) -> None:
-    calls = 100 if make is least_squares or make is method_of_a_new_object else 3
+    calls = 30 if make is least_squares or make is method_of_a_new_object else 3
     sjb.minimize(make(0), START, backend=backend)
     with count_compiles() as compiled:
         for seed in range(1, calls):

@@ -101,7 +101,7 @@ class Programs:
             # Only a function that is compiled as it is called is taken apart to find the operation that gives NaN.
             # It refers to the user's function and data, so it is not kept.
             function, _ = make()
-            return lambda *inputs: function(*jax.tree.map(jnp.asarray, inputs)), 0.0
+            return lambda *inputs: function(*_put_unchecked(inputs)), 0.0
         seconds: list[float] = []
         program = self._compiled.get(name, lambda: self._compile(name, make, seconds))
         return program, sum(seconds, 0.0)
@@ -122,6 +122,12 @@ class Programs:
         del self._pending[name]
         seconds.append(time.perf_counter() - began)
         return program
+
+
+def _put_unchecked(inputs: PyTree) -> PyTree:
+    """Make arrays of the inputs. Bounds may be infinite; JAX checks what is computed of them."""
+    with jax.debug_infs(False):
+        return jax.tree.map(jnp.asarray, inputs)
 
 
 OBJECTIVES = 128  # whose programs are kept, beside those that a Minimizer holds
