@@ -278,6 +278,18 @@ def test_random_keys_ride_along(backend: str) -> None:
     assert result.params["key"].dtype == key.dtype
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_arrays_in_the_order_of_bytes_of_another_machine(dtype: str, backend: str) -> None:
+    """As FITS files hold them; JAX takes none."""
+    start, y = np.zeros(2, dtype), np.array([1.0, 2.0], dtype)
+    result = sjb.minimize(
+        lambda x, y: jnp.sum((x - y) ** 2), start, (y,), backend=backend, bounds=(np.zeros(2, dtype), 9)
+    )
+    assert result.params.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_allclose(result.params, y, atol=1e-3)
+
+
 # fixed
 
 

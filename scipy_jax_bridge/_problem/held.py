@@ -25,7 +25,7 @@ def hold_components(fixed: PyTree, bounds: Bounds | None, params: Params) -> tup
 
     Raises:
         TypeError: a mask is not of booleans.
-        ValueError: a mask or a side of the bounds does not fit params.
+        ValueError: a mask or a side of the bounds does not fit params, or a held component is not finite.
     """
     bounds = Bounds() if bounds is None else bounds
     sides = [spread_prefix(bounds.lower, params, "bounds.lower"), spread_prefix(bounds.upper, params, "bounds.upper")]
@@ -33,6 +33,7 @@ def hold_components(fixed: PyTree, bounds: Bounds | None, params: Params) -> tup
     for place, (mark, start) in enumerate(zip(marks, jax.tree.leaves(params), strict=True)):
         if hasattr(mark, "dtype") and not isinstance(mark, np.bool_):
             mask = _read_mask(mark, start, leaf_paths(params, "fixed")[place])
+            _check_finite(mask, start, leaf_paths(params)[place])
             marks[place] = False
             for side, unbounded in zip(sides, (-np.inf, np.inf), strict=True):
                 side[place] = _hold(mask, start, unbounded if side[place] is None else side[place])
@@ -49,6 +50,18 @@ def _read_mask(mark: PyTree, start: PyTree, path: str) -> Side:
         raise ValueError(
             f"{path} has shape {np.shape(mark)}, which does not broadcast to the shape {np.shape(start)} of the leaf."
         ) from error
+
+
+def _check_finite(mask: Side, start: PyTree, path: str) -> None:
+    if is_traced((mask, start)):
+        return
+    wrong = np.flatnonzero(mask & ~np.isfinite(np.asarray(start, np.float64)))
+    if wrong.size:
+        value = np.ravel(np.asarray(start, np.float64))[wrong[0]]
+        raise ValueError(
+            f"{path} is {value} at component {wrong[0]}, which `fixed` holds there. Hold a finite value, or leave the "
+            "component out of params."
+        )
 
 
 def _hold(mask: Side, start: PyTree, side: PyTree) -> PyTree:

@@ -79,11 +79,14 @@ def describe_leaves(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[l
         static_numbers: whether Python integers and booleans are static, as in params, or data, as in args.
 
     Raises:
-        TypeError: a NumPy array has a type that JAX lacks; the message names its path.
+        TypeError: a NumPy array has a type that JAX lacks, or a mask; the message names its path.
         ValueError: an integer of args is too large.
     """
     leaves, treedef = jax.tree.flatten(tree)
     for position, value in enumerate(leaves):
+        if isinstance(value, np.ma.MaskedArray):
+            path = leaf_paths(tree, root)[position]
+            raise TypeError(f"{path} is a masked array. Pass .filled(value), and its mask as an array of its own.")
         if isinstance(value, (np.ndarray, np.generic)) and (cure := _find_cure(value.dtype)):
             path = leaf_paths(tree, root)[position]
             raise TypeError(f"{path} is of type {value.dtype}, which JAX does not have. {cure}")
@@ -99,6 +102,8 @@ def _describe(value: PyTree, *, static_numbers: bool) -> Described:
     if isinstance(value, jax.Array):
         weak_type = bool(getattr(value, "weak_type", False))
         return value, LeafSpec("data", value.shape, value.dtype, weak_type, sharding_of(value))
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:  # as a file of another machine holds it
+        value = value.astype(value.dtype.newbyteorder("="))
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufcV":
         return value, LeafSpec("data", value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
     is_number = isinstance(value, NUMBERS) and not isinstance(value, bool)

@@ -131,7 +131,7 @@ def _assign(prefix: PyTree, base: Path, nodes: _Nodes, name: str) -> Iterator[tu
             raise ValueError(f"{name}{where} has no counterpart params{where}. {CURE}")
         yield from _assign(value, base + path, nodes, name)
     for place in nodes.places.get(base, ()):  # only a dict may leave parts out
-        if nodes.leaves[place][len(base)] not in named:
+        if nodes.leaves[place] == base or nodes.leaves[place][len(base)] not in named:
             raise ValueError(f"{name} says nothing of params{jax.tree_util.keystr(nodes.leaves[place])}. {CURE}")
 
 
