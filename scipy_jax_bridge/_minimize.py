@@ -166,7 +166,8 @@ def minimize(
     Args:
         fun: fun(params, *args) returns a real scalar, or (scalar, aux) with has_aux. Traced by JAX, at each call
             unless it is proved that what it reads from outside is the same. Arrays that it closes over are inputs of
-            the compiled program; objectives that compute the same share one.
+            the compiled program; objectives that compute the same share one. Or a `host_objective`, which Python
+            evaluates.
         params: the start, any tree. Floating-point arrays and floats are optimized. Everything else (integers,
             booleans, strings, functions) is passed through unchanged. A start outside the bounds is clipped.
             Or a Result to continue from. The device loop continues bit for bit as if it had never stopped, if
@@ -177,7 +178,7 @@ def minimize(
             new values compile nothing; all else is static. Default ().
         backend: "scipy" (SciPy runs on the host) or "optax" (one loop, all on the device). Default "scipy".
         method: scipy: the name of a method of scipy.optimize.minimize, None for L-BFGS-B. optax: an
-            optax.GradientTransformation, None for the all-device L-BFGS, with bounds L-BFGS-B. Default None.
+            optax.GradientTransformation, None for sjb.lbfgsb(). Default None.
         bounds: Bounds(lower, upper) or the pair; each side None, a scalar or a prefix tree. Or a dict of pairs by
             path, {"alpha": (0, 1), "kernel.variance": (0, None)}. What is not named is unbounded. Default None.
         fixed: a prefix tree of booleans, or a dict by path, {"kernel.variance": True}; what is marked True keeps its
