@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import reference_lbfgsb as reference
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._core.status import RUNNING
-from scipy_jax_bridge._optax.device_solver import Box
 from scipy_jax_bridge._optax.lbfgsb import (
     bounded as _bounded,
     cauchy as _cauchy,
@@ -36,6 +35,7 @@ from scipy_jax_bridge._optax.lbfgsb.control import (
     process_trial,
 )
 from scipy_jax_bridge._optax.lbfgsb.linesearch import Search, Trial, start_search
+from scipy_jax_bridge._optax.limits import Box
 
 Vector = NDArray[np.float64]
 Line = Callable[[float], tuple[float, float]]  # t -> phi(t), phi'(t)

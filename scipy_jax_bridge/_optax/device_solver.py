@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._core.options import COUNT_MAX, Options
 from .._core.status import Status
 from .._core.stopping import is_false
-from .._core.types import FlatVector, HostVector, Leaf, Number, Tracer
+from .._core.types import FlatVector, HostVector, Leaf
 from .._problem.objective import Data
-from .._problem.problem import Problem
+from .limits import Box, Tolerances
 from .loop_tools import COUNT_MODULUS
 
 ROWS = 4096  # rows of the trace on the device; the host collects them after each chunk
@@ -103,25 +102,6 @@ class DeviceState(Protocol):
 
 
 State = TypeVar("State", bound=DeviceState)
-
-
-class Box(NamedTuple):
-    """Lower and upper bounds, infinite where there is none."""
-
-    lower: FlatVector
-    upper: FlatVector
-
-
-class Tolerances(NamedTuple):
-    """What ends a solve. The values are traced, so a new tolerance compiles nothing."""
-
-    gtol: Scalar
-    ftol: Scalar
-    maxiter: Int[Array, ""]
-    maxfun: Int[Array, ""]
-    maxls: Scalar
-    maxcor: Scalar
-    rounding: Scalar  # the relative rounding error of the objective
 
 
 class Evaluated(NamedTuple):
@@ -224,41 +204,3 @@ def find_points(
 def unwrap_counts(rows: Any, nfev: int | Int[Array, ""]) -> Any:
     """Return the counts of evaluations in rows that hold them modulo COUNT_MODULUS; `nfev` is the last one."""
     return nfev - (nfev - rows) % COUNT_MODULUS
-
-
-def tolerances_of(problem: Problem, options: Options) -> Tolerances:
-    """Return the tolerances as inputs of the program, in the type of its arithmetic."""
-    dtype = np.dtype(problem.spec.dtype)
-    return Tolerances(
-        gtol=_as(options.gtol, dtype),
-        ftol=_as(options.ftol, dtype),
-        maxiter=_as_count(options.maxiter),
-        maxfun=_as_count(options.maxfun),
-        maxls=_as(options.maxls, dtype),
-        maxcor=_as(options.maxcor, dtype),
-        rounding=_as(problem.spec.rounding, dtype),
-    )
-
-
-def _as_count(value: Number) -> Any:
-    if not isinstance(value, Tracer):
-        return np.int32(value)
-    if jnp.issubdtype(value.dtype, jnp.floating):
-        # An int32 holds less than 2**31. The limit here is below that in float32 too.
-        value = value.astype(jnp.float32 if value.dtype.itemsize < 4 else value.dtype)
-        value = jnp.minimum(value, jnp.asarray(2.0**31 - 128, value.dtype))
-    elif value.dtype.itemsize > 4 or jnp.issubdtype(value.dtype, jnp.unsignedinteger):
-        value = jnp.minimum(value, jnp.asarray(COUNT_MAX, value.dtype))
-    return value.astype(jnp.int32)
-
-
-def _as(value: Number, dtype: np.dtype) -> Any:
-    return value.astype(dtype) if isinstance(value, Tracer) else dtype.type(value)
-
-
-def box_of(problem: Problem) -> Box | None:
-    """Return the bounds as inputs of the program, in the type of its arithmetic."""
-    bounds = problem.bounds
-    if bounds is None:
-        return None
-    return Box(bounds.lower.astype(problem.spec.dtype), bounds.upper.astype(problem.spec.dtype))

@@ -14,15 +14,8 @@ from .._core.promotion import standard_promotion
 from .._problem.cache import ToCompile
 from .._problem.objective import Data
 from .._problem.problem import Problem
-from .device_solver import (
-    Box,
-    DeviceSolver,
-    DeviceState,
-    Evaluated,
-    LoopReport,
-    Tolerances,
-    box_of,
-)
+from .device_solver import DeviceSolver, DeviceState, Evaluated, LoopReport
+from .limits import Box, Tolerances, box_of
 
 Advance = Callable[..., tuple[DeviceState, LoopReport]]
 

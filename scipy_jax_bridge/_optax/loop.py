@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Int
 from .._core.promotion import standard_promotion
 from .._core.status import RUNNING
 from .._problem.objective import Data
-from .device_solver import Box, DeviceSolver, State, Tolerances
+from .device_solver import DeviceSolver, State
+from .limits import Box, Tolerances
 from .loop_tools import any_active, is_active
 
 

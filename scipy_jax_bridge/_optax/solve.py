@@ -33,19 +33,16 @@ from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
     ROWS,
     ROWS_INSIDE,
-    Box,
     DeviceSolver,
     DeviceState,
     Leaves,
     LoopReport,
     LoopScalars,
-    Tolerances,
-    box_of,
     find_points,
-    tolerances_of,
     unwrap_counts,
 )
 from .host_loop import compile_turn
+from .limits import Box, Tolerances, box_of, tolerances_of
 from .loop import advance
 from .loop_tools import select
 from .resume import make_resume_state, resume

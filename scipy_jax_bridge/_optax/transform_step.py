@@ -17,7 +17,8 @@ from .._core.status import RUNNING, Status
 from .._core.stopping import BACKOFF, CURVATURE, is_flat
 from .._core.types import FlatVector
 from .._problem.objective import Data, FlatObjective, TracedMethod
-from .device_solver import Evaluated, Flag, Scalar, Tolerances
+from .device_solver import Evaluated, Flag, Scalar
+from .limits import Tolerances
 from .loop_tools import COUNT_MODULUS, Held, hold, select, write_rows
 
 MAX_UNMOVED = 100  # zero steps in a row; schedules may begin at zero, and some transformations accumulate their steps

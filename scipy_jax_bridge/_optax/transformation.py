@@ -10,7 +10,8 @@ from jaxtyping import PyTree
 from .._core.options import Options
 from .._problem.objective import Data
 from .._problem.problem import Problem
-from .device_solver import Box, DeviceSolver, Leaves, LoopReport, LoopScalars, make_report
+from .device_solver import DeviceSolver, Leaves, LoopReport, LoopScalars, make_report
+from .limits import Box
 from .transform_step import Held, TransformState, evaluate_trial, process_trial, propose, start_transform
 
 

@@ -139,3 +139,16 @@ def _find_cure(dtype: np.dtype) -> str:
         return "Make it a dict of one array a field."
     longest = {"f": 8, "c": 16}.get(dtype.kind, dtype.itemsize)
     return "Convert it with .astype(float)." if dtype.itemsize > longest else ""
+
+
+def to_device(arrays: list[Leaf]) -> list[Leaf]:
+    """Move NumPy arrays to the device, once per call instead of once per evaluation.
+
+    Copies of them, since a device that is the CPU takes the memory of an array as it is, which its owner may change.
+    """
+    places = [place for place, each in enumerate(arrays) if isinstance(each, (np.ndarray, np.generic))]
+    moved = list(arrays)
+    if places:
+        for place, each in zip(places, jax.device_put([np.array(arrays[place]) for place in places]), strict=True):
+            moved[place] = each
+    return moved

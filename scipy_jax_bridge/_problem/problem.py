@@ -21,7 +21,7 @@ from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, ToCompile, programs_of
 from .host import HostObjective, describe_host
-from .leaves import sharding_of
+from .leaves import sharding_of, to_device
 from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
 from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
@@ -237,16 +237,3 @@ def _diagnose(objective: TracedObjective, params: TreeSpec, dtype: np.dtype) -> 
     if narrowest is not None and jnp.finfo(narrowest.dtype).eps <= jnp.finfo(dtype).eps:
         narrowest = None
     return Diagnosis(narrowest, find_unread(objective.jaxpr, count))
-
-
-def to_device(arrays: list[Leaf]) -> list[Leaf]:
-    """Move NumPy arrays to the device, once per call instead of once per evaluation.
-
-    Copies of them, since a device that is the CPU takes the memory of an array as it is, which its owner may change.
-    """
-    places = [place for place, each in enumerate(arrays) if isinstance(each, (np.ndarray, np.generic))]
-    moved = list(arrays)
-    if places:
-        for place, each in zip(places, jax.device_put([np.array(arrays[place]) for place in places]), strict=True):
-            moved[place] = each
-    return moved

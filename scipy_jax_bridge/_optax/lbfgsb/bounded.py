@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from ..device_solver import Box
+from ..limits import Box
 from .cauchy import CauchyPoint, find_cauchy_point
 from .compact import (
     BoundedMemory,

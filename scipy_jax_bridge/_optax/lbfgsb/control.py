@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from ..._core.status import RUNNING, Status
 from ..._core.stopping import MAX_UNCHANGED_TRIALS, is_endless, is_small, noise
-from ..device_solver import Tolerances
+from ..limits import Tolerances
 from ..loop_tools import select
 from .lanes import Flag
 from .linesearch import (

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..._core.types import TreeDef
-from ..device_solver import Box
+from ..limits import Box
 from .lanes import Flag
 from .memory import Vector
 

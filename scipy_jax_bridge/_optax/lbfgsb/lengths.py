@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ..device_solver import Box
+from ..limits import Box
 from .lanes import Flag
 from .linesearch import LARGEST_STEP
 from .memory import Scalar, Vector

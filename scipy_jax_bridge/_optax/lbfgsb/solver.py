@@ -9,7 +9,8 @@ from ..._core.status import Status
 from ..._core.types import Vector
 from ..._problem.objective import Data
 from ..._problem.problem import Problem
-from ..device_solver import Box, DeviceSolver, Evaluated, Leaves, LoopReport, LoopScalars, make_report
+from ..device_solver import DeviceSolver, Evaluated, Leaves, LoopReport, LoopScalars, make_report
+from ..limits import Box
 from .control import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
 from .lanes import pack, unpack
 from .linesearch import Search

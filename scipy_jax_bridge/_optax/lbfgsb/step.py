@@ -21,7 +21,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..._core.status import RUNNING
-from ..device_solver import Box, Evaluated, Tolerances
+from ..device_solver import Evaluated
+from ..limits import Box, Tolerances
 from ..loop_tools import COUNT_MODULUS, select, write_rows
 from .bounded import bounded_direction
 from .control import (

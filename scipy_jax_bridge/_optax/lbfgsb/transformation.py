@@ -18,7 +18,7 @@ from ..._core.types import is_traced
 from ..._problem.bounds import Bounds, flatten_bounds
 from ..._problem.params import TreeSpec, partition_params
 from ..._problem.prefix import leaf_paths
-from ..device_solver import Box
+from ..limits import Box
 from .layout import Layout
 from .step import start_state
 from .update import LbfgsbState, Limits, update

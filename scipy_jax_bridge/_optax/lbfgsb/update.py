@@ -15,7 +15,8 @@ from ..._core.options import COUNT_MAX
 from ..._core.promotion import standard_promotion
 from ..._core.status import RUNNING, Status
 from ..._core.types import Number
-from ..device_solver import Box, Evaluated, Tolerances
+from ..device_solver import Evaluated
+from ..limits import Box, Tolerances
 from ..loop_tools import select
 from .control import OUTCOME_KINDS, After, Before, TrialEvaluation, accept_start, process_trial
 from .lanes import Lanes, split, unpack
