@@ -217,6 +217,25 @@ def test_the_state_goes_through_scan_vmap_and_while_loop() -> None:
     assert get(state, "status") == Status.GTOL and np.abs(jax.grad(rosenbrock)(end)).max() <= 1e-6
 
 
+def test_the_state_goes_through_shard_map() -> None:
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    optimizer = sjb.lbfgsb((0.0, 2.5), gtol=1e-8)
+
+    def fit(x: jax.Array, y: jax.Array) -> Any:
+        def loss(w: jax.Array) -> jax.Array:
+            return jax.lax.psum(jnp.sum((x @ w - y) ** 2), "data")
+
+        step = make_step(optimizer, loss)
+        start = (jnp.zeros(3), optimizer.init(jnp.zeros(3)))
+        return jax.lax.scan(lambda carry, _: (step(*carry)[:2], None), start, length=20)[0]
+
+    sharded = jax.shard_map(fit, mesh=mesh, in_specs=(spec("data"), spec("data")), out_specs=spec())
+    params, state = jax.jit(sharded)(x, x @ np.array([1.0, 2.0, 3.0]))
+    assert get(state, "status") == Status.GTOL and params[2] == 2.5
+
+
 def test_the_state_can_be_pickled_and_donated() -> None:
     optimizer = sjb.lbfgsb(gtol=1e-6)
     step = make_step(optimizer, rosenbrock)
@@ -278,6 +297,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"gradient of params\['w'\] has shape \(3,\), not \(2,\)",
     ),
+    "a vector": (lambda: update_with(value=jnp.ones(2)), TypeError, r"real scalar, not of shape \(2,\)"),
     "integers": (lambda: sjb.lbfgsb().init({"n": jnp.arange(3)}), TypeError, r"params\['n'\] is of type int.*masked"),
     "bounds": (lambda: sjb.lbfgsb((0.0, jnp.ones(3))).init(jnp.ones(2)), ValueError, "bounds.upper of params"),
     "maxcor": (lambda: sjb.lbfgsb(maxcor=0), ValueError, "maxcor"),

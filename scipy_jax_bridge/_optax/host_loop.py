@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from .._core.promotion import standard_promotion
-from .._problem.cache import ToCompile
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .device_solver import DeviceSolver, DeviceState, Evaluated, LoopReport
@@ -47,14 +46,11 @@ def compile_turn(
             state = solver.process(state, Evaluated(*known), limits, box, on)
             return state, solver.report(state)
 
-    def to_propose() -> ToCompile:
-        return jax.jit(propose, donate_argnums=0), (state, problem.data, box)
-
-    def to_process() -> ToCompile:
-        return jax.jit(process, donate_argnums=0), (state, (value, x, spec.objective.aux, nfev), limits, box)
-
-    first, first_s = problem.compile(("propose", *name), to_propose)
-    then, then_s = problem.compile(("process", *name), to_process)
+    known = (value, x, spec.objective.aux, nfev)
+    to_propose = jax.jit(propose, donate_argnums=0), (state, problem.data, box)
+    to_process = jax.jit(process, donate_argnums=0), (state, known, limits, box)
+    first, first_s = problem.compile(("propose", *name), lambda: to_propose)
+    then, then_s = problem.compile(("process", *name), lambda: to_process)
 
     def advance(
         state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]

@@ -96,6 +96,9 @@ class Lbfgsb:
             missing = "params" if params is None else "value"
             raise TypeError(f"lbfgsb needs {missing}= in each update. Write\n    {CALL}")
         _check_structure(updates, params)
+        value = jnp.asarray(value)
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(f"value must be a real scalar, not of shape {value.shape} and type {value.dtype}.")
         limits = Limits(*(getattr(self.options, name) for name in Limits._fields))
         return update(updates, state, params, value, limits)
 

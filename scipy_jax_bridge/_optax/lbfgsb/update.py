@@ -89,13 +89,12 @@ def update(
         moved, inside = _compare(state, at, layout)
         running = state.status == RUNNING
         before, moved = _follow(state, at, moved, layout)
-        evaluated = Evaluated(jnp.asarray(value).astype(layout.dtype), grad, (), 1)
+        evaluated = Evaluated(value.astype(layout.dtype), grad, (), 1)
         rules, active = (_accept_start, _process_trial), running & inside
-        after = process(before, evaluated, _tolerances(limits, state), box, active, rules, Moved(moved))
+        after = process(before, evaluated, _tolerances(limits, value, layout), box, active, rules, Moved(moved))
         search, scalars, outcome = unpack(OUTCOME_KINDS, split(after.scalars))
         status = jnp.asarray(scalars.status, jnp.int32)
-        end = jnp.where((status == Status.GTOL) | (status == Status.FTOL), after.x, after.best_x)
-        target = jnp.where(status == RUNNING, after.trial, end)
+        target = _target(after, status)
         target = target if box is None else jnp.clip(jnp.where(inside, target, at), box.lower, box.upper)
         change = jnp.where(running, layout.reach(at, target, box, inside), 0)
         reached = layout.round(at + change)
@@ -117,6 +116,12 @@ def update(
             box=box,
         )
         return layout.unravel(change), following
+
+
+def _target(state: State, status: Array) -> Vector:
+    """Return the next trial; at the end the iterate that converged, else the best point."""
+    converged = (status == Status.GTOL) | (status == Status.FTOL)
+    return jnp.where(status == RUNNING, state.trial, jnp.where(converged, state.x, state.best_x))
 
 
 def _compare(state: LbfgsbState, at: Vector, layout: Layout) -> tuple[Array, Array]:
@@ -172,9 +177,9 @@ def _process_trial(numbers: Before, evaluation: TrialEvaluation, limit: Toleranc
     return process_trial((select(moved.moved > 0, anew, search), before), evaluation, limit)
 
 
-def _tolerances(limits: Limits, state: LbfgsbState) -> Tolerances:
+def _tolerances(limits: Limits, value: Array, layout: Layout) -> Tolerances:
     """Return what ends the search. There is no limit of iterations and of evaluations: the caller counts."""
-    dtype, never = state.x.dtype, jnp.full((), COUNT_MAX, jnp.int32)
-    eps = jnp.asarray(jnp.finfo(dtype).eps, dtype)
+    dtype, never = layout.dtype, jnp.full((), COUNT_MAX, jnp.int32)
+    eps = jnp.asarray(max(jnp.finfo(dtype).eps, jnp.finfo(value.dtype).eps), dtype)
     gtol, ftol, maxls, maxcor = (jnp.asarray(each).astype(dtype) for each in limits)
     return Tolerances(gtol, ftol, never, never, maxls, maxcor, eps)
