@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._autodiff.traced import TracedCall
 from ._backend import choose_backend
@@ -26,7 +26,7 @@ from ._problem.validation import check_settings
 if TYPE_CHECKING:
     from ._scipy.host import HostObjective
 
-Point = np.ndarray | Sequence[float]  # the free components
+Point = np.ndarray | Array | Sequence[int | float]  # the free components
 
 
 class _Memory(threading.local):

@@ -76,6 +76,7 @@ def point(seed: int = 0, size: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.5, 1.5, size)
 
 
+@pytest.mark.smoke
 def test_the_functions_are_those_by_hand() -> None:
     problem, x, v = sjb.adapt(loss, START, (CENTER,)), point(), point(1)
     fun = of_vector(CENTER)
@@ -158,6 +159,7 @@ def test_each_function_compiles_once_and_other_args_compile_nothing(compilations
     np.testing.assert_array_equal(other.x0, problem.x0)
 
 
+@pytest.mark.smoke
 def test_what_is_known_at_a_point_is_not_computed_again(runs: Counter[Any]) -> None:
     problem, x = sjb.adapt(loss, START, (CENTER,)), point()
     value, grad = problem.value_and_grad(x)
@@ -188,6 +190,7 @@ def test_what_is_remembered_cannot_be_overwritten(dtype: Any, fixed: Any) -> Non
 
 
 @pytest.mark.parametrize("method", ["hybr", "lm", "broyden1", "krylov", "df-sane"])
+@pytest.mark.smoke
 def test_a_root_of_the_gradient_by_every_kind_of_method(method: str) -> None:
     problem = sjb.adapt(lambda x: jnp.sum((x - CENTER) ** 2 + 0.1 * (x - CENTER) ** 4), np.ones(3))
     jac = {"jac": problem.hess} if method in ("hybr", "lm") else {}
@@ -286,6 +289,7 @@ def test_without_float64_x_is_double_and_the_leaves_are_not() -> None:
     assert value == float(np.float32(value)) and problem.unravel(problem.x0).dtype == jnp.float32
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("x32")
 def test_double_precision_in_every_thread_without_the_flag() -> None:
     problem = sjb.adapt(lambda x, c: jnp.sum((x - c) ** 2), np.zeros(2), (0.1,), precision="float64")
@@ -298,6 +302,7 @@ def test_double_precision_in_every_thread_without_the_flag() -> None:
             assert call(problem.with_args, (0.2,)).fun([0.3, 0.2]) == pytest.approx(0.01, rel=1e-14)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("x32")
 def test_the_precision_of_the_call_holds_in_other_threads() -> None:
     from scipy_jax_bridge._core.context import enable_x64
@@ -326,6 +331,7 @@ def test_arrays_that_change_later_change_nothing() -> None:
     np.testing.assert_array_equal(problem.bounds.ub if problem.bounds else 0, np.full(3, 4.0))
 
 
+@pytest.mark.smoke
 def test_pickle() -> None:
     problem = sjb.adapt(loss, START, (jnp.asarray(CENTER),), bounds=(-9, 9), fixed={"b": True})
     text = pickle.dumps(problem)
