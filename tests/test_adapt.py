@@ -244,8 +244,9 @@ def test_an_objective_without_a_gradient_has_its_value() -> None:
     problem = sjb.adapt(host, np.zeros(3))
     assert problem.fun([1, 3, 2]) == 3.0
     for _ in range(2):
-        with pytest.raises(ValueError, match="do not support JVP"):
+        with pytest.raises(ValueError, match="do not support JVP") as caught:
             problem.jac([1, 3, 2])
+        assert caught.value.__context__ is None
 
 
 def test_values_that_are_not_finite_are_handed_on() -> None:
@@ -386,6 +387,8 @@ def test_a_fork_is_refused_with_the_cure(tmp_path: Path) -> None:
     ("call", "error", "match"),
     [
         (lambda: sjb.adapt(rosenbrock, np.zeros(2)).fun([1.0]), ValueError, r"shape of x0, \(2,\), not \(1,\)"),
+        (lambda: sjb.adapt(rosenbrock, np.zeros(2)).jac([1.0]), ValueError, r"shape of x0, \(2,\), not \(1,\)"),
+        (lambda: sjb.adapt(rosenbrock, np.zeros(2), fixed=np.array([True, False])).jac(3.0), ValueError, r"not \(\)"),
         (lambda: sjb.adapt(rosenbrock, np.zeros(2)).fun(np.zeros((2, 5))), ValueError, r"not \(2, 5\)"),
         (lambda: sjb.adapt(rosenbrock, np.zeros(2)).hessp([1, 2], [1]), ValueError, "shape of x0"),
         (lambda: sjb.adapt(rosenbrock, np.zeros(2)).unravel([1]), ValueError, "shape of x0"),
@@ -414,8 +417,9 @@ def test_a_fork_is_refused_with_the_cure(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_calls(call: Any, error: type[Exception], match: str) -> None:
-    with pytest.raises(error, match=match):
+    with pytest.raises(error, match=match) as caught:
         call()
+    assert not isinstance(caught.value.__context__, (KeyError, TypeError))
 
 
 def test_the_example_runs() -> None:
