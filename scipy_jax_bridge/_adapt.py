@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._autodiff.traced import TracedCall
 from ._backend import choose_backend
@@ -26,21 +26,23 @@ from ._problem.validation import check_settings
 if TYPE_CHECKING:
     from ._scipy.numpy_objective import NumpyObjective
 
-Point = np.ndarray | Sequence[float]  # the free components
+Point = np.ndarray | Array | Sequence[int | float]  # the free components
 
 
 class _Memory(threading.local):
     """The last point of a thread as bytes; its value, with the gradient behind it if known."""
 
-    last: tuple[bytes | None, np.ndarray] = (None, np.empty(0))
+    def __init__(self) -> None:
+        self.last: list[Any] = [None, None]
 
 
 class Adapter:
     """A JAX objective as NumPy functions of one vector x; `adapt` makes it.
 
-    Every function takes and returns NumPy arrays, and gives back NaN and infinity as they are. Each compiles its own
-    program at its first call. A value or a gradient that was computed at the same point in the last call of the same
-    thread is not computed again. x may leave the bounds: they are for the solver to keep.
+    Every function takes and returns NumPy arrays, and gives back NaN and infinity as they are. What comes back is
+    read-only, as NumPy's view of a JAX array is. Each function compiles its own program at its first call. A value or a
+    gradient that was computed at the same point in the last call of the same thread is not computed again. x may leave
+    the bounds: they are for the solver to keep.
 
     Threads may share it. It can be pickled if the objective can, for processes that are started anew; a forked
     process cannot use it.
@@ -79,12 +81,10 @@ class Adapter:
     def fun(self, x: Point) -> float:
         """Return the objective. Its program computes no gradient."""
         x = np.asarray(x, np.float64)
-        key = x.tobytes()
-        known, packed = self._memory.last
-        if known != key:
-            packed = self._run("value", x)
-            self._memory.last = key, packed
-        return packed.item(0)
+        key, last = x.tobytes(), self._memory.last
+        if last[0] != key:
+            last[:] = key, self._run("value", x)
+        return last[1].item(0)
 
     def jac(self, x: Point) -> HostVector:
         """Return the gradient."""
@@ -93,23 +93,24 @@ class Adapter:
     def value_and_grad(self, x: Point) -> tuple[float, HostVector]:
         """Return the objective and its gradient, from one program; for jac=True in SciPy."""
         x = np.asarray(x, np.float64)
-        key = x.tobytes()
-        known, packed = self._memory.last
-        if known != key or len(packed) == 1:
+        key, last = x.tobytes(), self._memory.last
+        packed = last[1]
+        if last[0] != key or len(packed) == 1:
             try:  # directly, since microseconds count here
                 packed = self._programs["gradient"](x)[0]
             except (KeyError, TypeError):  # it is not compiled yet, x is wrong, or the precision is another one
-                packed = self._run("gradient", x)
-            self._memory.last = key, packed
-        return packed.item(0), packed[1:].copy()
+                packed = None
+            packed = self._run("gradient", x) if packed is None else packed
+            last[:] = key, packed
+        return packed.item(0), packed[1:]
 
     def hess(self, x: Point) -> Float[np.ndarray, "n n"]:
         """Return the Hessian."""
-        return self._run("hessian", x).copy()
+        return self._run("hessian", x)
 
     def hessp(self, x: Point, p: Point) -> HostVector:
         """Return the product of the Hessian with a vector."""
-        return self._run("product", x, p).copy()
+        return self._run("product", x, p)
 
     def ravel(self, params: Params) -> HostVector:
         """Return x for a tree like params. What is held keeps its start.

@@ -37,7 +37,7 @@ class NumpyObjective:
     def bind(self, program: Program) -> Callable[..., tuple[np.ndarray, PyTree]]:
         """Return a program as a function of whole NumPy vectors.
 
-        It returns the program's array, copied to the host, and the auxiliary output, which stays on the device.
+        It returns the program's array, read-only on the host, and the auxiliary output, which stays on the device.
         """
         data, dtype = self.problem.data, self._dtype
 
@@ -45,7 +45,10 @@ class NumpyObjective:
             if dtype is not None:
                 inputs = tuple(each.astype(dtype) for each in inputs)
             array, aux = program(*inputs, data)
-            return np.asarray(array, np.float64), aux
+            found = np.asarray(array, np.float64)
+            if dtype is not None:
+                found.flags.writeable = False  # as that of a float64 array is
+            return found, aux
 
         return run
 
@@ -60,8 +63,11 @@ class NumpyObjective:
                 raise TypeError(f"x has the shape {x.shape} and not {self.shape}.")
             array, aux = run(held.restore(x), *map(held.embed, steps))
             if name == "gradient":
-                return np.append(array[:1], held.reduce(array[1:])), aux
-            return array if name == "value" else held.reduce(array), aux
+                array = np.append(array[:1], held.reduce(array[1:]))
+            elif name != "value":
+                array = held.reduce(array)
+            array.flags.writeable = False
+            return array, aux
 
         return run_free
 
