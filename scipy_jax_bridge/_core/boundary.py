@@ -14,31 +14,11 @@ import jax
 
 from .errors import PACKAGE_ROOT, unknown_name
 from .options import OptionsDict
+from .words import OPTIONS, WORDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DERIVATIVES = "JAX differentiates fun; leave it out. A rule of your own is a jax.custom_vjp of fun."
-START = "The start is the second argument, params."
-WORDS = {  # of other libraries, with what to write here
-    **dict.fromkeys(("jac", "grad", "hess", "hessp", "value_and_grad"), DERIVATIVES),
-    **dict.fromkeys(("x0", "y0", "init", "init_params", "initial_guess"), START),
-    "tol": "Write options={'gtol': ...} for the gradient, options={'ftol': ...} for the objective.",
-    "constraints": "There are bounds= and fixed= only; put other constraints into fun, as a penalty or a change of "
-    "variables.",
-    "learning_rate": "It belongs to the transformation: backend='optax', method=optax.adam(learning_rate).",
-    **dict.fromkeys(
-        ("disp", "verbose", "verbosity"), "progress=True shows a progress bar; print(result) says the rest."
-    ),
-    **dict.fromkeys(("dtype", "x64"), "precision='float64' solves in double precision."),
-    **dict.fromkeys(("mask", "frozen", "freeze", "trainable"), "fixed= holds parts of params, by path or by a mask."),
-}
-OPTIONS = {
-    "max_iter": "maxiter",
-    "max_steps": "maxiter",
-    "maxfev": "maxfun",
-    "memory": "maxcor",
-    "history_size": "maxcor",
-}
+SETTINGS = "all else is given to Minimizer when it is made"
 SHOWN = PACKAGE_ROOT / "models"  # objectives, as a user's are
 
 
@@ -49,12 +29,15 @@ def boundary(function: F) -> F:
     """
     signature = inspect.signature(function)
     known = [name for name in signature.parameters if name != "self"]
+    positions = [name for name, each in signature.parameters.items() if each.kind == each.POSITIONAL_OR_KEYWORD]
     takes_any = any(each.kind == each.VAR_KEYWORD for each in signature.parameters.values())
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # read by IPython and pytest
         try:
+            if len(args) > len(positions):
+                raise TypeError(_explain_positions(function.__qualname__, positions, known))
             if not takes_any and not kwargs.keys() <= signature.parameters.keys():
                 raise TypeError(explain_keyword(next(name for name in kwargs if name not in known), known))
             return function(*args, **kwargs)
@@ -78,9 +61,19 @@ def explain_keyword(name: str, known: Iterable[str], owner: str = "") -> str:
     return unknown_name("keyword argument", name, known, owner)
 
 
+def _explain_positions(name: str, positions: list[str], known: list[str]) -> str:
+    """Return what may be given by position."""
+    names = [each for each in positions if each != "self"]
+    by_position = " and ".join(", ".join(names).rsplit(", ", 1))
+    rest = "all else is named, as in backend='optax'" if len(known) > len(names) else SETTINGS
+    one_tuple = " args is one tuple, as in (x, y)." if "args" in names else ""
+    return f"{name.removesuffix('.__init__')} takes {by_position} by position; {rest}.{one_tuple}"
+
+
 def _add_notes(error: Exception, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     with suppress(Exception):  # an error of its own would hide the caller's
-        for note in _describe_foreign(signature.bind_partial(*args, **kwargs).arguments):
+        given = signature.bind_partial(*args, **kwargs).arguments
+        for note in [*_describe_foreign(given), *(_describe_lists(given) if isinstance(error, TypeError) else ())]:
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
 
@@ -100,6 +93,21 @@ def _describe_foreign(given: Mapping[str, Any]) -> Iterator[str]:
                 )
             elif library == "torch":
                 yield f"{where} is a {kind} of torch, which JAX cannot compute with: pass {where}.numpy()."
+
+
+def _describe_lists(given: Mapping[str, Any]) -> Iterator[str]:
+    """Say of lists that they are trees, where a type is wrong."""
+    if isinstance(given.get("args"), list):
+        yield "args is a list, which is one argument of fun: write a tuple with one entry for each, args=(x, y)."
+    for name in ("params", "args"):
+        for path, node in jax.tree_util.tree_leaves_with_path(given.get(name), is_leaf=_is_list_of_numbers):
+            if _is_list_of_numbers(node):
+                where = name + jax.tree_util.keystr(path)
+                yield f"{where} is a list, which is a tree of leaves and no array: np.array({where}) is one."
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    return isinstance(node, list) and bool(node) and all(isinstance(each, (int, float)) for each in node)
 
 
 def _filter(traceback: TracebackType | None) -> TracebackType | None:

@@ -132,6 +132,12 @@ class Problem:
         """Whether this call has traced what no call before computed."""
         return self.trace_s > 0 and self.spec.is_new
 
+    @property
+    def args(self) -> tuple[PyTree, ...]:
+        """The further arguments of the objective."""
+        held = sum(leaf.kind == "data" for leaf in self.spec.params.leaves)
+        return self.spec.args.combine([], self.data[held:])
+
     def with_arrays(self, start: list[Leaf], data: Data, bounds: FlatBounds | None) -> Problem:
         """Return the problem with other arrays."""
         held = sum(leaf.kind == "data" for leaf in self.spec.params.leaves)

@@ -13,7 +13,7 @@ from .._backend import Program
 from .._core.monitor import SolveMonitor
 from .._core.stopping import projected_norm
 from .._core.types import HostVector
-from .._problem.nonfinite import describe_nonfinite
+from .._problem.nonfinite import NonfiniteStart, describe_nonfinite, refuse_start
 from .._problem.problem import Problem
 from .evaluation import Evaluation, Stop, is_finite, max_abs, nonfinite_surrogate
 from .fixed import FixedComponents, FreeVector
@@ -108,6 +108,10 @@ class HostEvaluator:
     def describe(self, evaluation: Evaluation) -> str:
         """Say where an evaluation is not finite."""
         return describe_nonfinite(self._problem.spec.params, evaluation.x, evaluation.value, evaluation.grad)
+
+    def refuse(self, start: Evaluation) -> NonfiniteStart:
+        """Return the error of a start that is not finite."""
+        return refuse_start(self.describe(start), self._problem.args)
 
     def _reduce(self, array: np.ndarray) -> np.ndarray:
         return array if self._fixed is None else self._fixed.reduce(array)
