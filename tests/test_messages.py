@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Iterator
@@ -196,3 +197,23 @@ def test_an_objective_may_be_a_constant_and_have_constants_as_auxiliary_output(b
     result = sjb.minimize(lambda p: (1.0, {"n": 3, "a": p}), {"a": 0.5}, backend=backend, has_aux=True)
     assert (float(result.fun), int(result.aux["n"]), result.status) == (1.0, 3, sjb.Status.GTOL)
     assert "does not depend on params['a']" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("fun", "cures"),
+    [
+        (
+            lambda p, y: p["a"] if p["b"] > 0 else y,
+            ["leaves[1] is params['b'].", "Write jnp.where or jax.lax.cond"],
+        ),
+        (lambda p, y: p["a"] * (1.0 if y > 0 else 2.0), ["data[1] is args[0].", "Write jnp.where or jax.lax.cond"]),
+        (lambda p, y: float(p["a"]), ["Compute with jax.numpy"]),
+        (lambda p, y: np.exp(p["a"]) + math.exp(y), ["Compute with jax.numpy"]),
+    ],
+)
+def test_errors_of_jax_on_traced_values_get_the_path_and_the_cure(fun: Any, cures: list[str]) -> None:
+    params = {"a": 1.0, "b": 2.0, "held": np.arange(3)}
+    with pytest.raises(TypeError) as caught:
+        sjb.minimize(fun, params, (3.0,), fixed={"held": True})
+    for cure in cures:
+        assert any(note.startswith(cure) for note in caught.value.__notes__), caught.value.__notes__
