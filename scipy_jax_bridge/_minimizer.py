@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, overload
 
+import numpy as np
 from jax import Array
 from jaxtyping import PyTree
 
@@ -138,7 +139,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
         Raises:
             TypeError, ValueError: as `minimize`.
         """
-        params = _start_params(params)
+        params = start_params(params)
         with solve_context(self._precision, params), SolveMonitor():
             problem = self._preparation.prepare_eagerly(params, args, solves=False)
             return self._backend.compile(problem, self._options).seconds + problem.trace_s
@@ -175,7 +176,7 @@ class Minimizer(Generic[P, Aux, *Ts]):
             Exception: as `minimize`.
         """
         earlier = params if isinstance(params, Result) else None
-        params = _start_params(params)
+        params = start_params(params)
         if self._preparation.is_traced() or is_traced((params, args, self._limits)):
             return self._solve_in_trace(params, args)
         with solve_context(self._precision, params), self._monitor() as monitor:
@@ -238,6 +239,13 @@ class Minimizer(Generic[P, Aux, *Ts]):
         return monitor_solve(self._options, self._callback, self._progress)
 
 
-def _start_params(params: Params) -> Params:
+def start_params(params: Params) -> Params:
     """Return the start: the params, or those where an earlier result ended."""
-    return params.params if isinstance(params, Result) else params
+    if not isinstance(params, Result):
+        return params
+    if np.ndim(params.code):
+        raise ValueError(
+            "params is the result of a batch of solves. Pick one, jax.tree.map(lambda a: a[0], result), or go on with "
+            "all of them under jax.vmap."
+        )
+    return params.params

@@ -103,13 +103,13 @@ def summarize(result: _Solved) -> Summary | None:
 
 
 def _summarize_one(result: _Solved) -> Summary:
-    status, timing = result.status, result.timing
+    status = result.status
     held = sum(held for *_, held in measure_moves(result) or ())
     facts = [
         ("fun", f"{float(result.fun):.12g}"),
         ("grad_norm", _write(result.grad_norm, "{:.3g}".format)),
         ("nit", f"{int(result.nit)}, nfev {int(result.nfev)}"),
-        ("time", f"{_write(timing.solve_s, _seconds)} solving, {_write(timing.compile_s, _seconds)} compiling"),
+        ("time", _write_times(result.timing)),
     ]
     return Summary(
         verdict="converged" if result.success else "not converged",
@@ -213,6 +213,12 @@ def _capitalize(text: str) -> str:
 
 def _seconds(seconds: float) -> str:
     return format_seconds(seconds) if seconds else "0 s"
+
+
+def _write_times(timing: Timing) -> str:
+    if not timing.solve_s >= 0:
+        return "unknown: the solve was part of a compiled program"
+    return f"{_seconds(float(timing.solve_s))} solving, {_write(timing.compile_s, _seconds)} compiling"
 
 
 def _write(number: Number, write: Callable[[float], str]) -> str:

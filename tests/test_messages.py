@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +139,81 @@ def test_scipys_own_display_reaches_scipy(capfd: pytest.CaptureFixture[str]) -> 
     assert sjb.minimize(bowl, np.zeros(2), method="SLSQP", options={"disp": True}).success
     sjb.minimize(bowl, np.zeros(2), method="Nelder-Mead", options={"disp": True})
     assert "Optimization terminated successfully" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sjb.minimize(weigh, np.zeros(2), np.eye(2), np.ones(2)), "args is one tuple, as in (x, y)."),  # type: ignore[call-overload]
+        (lambda: sjb.minimize(bowl, np.zeros(2), (), "optax"), "all else is named, as in backend='optax'"),  # type: ignore[call-overload]
+        (lambda: sjb.Minimizer(bowl, "optax"), "Minimizer takes fun by position; all else is named"),  # type: ignore[call-overload]
+        (lambda: sjb.Minimizer(bowl)(np.zeros(2), (), {}), "by position; all else is given to Minimizer when"),  # type: ignore[call-overload]
+        (lambda: sjb.compare(bowl, np.zeros(2), runs=["scipy"]), "runs must be a dict of dicts"),  # type: ignore[arg-type]
+        (lambda: sjb.compare(bowl, np.zeros(2), runs={"a": "BFGS"}), "{'bfgs': {'method': 'BFGS'}}"),  # type: ignore[dict-item]
+        (lambda: jax.jit(lambda x: sjb.compare(bowl, x))(np.zeros(2)), "compare runs on the host"),
+        (lambda: sjb.minimize(bowl, np.zeros(2), options={"tol": 1e-3}), "Write options={'gtol': ...}"),
+        (lambda: sjb.minimize(bowl, np.zeros(2), options={"disp": True}), "progress=True"),
+        (lambda: sjb.minimize(bowl, np.zeros(2), options={"history_size": 3}), "did you mean 'maxcor'?"),
+        (lambda: sjb.minimize(bowl, {"a": 0.5}, bounds={"a": [0, 1]}), "not [0, 1]. Write (0, 1)."),
+        (lambda: sjb.minimize(bowl, np.zeros(3), bounds=((0, 1), (0, 1), (0, 1))), "not a tuple of 3"),
+        (
+            lambda: sjb.minimize(lambda x, y: jnp.sum((x - y) ** 2), np.zeros(2), (np.array([1.0, np.nan]),)),
+            "The cause may be in the data: args[0] is not finite everywhere.",
+        ),
+        (lambda: sjb.minimize(bowl, jax.vmap(lambda x: solve_of(x))(np.ones((2, 3)))), "the result of a batch"),
+    ],
+)
+def test_the_cure_of_a_wrong_call_is_in_its_message(call: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError, sjb.TracedCall), match=re.escape(words)):
+        call()
+
+
+def solve_of(x: Any) -> Any:
+    return sjb.minimize(bowl, x, backend="optax")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: sjb.minimize(lambda x, a, b: weigh(x, a), np.zeros(2), [np.eye(2), 1.0]),
+            "args is a list, which is one argument of fun",
+        ),
+        (
+            lambda: sjb.minimize(lambda p: jnp.sum(np.eye(2) @ p["a"]), {"a": [0.0, 1.0]}),
+            "np.array(params['a']) is one",
+        ),
+        (lambda: sjb.minimize(lambda x, y: jnp.sum(x @ y), np.zeros(2), ([0.0, 1.0],)), "np.array(args[0]) is one"),
+    ],
+)
+def test_a_list_is_told_from_an_array(call: Any, words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert [words in note for note in caught.value.__notes__].count(True) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_objective_may_be_a_constant_and_have_constants_as_auxiliary_output(backend: str) -> None:
+    result = sjb.minimize(lambda p: (1.0, {"n": 3, "a": p}), {"a": 0.5}, backend=backend, has_aux=True)
+    assert (float(result.fun), int(result.aux["n"]), result.status) == (1.0, 3, sjb.Status.GTOL)
+    assert "does not depend on params['a']" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("fun", "cures"),
+    [
+        (
+            lambda p, y: p["a"] if p["b"] > 0 else y,
+            ["leaves[1] is params['b'].", "Write jnp.where or jax.lax.cond"],
+        ),
+        (lambda p, y: p["a"] * (1.0 if y > 0 else 2.0), ["data[1] is args[0].", "Write jnp.where or jax.lax.cond"]),
+        (lambda p, y: float(p["a"]), ["Compute with jax.numpy"]),
+        (lambda p, y: np.exp(p["a"]) + math.exp(y), ["Compute with jax.numpy"]),
+    ],
+)
+def test_errors_of_jax_on_traced_values_get_the_path_and_the_cure(fun: Any, cures: list[str]) -> None:
+    params = {"a": 1.0, "b": 2.0, "held": np.arange(3)}
+    with pytest.raises(TypeError) as caught:
+        sjb.minimize(fun, params, (3.0,), fixed={"held": True})
+    for cure in cures:
+        assert any(note.startswith(cure) for note in caught.value.__notes__), caught.value.__notes__

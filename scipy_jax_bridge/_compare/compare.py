@@ -17,10 +17,12 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from .._autodiff.traced import TracedCall
 from .._core.boundary import boundary
 from .._core.monitor import SolveMonitor
-from .._core.types import Objective, Params
+from .._core.types import Objective, Params, is_traced
 from .._minimize import Minimizer
+from .._minimizer import start_params
 from .._problem.cache import compile_anew
 from .._problem.nonfinite import NonfiniteStart
 from .._result import Result
@@ -84,7 +86,9 @@ def compare(
         ['GTOL', 'GTOL']
     """
     entries = check_runs(runs, backends, repeats, as_minimize)
-    params = params.params if isinstance(params, Result) else params
+    params = start_params(params)
+    if is_traced((params, args)):
+        raise TracedCall("compare runs on the host and cannot be called inside jax.jit, jax.vmap or jax.grad.")
     turns: dict[str, _Turns] = {}
     try:
         # This monitor never begins. So Ctrl-C ends the comparison, and no interrupted solve becomes a row of it.

@@ -21,7 +21,7 @@ def check_runs(
     """Return the keyword arguments of each run by name, those for all runs included.
 
     Raises:
-        TypeError: an unknown keyword argument; the error suggests the nearest name.
+        TypeError: `runs` is no dict of dicts, or a keyword argument is unknown; the error suggests the nearest name.
         ValueError: `repeats` is less than 1, or the runs are none or given twice.
     """
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
@@ -36,6 +36,11 @@ def check_runs(
         runs = {name: {"backend": name} for name in backends}
     if not runs:
         raise ValueError('there is nothing to compare; name a backend at least, such as backends=("scipy", "optax").')
+    if not isinstance(runs, Mapping) or not all(isinstance(entry, Mapping) for entry in runs.values()):
+        raise TypeError(
+            "runs must be a dict of dicts, the keyword arguments of each run by its name, as in "
+            f"{{'bfgs': {{'method': 'BFGS'}}}}, not {runs!r}."
+        )
     for name, entry in runs.items():
         _check_names(entry, OF_A_RUN, f"the run {name!r}")
     return {name: {**as_minimize, **entry} for name, entry in runs.items()}

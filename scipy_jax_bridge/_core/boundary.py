@@ -14,6 +14,7 @@ import jax
 
 from .errors import PACKAGE_ROOT, unknown_name
 from .options import OptionsDict
+from .words import OPTIONS, WORDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,6 +41,7 @@ OPTIONS = {
     "memory": "maxcor",
     "history_size": "maxcor",
 }
+SETTINGS = "all else is given to Minimizer when it is made"
 SHOWN = PACKAGE_ROOT / "models"  # objectives, as a user's are
 
 
@@ -50,12 +52,15 @@ def boundary(function: F) -> F:
     """
     signature = inspect.signature(function)
     known = [name for name in signature.parameters if name != "self"]
+    positions = [name for name, each in signature.parameters.items() if each.kind == each.POSITIONAL_OR_KEYWORD]
     takes_any = any(each.kind == each.VAR_KEYWORD for each in signature.parameters.values())
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # read by IPython and pytest
         try:
+            if len(args) > len(positions):
+                raise TypeError(_explain_positions(function.__qualname__, positions, known))
             if not takes_any and not kwargs.keys() <= signature.parameters.keys():
                 raise TypeError(explain_keyword(next(name for name in kwargs if name not in known), known))
             return function(*args, **kwargs)
@@ -79,9 +84,19 @@ def explain_keyword(name: str, known: Iterable[str], owner: str = "") -> str:
     return unknown_name("keyword argument", name, known, owner)
 
 
+def _explain_positions(name: str, positions: list[str], known: list[str]) -> str:
+    """Return what may be given by position."""
+    names = [each for each in positions if each != "self"]
+    by_position = " and ".join(", ".join(names).rsplit(", ", 1))
+    rest = "all else is named, as in backend='optax'" if len(known) > len(names) else SETTINGS
+    one_tuple = " args is one tuple, as in (x, y)." if "args" in names else ""
+    return f"{name.removesuffix('.__init__')} takes {by_position} by position; {rest}.{one_tuple}"
+
+
 def _add_notes(error: Exception, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     with suppress(Exception):  # an error of its own would hide the caller's
-        for note in _describe_foreign(signature.bind_partial(*args, **kwargs).arguments):
+        given = signature.bind_partial(*args, **kwargs).arguments
+        for note in [*_describe_foreign(given), *(_describe_lists(given) if isinstance(error, TypeError) else ())]:
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
 
@@ -101,6 +116,21 @@ def _describe_foreign(given: Mapping[str, Any]) -> Iterator[str]:
                 )
             elif library == "torch":
                 yield f"{where} is a {kind} of torch, which JAX cannot compute with: pass {where}.numpy()."
+
+
+def _describe_lists(given: Mapping[str, Any]) -> Iterator[str]:
+    """Say of lists that they are trees, where a type is wrong."""
+    if isinstance(given.get("args"), list):
+        yield "args is a list, which is one argument of fun: write a tuple with one entry for each, args=(x, y)."
+    for name in ("params", "args"):
+        for path, node in jax.tree_util.tree_leaves_with_path(given.get(name), is_leaf=_is_list_of_numbers):
+            if _is_list_of_numbers(node):
+                where = name + jax.tree_util.keystr(path)
+                yield f"{where} is a list, which is a tree of leaves and no array: np.array({where}) is one."
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    return isinstance(node, list) and bool(node) and all(isinstance(each, (int, float)) for each in node)
 
 
 def _filter(traceback: TracebackType | None) -> TracebackType | None:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from .errors import shorten, unknown_name
 from .types import Number, Tracer
+from .words import explain_option
 
 Real = float | np.number  # what SciPy takes as a number
 Native = Mapping[str, Any]  # options of a SciPy method, which SciPy checks
@@ -187,7 +188,7 @@ def read_options(options: Options | Mapping[str, Any] | None, native_names: froz
         common = {each.name for each in fields(Options)}
         for name in options:
             if name not in common and name not in native_names:
-                raise ValueError(unknown_name("option", name, common | native_names, owner))
+                raise ValueError(explain_option(name, common | native_names, owner))
         own = {name: value for name, value in options.items() if name not in common}
         given = {name: value for name, value in options.items() if name in common}
         if own:

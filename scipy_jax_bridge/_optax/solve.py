@@ -172,7 +172,7 @@ def _explain_nonfinite(
         return f"In iteration {chunks.nit + 1} a trial was not finite, and nothing lower lay near it."
     what = describe_nonfinite(problem.spec.params, x, seen.value, seen.grad)
     if at_start:
-        raise refuse_start(what)
+        raise refuse_start(what, problem.args)
     return f"In iteration {chunks.nit + 1}: {what}."
 
 

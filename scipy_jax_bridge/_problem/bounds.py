@@ -81,11 +81,15 @@ def read_bounds(bounds: Bounds | tuple[Any, Any] | Mapping[str, Any] | None) -> 
         if not isinstance(bounds, tuple) or len(bounds) != 2:
             raise TypeError(
                 "bounds must be sjb.Bounds(lower, upper), a pair (lower, upper) or a dict of pairs by path, such as "
-                f"{{'alpha': (0, 1)}}, not a {type(bounds).__name__}. "
+                f"{{'alpha': (0, 1)}}, not {_kind_of(bounds)}. "
                 "SciPy's list of one pair a component is Bounds(lower_array, upper_array) here."
             )
         bounds = Bounds(*bounds)
     return None if bounds.lower is None and bounds.upper is None else bounds
+
+
+def _kind_of(bounds: object) -> str:
+    return f"a tuple of {len(bounds)}" if type(bounds) is tuple else f"a {type(bounds).__name__}"
 
 
 def _split_pairs(pairs: Mapping[str, PyTree], name: str) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
@@ -100,7 +104,8 @@ def _split_pairs(pairs: Mapping[str, PyTree], name: str) -> tuple[dict[str, PyTr
         elif pair is None:
             pair = (None, None)
         elif not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(f"{where} must be a pair (lower, upper) or a dict of pairs, not {pair!r}.")
+            cure = f" Write ({pair[0]!r}, {pair[1]!r})." if isinstance(pair, list) and len(pair) == 2 else ""
+            raise TypeError(f"{where} must be a pair (lower, upper) or a dict of pairs, not {pair!r}.{cure}")
         elif all(isinstance(side, (tuple, list)) and len(side) == 2 for side in pair):
             (a, b), (c, d) = pair
             first, second = (repr(f"{key}.{place}") for place in (0, 1))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
+from .._core.errors import join_short
 from .._core.types import Leaf, Vector
 from .params import TreeSpec
 from .prefix import leaf_paths
@@ -13,12 +17,29 @@ class NonfiniteStart(ValueError):
     """The objective or its gradient is not finite at the start."""
 
 
-def refuse_start(what: str) -> NonfiniteStart:
-    """Return the error of a start that is not finite."""
-    return NonfiniteStart(
-        f"there is no way down from this start: {what}. Start where the objective and its gradient are finite, or make "
-        "it safe there with jnp.where on the argument; jax_debug_nans shows the operation."
+def refuse_start(what: str, args: tuple[PyTree, ...]) -> NonfiniteStart:
+    """Return the error of a start that is not finite.
+
+    Args:
+        what: from `describe_nonfinite`.
+        args: the data of the objective, which may be the cause.
+    """
+    leaves = zip(leaf_paths(args, "args"), jax.tree.leaves(args), strict=True)
+    bad = [path for path, leaf in leaves if not _is_finite(leaf)]
+    cure = (
+        f"The cause may be in the data: {join_short(bad)} {'is' if len(bad) == 1 else 'are'} not finite everywhere."
+        if bad
+        else "Start where the objective and its gradient are finite, or make it safe there with jnp.where on the "
+        "argument; jax_debug_nans shows the operation."
     )
+    return NonfiniteStart(f"there is no way down from this start: {what}. {cure}")
+
+
+def _is_finite(leaf: PyTree) -> bool:
+    """Whether all numbers of a leaf are finite; what is no number is."""
+    if not jnp.issubdtype(getattr(leaf, "dtype", np.int32), jnp.floating):
+        return not isinstance(leaf, float) or np.isfinite(leaf)
+    return bool(np.isfinite(np.asarray(leaf).astype(np.float64)).all())
 
 
 def describe_nonfinite(structure: TreeSpec, x: Vector, value: Leaf, grad: Vector | None) -> str:

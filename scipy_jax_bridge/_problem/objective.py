@@ -23,7 +23,8 @@ from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer, TreeDef, 
 from .hoisting import hoist_consts
 from .jaxpr_key import key_of
 from .params import TreeSpec
-from .validation import check_output_leaves, check_value
+from .prefix import leaf_paths
+from .validation import check_output_leaves, check_value, explain_tracers
 
 Data = list[Leaf]  # inputs of the programs that are not optimized: arrays of params, of args, and those closed over
 Evaluate = Callable[[Sequence[Leaf], Data], list[Array]]  # leaves, data -> value, gradients (if any), leaves of aux
@@ -125,7 +126,8 @@ def trace_objective(
         return [value, *grads, *map(jnp.asarray, aux)]
 
     inputs = [_without_weak_type(leaf, spec.dtype) for leaf, spec in zip(leaves, params.optimized, strict=True)]
-    closed, outputs = jax.make_jaxpr(evaluate, return_shape=True)(inputs, data)
+    with explain_tracers(lambda: _paths(params, args, leaves, data)):
+        closed, outputs = jax.make_jaxpr(evaluate, return_shape=True)(inputs, data)
     closed = hoist_consts(closed)
     facts = (has_grad, outputs[0].dtype, outputs[1 + has_grad * len(leaves) :], structures[-1])
     if is_debugging():
@@ -136,6 +138,15 @@ def trace_objective(
     return TracedObjective(
         bind_consts(closed, len(data), len(data)), key_of(closed), *facts, consts, copied, strip(closed)
     )
+
+
+def _paths(params: TreeSpec, args: TreeSpec, leaves: list[Leaf], data: Data) -> dict[str, list[str]]:
+    """Return the paths of the leaves and of the data, by the names that they have in `evaluate`."""
+    held = sum(leaf.kind == "data" for leaf in params.leaves)
+    trees = [(params.combine(leaves, data[:held]), params, "params"), (args.combine([], data[held:]), args, "args")]
+    named = [pair for tree, spec, name in trees for pair in zip(leaf_paths(tree, name), spec.leaves, strict=True)]
+    kinds = {"leaves": "free", "data": "data"}
+    return {name: [path for path, leaf in named if leaf.kind == kind] for name, kind in kinds.items()}
 
 
 def _without_weak_type(leaf: Leaf, dtype: DTypeLike) -> Array | jax.ShapeDtypeStruct:
@@ -155,10 +166,11 @@ def bind_consts(closed: ClosedJaxpr, first: int, inputs: int) -> Callable[..., l
     """
     jaxpr = closed.jaxpr
 
-    def run(*given: PyTree) -> list[Any]:  # JAX may hand over its own literals, which are no arrays by type
+    def run(*given: PyTree) -> list[Array]:
         *trees, data = given
         consts = data[first : first + len(jaxpr.constvars)]
-        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs]))
+        outputs = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs])
+        return list(map(jnp.asarray, outputs))  # an output that is a constant is a literal of JAX's own
 
     return run
 

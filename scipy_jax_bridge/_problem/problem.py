@@ -138,11 +138,17 @@ class Problem:
         """Whether this call has traced what no call before computed."""
         return self.trace_s > 0 and self.spec.is_new
 
+    @property
+    def args(self) -> tuple[PyTree, ...]:
+        """The further arguments of the objective."""
+        held = sum(leaf.kind == "data" for leaf in self.spec.params.leaves)
+        return self.spec.args.combine([], self.data[held:])
+
     def trees(self) -> tuple[Params, PyTree]:
         """Return params and args of the call. No array in them is the caller's, who may change it."""
-        params, args = self.spec.params, self.spec.args
+        params = self.spec.params
         held = sum(leaf.kind == "data" for leaf in params.leaves)
-        return params.combine(to_device(self.start_leaves), self.data[:held]), args.combine([], self.data[held:])
+        return params.combine(to_device(self.start_leaves), self.data[:held]), self.args
 
     def with_arrays(self, start: list[Leaf], data: Data, bounds: FlatBounds | None) -> Problem:
         """Return the problem with other arrays."""

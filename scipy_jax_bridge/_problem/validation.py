@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 import jax
@@ -15,6 +17,14 @@ from .._core.errors import join_short
 from .._core.monitor import Callback
 from .._core.types import Objective, Params
 from .prefix import leaf_paths, spread_prefix
+
+TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+BRANCH = "Write jnp.where or jax.lax.cond in place of an if on what depends on params or args."
+COMPUTE = "Compute with jax.numpy in place of NumPy, and leave out float(), int() and .item()."
 
 
 def check_settings(
@@ -139,3 +149,22 @@ def describe_integers(params: Params, fixed: Sequence[bool] | None) -> str:
         f"{path} is an integer and stays {value}; write {float(value)!r} to fit it, or say with fixed=True there that "
         f"it shall stay.{more}"
     )
+
+
+@contextmanager
+def explain_tracers(paths: Callable[[], Mapping[str, Sequence[str]]]) -> Iterator[None]:
+    """Add to JAX's errors about traced values the cure, and the paths of the arguments that they name.
+
+    Args:
+        paths: returns the paths by the names of the arguments.
+    """
+    try:
+        yield
+    except TRACED as error:
+        with suppress(Exception):  # a class of the user's may refuse to be made again
+            known = paths()
+            for name, place in set(re.findall(r"\b(leaves|data)\[(\d+)\]", str(error))):
+                error.add_note(f"{name}[{place}] is {known[name][int(place)]}.")
+        is_branch = isinstance(error, jax.errors.TracerBoolConversionError)
+        error.add_note(BRANCH if is_branch else COMPUTE)
+        raise

@@ -37,7 +37,7 @@ FOUND: tuple[Column, ...] = (
     ("method", lambda row: row["method"]),
     ("status", lambda row: row["status"]),
     ("objective", lambda row: f"{row['fun']:.9g}"),
-    ("gradient", lambda row: f"{row['grad_norm']:.1e}"),
+    ("gradient", lambda row: "-" if math.isnan(row["grad_norm"]) else f"{row['grad_norm']:.1e}"),
     ("nit", lambda row: f"{row['nit']}"),
     ("nfev", lambda row: f"{row['nfev']}"),
 )

@@ -14,7 +14,7 @@ from .._backend import Program
 from .._core.monitor import SolveMonitor
 from .._core.stopping import projected_norm
 from .._core.types import HostVector
-from .._problem.nonfinite import describe_nonfinite
+from .._problem.nonfinite import NonfiniteStart, describe_nonfinite, refuse_start
 from .evaluation import Evaluation, Stop, is_finite, max_abs, nonfinite_surrogate
 from .fixed import FreeVector
 from .numpy_objective import NumpyObjective
@@ -96,6 +96,10 @@ class HostEvaluator:
     def describe(self, evaluation: Evaluation) -> str:
         """Say where an evaluation is not finite."""
         return describe_nonfinite(self.host.problem.spec.params, evaluation.x, evaluation.value, evaluation.grad)
+
+    def refuse(self, start: Evaluation) -> NonfiniteStart:
+        """Return the error of a start that is not finite."""
+        return refuse_start(self.describe(start), self.host.problem.args)
 
     def _run(self, program: Program, *inputs: np.ndarray) -> tuple[np.ndarray, PyTree]:
         """Run a program; raise Stop if the solve has to stop."""

@@ -14,7 +14,6 @@ from .._core.options import Options
 from .._core.status import Status
 from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat, noise
 from .._core.trace import Trace
-from .._problem.nonfinite import refuse_start
 from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
 from .evaluator import HostEvaluator
 from .fixed import FreeVector
@@ -223,7 +222,7 @@ class SolveRecorder:
 
     def _start(self, start: Evaluation) -> None:
         if not start.finite:
-            raise refuse_start(self.evaluator.describe(start))
+            raise self.evaluator.refuse(start)
         self.iterate = start
         norm = self._write_row(start)
         if self.options.maxiter == 0:
