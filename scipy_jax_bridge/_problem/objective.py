@@ -143,10 +143,11 @@ def bind_consts(closed: ClosedJaxpr, first: int, inputs: int) -> Callable[..., l
     """
     jaxpr = closed.jaxpr
 
-    def run(*given: PyTree) -> list[Any]:  # JAX may hand over its own literals, which are no arrays by type
+    def run(*given: PyTree) -> list[Any]:
         *trees, data = given
         consts = data[first : first + len(jaxpr.constvars)]
-        return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs]))
+        outputs = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs])
+        return list(map(jnp.asarray, outputs))  # JAX may hand over its own literals, which are no arrays
 
     return run
 
