@@ -278,6 +278,30 @@ def test_methods_that_hand_back_no_gradient(bounds: Any) -> None:
     np.testing.assert_allclose(jax.jacfwd(lambda a: solve(a).aux)(a), 2 * free + np.eye(3), atol=1e-6)
 
 
+def random_bowl(x: jax.Array, a: jax.Array, key: jax.Array) -> jax.Array:
+    """Around a random point, by a key that has no derivative."""
+    return quadratic(x, a + jax.random.normal(key, (3,)))
+
+
+@backends
+@pytest.mark.parametrize("place", ["args", "closure"])
+def test_random_keys(place: str, backend: str) -> None:
+    key, a = jax.random.key(0), jnp.zeros(3)
+
+    def solve(a: jax.Array) -> jax.Array:
+        fun, args = (random_bowl, (a, key)) if place == "args" else (lambda x, a: random_bowl(x, a, key), (a,))
+        return sjb.minimize(fun, jnp.zeros(3), args, backend=backend).params
+
+    for mode in (jax.jacrev, jax.jacfwd):
+        np.testing.assert_allclose(mode(solve)(a), np.eye(3), atol=1e-6)
+
+
+def test_random_keys_where_second_derivatives_are_used() -> None:
+    key = jax.random.key(0)
+    found = sjb.minimize(random_bowl, jnp.zeros(3), (jnp.zeros(3), key), method="trust-exact").params
+    np.testing.assert_allclose(found, jax.random.normal(key, (3,)), atol=1e-5)
+
+
 def test_exceptions_inside_jit_carry_none() -> None:
     with pytest.raises(TracedCall) as caught:
         jax.jit(lambda a: sjb.minimize(rosen, jnp.zeros(2), (a,)).fun)(1.0)

@@ -76,6 +76,23 @@ def test_debugging_switches_inside_a_program(debug: str) -> None:
     assert value == pytest.approx(1.01, rel=1e-3) and grad == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("backend", ["scipy", "optax"])
+def test_debug_infs_finds_nothing_of_ours_in_a_derivative(backend: str) -> None:
+    """A bound that is none is infinity."""
+
+    def solution(shift: jax.Array, upper: jax.Array) -> jax.Array:
+        found = sjb.minimize(
+            lambda x, shift: jnp.sum((x - shift) ** 2), start, shift, backend=backend, bounds=(None, upper)
+        )
+        return jnp.sum(found.params)
+
+    start, shift, upper = jnp.zeros(3), jnp.ones(3), jnp.full(3, 0.5)
+    with jax.debug_infs(True):
+        by_shift, by_upper = jax.grad(solution, (0, 1))(shift, upper)
+        free = jax.grad(lambda shift: solution(shift, np.full(3, np.inf)))(shift)
+    np.testing.assert_allclose([by_shift, by_upper, free], [[0] * 3, [1] * 3, [1] * 3], atol=1e-6)
+
+
 def test_debug_nans_still_finds_the_objectives_own() -> None:
     with jax.debug_nans(True), pytest.raises(FloatingPointError):
         sjb.minimize(lambda x: jnp.sum(jnp.log(x)), jnp.full(2, 0.5), backend="optax")

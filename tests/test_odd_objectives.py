@@ -80,6 +80,16 @@ def test_bad_scales_are_not_without_a_minimum(fun: Any, backend: str) -> None:
             assert result.status != Status.UNBOUNDED, (height, width, result)
 
 
+@backends
+def test_a_plain_number_is_an_objective(backend: str) -> None:
+    """JAX hands over a literal for it."""
+    result = sjb.minimize(lambda x: 3.0, np.ones(2), backend=backend)
+    assert (result.status, float(result.fun), result.nfev) == (Status.GTOL, 3.0, 1)
+    assert "does not depend on params." in result.message
+    result = sjb.minimize(lambda x: (0.0, {"n": 2}), np.ones(2), backend=backend, has_aux=True)
+    assert result.success and int(result.aux["n"]) == 2
+
+
 def half_read(params: Any) -> Any:
     return (params["a"] - 1.0) ** 2 + 0.0 * jnp.sum(params["c"])
 

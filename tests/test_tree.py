@@ -290,6 +290,19 @@ def test_arrays_in_the_order_of_bytes_of_another_machine(dtype: str, backend: st
     np.testing.assert_allclose(result.params, y, atol=1e-3)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_double_result_is_a_start_in_single_precision(backend: str, x32: None) -> None:
+    """JAX warned of the type of its own arrays, which `precision` had made."""
+
+    def fun(x: Any, y: Any) -> Any:
+        return jnp.sum((x - y) ** 2)
+
+    double = sjb.minimize(fun, np.zeros(2), (1.0,), backend=backend, precision="float64")
+    again = sjb.minimize(fun, double, (double.params,), backend=backend)
+    assert double.params.dtype == np.float64 and again.params.dtype == again.fun.dtype == np.float32
+    np.testing.assert_allclose(again.params, 1, atol=1e-3)
+
+
 # fixed
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .._backend import Backend
+from .._core.context import to_arrays
 from .._core.manual import is_manual
 from .._core.monitor import SolveMonitor
 from .._core.options import Options
@@ -140,7 +140,7 @@ def _separate(
     given = {name: getattr(options, name) for name in TRACEABLE_OPTIONS}
     limits = {name: limit for name, limit in given.items() if is_traced(limit)}
     slope_data = None if slope is problem else slope.data
-    inputs = jax.tree.map(jnp.asarray, Inputs(problem.start_leaves, problem.data, slope_data, bounds, limits))
+    inputs = to_arrays(Inputs(problem.start_leaves, problem.data, slope_data, bounds, limits))
     options = replace(options, **dict.fromkeys(limits, 1))  # placeholders of the traced options
     return inputs, _Solver(backend.trace_with, problem.detached(), options, host.wanted, [host])
 

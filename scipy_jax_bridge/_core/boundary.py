@@ -18,29 +18,6 @@ from .words import OPTIONS, WORDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DERIVATIVES = "JAX differentiates fun; leave it out. A rule of your own is a jax.custom_vjp of fun."
-START = "The start is the second argument, params."
-WORDS = {  # of other libraries, with what to write here
-    **dict.fromkeys(("jac", "grad", "hess", "hessp", "value_and_grad"), DERIVATIVES),
-    **dict.fromkeys(("x0", "y0", "init", "init_params", "initial_guess"), START),
-    "tol": "Write options={'gtol': ...} for the gradient, options={'ftol': ...} for the objective.",
-    "constraints": "There are bounds= and fixed= only; put other constraints into fun, as a penalty or a change of "
-    "variables.",
-    "learning_rate": "It belongs to the transformation: backend='optax', method=optax.adam(learning_rate).",
-    **dict.fromkeys(
-        ("disp", "verbose", "verbosity"), "progress=True shows a progress bar; print(result) says the rest."
-    ),
-    **dict.fromkeys(("dtype", "x64"), "precision='float64' solves in double precision."),
-    "has_aux": "fun must return the value alone: lambda params, *args: fun(params, *args)[0].",
-    **dict.fromkeys(("mask", "frozen", "freeze", "trainable"), "fixed= holds parts of params, by path or by a mask."),
-}
-OPTIONS = {
-    "max_iter": "maxiter",
-    "max_steps": "maxiter",
-    "maxfev": "maxfun",
-    "memory": "maxcor",
-    "history_size": "maxcor",
-}
 SETTINGS = "all else is given to Minimizer when it is made"
 SHOWN = PACKAGE_ROOT / "models"  # objectives, as a user's are
 

@@ -67,6 +67,12 @@ def _default_device_of(params: Params) -> AbstractContextManager[None]:
     return jax.default_device(next(iter(found))) if len(found) == 1 else nullcontext()
 
 
+def to_arrays(tree: PyTree) -> PyTree:
+    """Make arrays of the leaves. Bounds may be infinite: `jax_debug_infs` is for what is computed of them."""
+    with jax.debug_infs(False):
+        return jax.tree.map(jax.numpy.asarray, tree)
+
+
 def to_float64(tree: PyTree) -> PyTree:
     """Convert the floating-point arrays of the tree to float64."""
 

@@ -9,6 +9,7 @@ from .errors import unknown_name
 DERIVATIVES = "JAX differentiates fun; leave it out. A rule of your own is a jax.custom_vjp of fun."
 START = "The start is the second argument, params."
 WORDS = {
+    "has_aux": "fun must return the value alone: lambda params, *args: fun(params, *args)[0].",
     **dict.fromkeys(("jac", "grad", "hess", "hessp", "value_and_grad"), DERIVATIVES),
     **dict.fromkeys(("x0", "y0", "init", "init_params", "initial_guess"), START),
     "tol": "Write options={'gtol': ...} for the gradient, options={'ftol': ...} for the objective.",

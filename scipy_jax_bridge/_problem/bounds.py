@@ -128,7 +128,8 @@ def flatten_bounds(bounds: Bounds, params: Params, structure: TreeSpec) -> FlatB
     lower = _flatten_side(bounds.lower, -np.inf, "bounds.lower", params, structure)
     upper = _flatten_side(bounds.upper, np.inf, "bounds.upper", params, structure)
     if is_traced((lower, upper)):
-        return FlatBounds(jnp.concatenate(lower), jnp.concatenate(upper))
+        with jax.debug_infs(False):  # no bound is infinity
+            return FlatBounds(jnp.concatenate(lower), jnp.concatenate(upper))
     lower, upper = ([np.asarray(side) for side in sides] for sides in (lower, upper))
     low, high = np.concatenate(lower), np.concatenate(upper)
     if not (low <= high).all():

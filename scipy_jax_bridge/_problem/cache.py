@@ -15,10 +15,9 @@ from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._core.context import is_debugging
+from .._core.context import is_debugging, to_arrays
 from .._core.interrupts import defer_sigint, run_in_thread
 
 Value = TypeVar("Value")
@@ -101,7 +100,7 @@ class Programs:
             # Only a function that is compiled as it is called is taken apart to find the operation that gives NaN.
             # It refers to the user's function and data, so it is not kept.
             function, _ = make()
-            return lambda *inputs: function(*_put_unchecked(inputs)), 0.0
+            return lambda *inputs: function(*to_arrays(inputs)), 0.0
         seconds: list[float] = []
         program = self._compiled.get(name, lambda: self._compile(name, make, seconds))
         return program, sum(seconds, 0.0)
@@ -122,12 +121,6 @@ class Programs:
         del self._pending[name]
         seconds.append(time.perf_counter() - began)
         return program
-
-
-def _put_unchecked(inputs: PyTree) -> PyTree:
-    """Make arrays of the inputs. Bounds may be infinite; JAX checks what is computed of them."""
-    with jax.debug_infs(False):
-        return jax.tree.map(jnp.asarray, inputs)
 
 
 OBJECTIVES = 128  # whose programs are kept, beside those that a Minimizer holds

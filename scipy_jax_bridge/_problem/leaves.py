@@ -99,6 +99,8 @@ def describe_leaves(tree: PyTree, root: str, *, static_numbers: bool) -> tuple[l
 
 
 def _describe(value: PyTree, *, static_numbers: bool) -> Described:
+    if isinstance(value, jax.Array) and _is_too_wide(value):
+        value = np.asarray(value)
     if isinstance(value, jax.Array):
         weak_type = bool(getattr(value, "weak_type", False))
         return value, LeafSpec("data", value.shape, value.dtype, weak_type, sharding_of(value))
@@ -114,6 +116,13 @@ def _describe(value: PyTree, *, static_numbers: bool) -> Described:
                 value = float(np.float32(value))
         return value, LeafSpec("data", (), dtype, weak_type=True)
     return value, LeafSpec("static", static=StaticValue(value))
+
+
+def _is_too_wide(value: jax.Array) -> bool:
+    """Whether it is of a type that JAX has only in double precision: the result of a solve with `precision`."""
+    if isinstance(value, Tracer) or not isinstance(value.dtype, np.dtype):  # random keys have no such type
+        return False
+    return jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype
 
 
 def sharding_of(value: Leaf) -> Sharding | None:

@@ -170,7 +170,7 @@ def bind_consts(closed: ClosedJaxpr, first: int, inputs: int) -> Callable[..., l
         *trees, data = given
         consts = data[first : first + len(jaxpr.constvars)]
         outputs = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs])
-        return list(map(jnp.asarray, outputs))  # an output that is a constant is a literal of JAX's own
+        return list(map(jnp.asarray, outputs))  # JAX may hand over its own literals, which are no arrays
 
     return run
 

@@ -54,7 +54,8 @@ def _trace_key(problem: Problem) -> Hashable:
 
 
 def _tangent_of(value: Leaf) -> Leaf:
-    """Return a tangent of this value: numbers that are not real have one of type float0."""
-    dtype = jax.dtypes.canonicalize_dtype(jax.numpy.result_type(value))
-    is_real = jax.numpy.issubdtype(dtype, jax.numpy.inexact)
-    return jax.numpy.zeros(jax.numpy.shape(value), dtype) if is_real else np.zeros(np.shape(value), jax.dtypes.float0)
+    """Return a tangent of this value: integers, booleans and random keys have one of type float0."""
+    dtype = getattr(value, "dtype", None) or jax.numpy.result_type(value)
+    if not jax.numpy.issubdtype(dtype, jax.numpy.inexact):
+        return np.zeros(np.shape(value), jax.dtypes.float0)
+    return jax.numpy.zeros(np.shape(value), jax.dtypes.canonicalize_dtype(dtype))
