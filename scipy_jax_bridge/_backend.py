@@ -106,8 +106,9 @@ class Backend(Generic[M]):
         """Return bounds and options with those that came with the method. `given` are the options as the user wrote.
 
         Raises:
-            ValueError: one is given twice.
+            ValueError: one is given twice, or the method takes no bounds.
         """
+        self.check_bounds(bounds)
         own_bounds, own = (None, {}) if self.own is None else self.own
         said = given if isinstance(given, Mapping) else _changed(options)
         twice = [f"option {name!r}" for name in own if name in said]

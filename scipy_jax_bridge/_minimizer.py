@@ -106,7 +106,6 @@ class Minimizer(Generic[P, Aux, *Ts]):
         self._backend = choose_backend(backend, method)
         self._callback, self._progress = callback, progress
         self._given = {"method": method, "bounds": read_bounds(bounds), "options": options}
-        self._backend.check_bounds(self._given["bounds"])
         read = read_options(options, self._backend.option_names, self._backend.method_name)
         self._bounds, self._options = self._backend.settle(self._given["bounds"], read, options)
         self._preparation = Preparation(self._backend, fun, self._bounds, fixed, has_aux, precision)
