@@ -325,6 +325,7 @@ def test_threads_share_one_compilation(backend: str) -> None:
         np.testing.assert_allclose(result.params, [1 + k, (1 + k) ** 2], rtol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::scipy_jax_bridge.RecompilationWarning")  # on a busy machine tracing takes long
 @anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_solve_different_problems(backend: str) -> None:

@@ -143,13 +143,6 @@ def test_a_method_without_bounds_solves_the_problem_without_the_held_components(
     np.testing.assert_array_equal(np.asarray(other.params)[~MASK], start[~MASK])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_held_component_that_is_not_finite_is_a_start_that_is_not(backend: str, wrong: float) -> None:
-    with pytest.raises(sjb.NonfiniteStart, match="component 0"):
-        sjb.minimize(valley, np.array([wrong, 1.0, 0.3, 0.7]), backend=backend, fixed=MASK)
-
-
 def test_a_start_hessian_of_bfgs_loses_the_rows_of_held_components() -> None:
     start, inverse = np.array([-1.2, 0.3, 0.3, 0.7]), np.diag([1.0, 1e-3, 2e-3, 1.0])
     given = {"method": "BFGS", "fixed": MASK, "options": {"hess_inv0": inverse}}

@@ -38,7 +38,7 @@ def choose(method: Any) -> Backend:
         bounds_hint="Leave out method= for the all-device L-BFGS-B, or take backend='scipy'.",
         solve_with=solve_optax,
         compile_with=compile_optax,
-        trace_with=partial(trace_optax, algorithm),
+        trace_with=partial(trace_optax, algorithm.device_solver),
         prepare_with=algorithm.trace,
         own=None if algorithm.own is None else (algorithm.own.bounds, algorithm.own.said),
     )

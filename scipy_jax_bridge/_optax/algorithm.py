@@ -18,6 +18,8 @@ from .lbfgsb.transformation import Lbfgsb, lbfgsb_of
 from .method_trace import trace_method
 from .names import name_of_transformation
 
+MakeSolver = Callable[[Problem, Options, int], DeviceSolver[Any]]
+
 
 @dataclass(frozen=True)
 class Algorithm:
@@ -37,7 +39,7 @@ class Algorithm:
     name: str
     takes_bounds: bool
     has_pairs: bool
-    device_solver: Callable[[Problem, Options, int], DeviceSolver[Any]]
+    device_solver: MakeSolver
     trace: Callable[[Problem], TracedMethod] | None
     own: Lbfgsb | None = None
 

@@ -28,7 +28,7 @@ from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.objective import Data
 from .._problem.problem import Problem
 from .._result import Outcome, Result, Trace
-from .algorithm import Algorithm
+from .algorithm import Algorithm, MakeSolver
 from .chunked import CHUNK_S, ChunkedRun
 from .device_solver import (
     ROWS,
@@ -176,10 +176,13 @@ def _explain_nonfinite(
     return f"In iteration {chunks.nit + 1}: {what}."
 
 
-def trace_optax(algorithm: Algorithm, problem: Problem, options: Options) -> FlatOutcome:
-    """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations."""
+def trace_optax(make: MakeSolver, problem: Problem, options: Options) -> FlatOutcome:
+    """Minimize inside a trace: one loop without a clock. The trace keeps the last ROWS_INSIDE iterations.
+
+    `make` is that of an Algorithm, and not the algorithm itself, which may hold what JAX is tracing.
+    """
     # One row more than the result has: a solve that ends within a search leaves an unfinished trial in it.
-    solver, box = algorithm.device_solver(problem, options, ROWS_INSIDE + 1), box_of(problem)
+    solver, box = make(problem, options, ROWS_INSIDE + 1), box_of(problem)
     state = _vary(solver.start(_forbid_crossed(problem.start_leaves, box), problem.data, box), problem)
     state = advance(solver, state, problem.data, tolerances_of(problem, options), box, jnp.int32(COUNT_MAX))
     with standard_promotion():
