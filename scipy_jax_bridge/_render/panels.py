@@ -176,8 +176,8 @@ def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
         axes.barh(position, second, BAR, left=first, color=color, edgecolor=color, linewidth=1)
         compiled = f"compile {format_seconds(curve.compile_s)}" if curve.compile_s else "compiled before"
         text, above = f"{compiled}, solve {format_seconds(curve.solve_s)}", (0.0, position - 0.55 * BAR)
-        style = {"va": "bottom", "fontsize": "small", "color": theme.ink}
-        axes.annotate(text, above, xytext=(4, 0), textcoords="offset points", **style)
+        written = axes.annotate(text, above, xytext=(4, 0), textcoords="offset points", va="bottom", fontsize="small")
+        written.set_color(theme.ink)
     axes.set_yticks(range(len(curves)), [as_written(_shorten(curve.name)) for curve in curves])
     axes.set_ylim(len(curves) - 0.5, -0.75)
     axes.set_xlim(0, 1.05 * longest)
