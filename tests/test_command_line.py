@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -59,6 +60,10 @@ def test_digits_by_default_agree_with_scikit_learn(capsys, tmp_path):
     assert "Same minimum" in printed
     assert "agrees with scikit-learn's own LogisticRegression(C=1.0) to 1e-6" in printed
     assert printed.count("98.4975%") == 3
+    assert re.search(r"^leaf +scipy +optax +apart$", printed, re.MULTILINE) and re.search(
+        "^weights ", printed, re.MULTILINE
+    )
+    assert max(map(len, printed.splitlines()[:-1])) <= 80  # the last line is a path
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -35,6 +35,7 @@ def test_print_shows_each_leaf_its_change_and_its_bound(backend: str) -> None:
         "low": 3.0,
         "mask": jnp.zeros(4),
         "data": np.arange(9.0),
+        "flag": True,
     }
     bounds = sjb.Bounds(
         {"kernel": None, "low": 2.5, "mask": np.array([0.0, -9, -9, -9]), "data": None},
@@ -47,7 +48,8 @@ def test_print_shows_each_leaf_its_change_and_its_bound(backend: str) -> None:
     assert row(result, "kernel.length") == ["kernel.length", "(2,)", "2, 2", "2"]
     assert row(result, "low") == ["low", "2.5", "0.5", "at its lower bound"]
     assert row(result, "mask") == ["mask", "(4,)", "0, 1, 2, 1", "2", "1 held, 2 at its upper bound"]
-    assert "  params    7 free, held: params['data']\n" in str(result)
+    assert "  params    7 free, held: params['data'], params['flag']\n" in str(result)
+    assert row(result, "flag") == ["flag", "True", "held"]
     assert row(result, "data") == ["data", "(9,)", "0 to 8, mean 4", "held"]
     assert max(map(len, str(result).splitlines())) <= 80
     assert "nothing" not in repr(result) and "\n" not in repr(result) and len(repr(result)) < 100

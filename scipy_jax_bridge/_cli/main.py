@@ -100,7 +100,7 @@ def _run(model: Model, settings: Entry, wanted: argparse.Namespace) -> int:
 
 def _print_table(rows: list[Row], comparison: Comparison, model: Model, converged: bool) -> None:
     """Print the rows and what is to be said of them; with the model's note if a run did not converge."""
-    print(write_table(rows, comparison.notes()))
+    print(write_table(rows, comparison.notes(), comparison._ends()))
     for lines in filter(None, (comment_on(model, comparison), [] if converged or not model.note else [model.note])):
         print("", *lines, sep="\n")
 

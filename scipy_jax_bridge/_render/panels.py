@@ -175,8 +175,9 @@ def paint_bars(axes: Axes, curves: Sequence[Curve], theme: Theme) -> None:
         axes.barh(position, first, BAR, color="none", edgecolor=color, hatch="////", linewidth=1)
         axes.barh(position, second, BAR, left=first, color=color, edgecolor=color, linewidth=1)
         compiled = f"compile {format_seconds(curve.compile_s)}" if curve.compile_s else "compiled before"
-        text = f" {compiled}, solve {format_seconds(curve.solve_s)}"
-        axes.text(0, position - 0.55 * BAR, text, va="bottom", fontsize="small", color=theme.ink)
+        text, above = f"{compiled}, solve {format_seconds(curve.solve_s)}", (0.0, position - 0.55 * BAR)
+        written = axes.annotate(text, above, xytext=(4, 0), textcoords="offset points", va="bottom", fontsize="small")
+        written.set_color(theme.ink)
     axes.set_yticks(range(len(curves)), [as_written(_shorten(curve.name)) for curve in curves])
     axes.set_ylim(len(curves) - 0.5, -0.75)
     axes.set_xlim(0, 1.05 * longest)

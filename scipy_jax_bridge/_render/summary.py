@@ -66,6 +66,8 @@ def format_value(value: np.ndarray | None, *, short: bool = False) -> str:
         return "unreadable"
     if value.size == 0:
         return "empty"
+    if value.ndim == 0 and value.dtype == bool:
+        return str(value)
     numbers = value.ravel().astype(np.float64)
     if value.ndim == 0:
         return f"{numbers[0]:.6g}"
