@@ -361,6 +361,7 @@ def test_bad_call_is_a_clear_error(case: Bad, backend: str, door: str) -> None:
     with count_compiles() as compiles, pytest.raises(case.error) as caught:
         doors(call)[door]()
     assert type(caught.value) is case.error
+    assert caught.value.best_result is None  # type: ignore[attr-defined]  # what a handler asks for
     message = str(caught.value)
     assert not compiles
     assert calls.evaluated == 0 and calls.traced <= 1

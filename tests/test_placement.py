@@ -42,6 +42,13 @@ for run in RUNS:
             np.testing.assert_allclose(result.params["w"], [1.0, 2.0, -1.0], atol=1e-2)
             again = sjb.minimize(loss, result, data, **run)
             assert again.timing.compiles == 0, run
+for backend in ("scipy", "optax"):
+    at, spread = jax.device_put(start, whole), jax.device_put((jnp.asarray(x), jnp.asarray(y)), parts)
+    sjb.minimize(loss, at, (x, y), backend=backend)  # a gradient takes no program of other places
+    slope = jax.grad(lambda y: jnp.sum(sjb.minimize(loss, at, (spread[0], y), backend=backend).params["w"]))
+    alone = jax.grad(lambda y: jnp.sum(sjb.minimize(loss, start, (x, y), backend=backend).params["w"]))(jnp.asarray(y))
+    assert slope(spread[1]).sharding == parts
+    np.testing.assert_allclose(slope(spread[1]), alone, atol=1e-6)
 for rate in (jnp.asarray(0.1), jax.device_put(0.1, devices[0]), jax.device_put(0.1, devices[1]), jnp.asarray(0.1)):
     result = sjb.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), backend="optax", method=optax.sgd(rate))
     np.testing.assert_allclose(result.params, 0, atol=1e-3)

@@ -180,7 +180,7 @@ class _Solver:
     def _solve(self, inputs: Inputs) -> Outcome:
         """Solve on the host, with its clock and Ctrl-C."""
         sides = None if inputs.bounds is None else FlatBounds(*map(np.asarray, inputs.bounds))
-        problem = self.problem.with_arrays(inputs.start, inputs.data, sides)
+        problem = self.problem.with_arrays(inputs.start, inputs.data, sides).placed()
         options = replace(self.options, **{name: limit.item() for name, limit in inputs.limits.items()})
         host = self.hosts[0]
         with host.monitor() as monitor:

@@ -25,6 +25,8 @@ SHOWN = PACKAGE_ROOT / "models"  # objectives, as a user's are
 def boundary(function: F) -> F:
     """Explain unknown keyword arguments, and hide the package's frames from tracebacks as JAX hides its own.
 
+    Every exception that accepts attributes has `best_result`, which is None before a solve begins.
+
     `jax.config.update("jax_traceback_filtering", "off")` shows them.
     """
     signature = inspect.signature(function)
@@ -42,6 +44,9 @@ def boundary(function: F) -> F:
                 raise TypeError(explain_keyword(next(name for name in kwargs if name not in known), known))
             return function(*args, **kwargs)
         except BaseException as error:
+            if not hasattr(error, "best_result"):  # no solve has begun
+                with suppress(Exception):
+                    error.best_result = None  # type: ignore[attr-defined]
             if isinstance(error, Exception):
                 _add_notes(error, signature, args, kwargs)
             if jax.config.jax_traceback_filtering != "off":  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ and concatenated into the flat vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
 from .._core.types import FlatVector, HostVector, Leaf, TreeDef, Vector
-from .leaves import Described, LeafSpec, describe_leaves
+from .leaves import Described, LeafSpec, describe_leaves, sharding_of
 from .prefix import leaf_paths
 
 
@@ -41,6 +41,15 @@ class TreeSpec:
     def size(self) -> int:
         """The length of the flat vector."""
         return sum(leaf.size for leaf in self.optimized)
+
+    def placed(self, optimized: Iterator[Leaf], data: Iterator[Leaf]) -> TreeSpec:
+        """Return the spec of a tree whose next arrays lie where these do."""
+        sources = {"free": optimized, "data": data}
+        leaves = (
+            leaf if leaf.kind == "static" else replace(leaf, sharding=sharding_of(next(sources[leaf.kind])))
+            for leaf in self.leaves
+        )
+        return replace(self, leaves=tuple(leaves))
 
     def ravel(self, optimized: Sequence[Leaf], dtype: DTypeLike) -> FlatVector:
         """Concatenate the optimized leaves into one vector."""

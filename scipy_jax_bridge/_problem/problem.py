@@ -155,6 +155,15 @@ class Problem:
         held = sum(leaf.kind == "data" for leaf in self.spec.params.leaves)
         return replace(self, start_leaves=start, static_leaves=data[:held], data=data, bounds=bounds)
 
+    def placed(self) -> Problem:
+        """Return the problem with programs for where its arrays lie; those of a derivative tell it late."""
+        free, data = iter(self.start_leaves), iter(self.data)
+        params, args = (tree.placed(free, data) for tree in (self.key.params, self.key.args))
+        key = self.key._replace(params=params, args=args)
+        return (
+            self if key == self.key else replace(self, key=key, spec=_make_spec(key, self.spec.objective, list(data)))
+        )
+
     def detached(self) -> Problem:
         """Return the problem without its arrays."""
         objective = replace(self.spec.objective, consts=[])
@@ -215,7 +224,7 @@ def prepare(
         started_at = time.perf_counter()
         trace = describe_host if isinstance(fun, HostObjective) else trace_objective
         objective = trace(fun, has_aux, has_grad, structure, args_structure, start_leaves, data)
-        spec = _make_spec(key, objective)
+        spec = _make_spec(key, objective, objective.consts)
         if traces is not None and not objective.is_traced:
             traces.put(key, spec)
         trace_s = time.perf_counter() - started_at
@@ -225,12 +234,12 @@ def prepare(
     return Problem(spec, start_leaves, static_leaves, data, flat_bounds, key, trace_s)
 
 
-def _make_spec(key: TraceKey, objective: TracedObjective) -> ProblemSpec:
-    """Find the programs of a traced objective, by all that they depend on."""
+def _make_spec(key: TraceKey, objective: TracedObjective, consts: list[Leaf]) -> ProblemSpec:
+    """Find the programs of a traced objective with these constants, by all that they depend on."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(jnp.float32, objective.value, *(leaf.dtype for leaf in key.params.optimized))
     inputs = [(leaf.kind, leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding) for leaf in key.arrays]
-    places = [sharding_of(each) for each in objective.consts]
+    places = [sharding_of(each) for each in consts]
     programs, is_new = programs_of((objective.key, objective.has_grad, tuple(inputs), tuple(places), key.settings))
     return ProblemSpec(key.params, key.args, objective, dtype, programs, is_new)
 
