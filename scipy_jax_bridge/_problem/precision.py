@@ -25,6 +25,28 @@ class NarrowestDtype(NamedTuple):
     operation: str
 
 
+class Diagnosis(NamedTuple):
+    """What reading the traced objective tells.
+
+    Args:
+        narrowest: where it computes in a narrower type than that of the flat vector; None if nowhere.
+        unread: positions of the optimized leaves on which the value does not depend.
+    """
+
+    narrowest: NarrowestDtype | None
+    unread: tuple[int, ...]
+
+
+def diagnose(program: ClosedJaxpr | None, optimized: int, dtype: DTypeLike) -> Diagnosis:
+    """Read a traced objective, whose first inputs are the optimized leaves; None tells nothing."""
+    if program is None:
+        return Diagnosis(None, ())
+    narrowest = find_narrowest_dtype(program, optimized)
+    if narrowest is not None and jnp.finfo(narrowest.dtype).eps <= jnp.finfo(dtype).eps:
+        narrowest = None
+    return Diagnosis(narrowest, find_unread(program, optimized))
+
+
 def find_narrowest_dtype(program: ClosedJaxpr, optimized: int) -> NarrowestDtype | None:
     """Find the narrowest type in which the first output is computed from the first `optimized` inputs.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from .host import HostObjective, describe_host
 from .leaves import sharding_of, to_device
 from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
-from .precision import NarrowestDtype, find_narrowest_dtype, find_unread
+from .precision import Diagnosis, NarrowestDtype, diagnose
 from .traces import TraceKey, Traces, jax_settings
 from .validation import describe_integers, describe_unregistered, read_fixed
 
@@ -37,18 +37,6 @@ class DevicePoint(TypedDict):
     value: Array
     leaves: list[Leaf]
     grad: list[Leaf] | None
-
-
-class Diagnosis(NamedTuple):
-    """What reading the traced objective tells.
-
-    Args:
-        narrowest: where it computes in a narrower type than that of the flat vector; None if nowhere.
-        unread: positions of the optimized leaves on which the value does not depend.
-    """
-
-    narrowest: NarrowestDtype | None
-    unread: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +68,9 @@ class ProblemSpec:
     @property
     def diagnosis(self) -> Diagnosis:
         """What reading the traced objective tells."""
-        return self.programs.keep("diagnosis", lambda: _diagnose(self.objective, self.params, self.dtype))
+        return self.programs.keep(
+            "diagnosis", lambda: diagnose(self.objective.jaxpr, len(self.params.optimized), self.dtype)
+        )
 
     @property
     def narrowest(self) -> NarrowestDtype | None:
@@ -242,13 +232,3 @@ def _make_spec(key: TraceKey, objective: TracedObjective, consts: list[Leaf]) ->
     places = [sharding_of(each) for each in consts]
     programs, is_new = programs_of((objective.key, objective.has_grad, tuple(inputs), tuple(places), key.settings))
     return ProblemSpec(key.params, key.args, objective, dtype, programs, is_new)
-
-
-def _diagnose(objective: TracedObjective, params: TreeSpec, dtype: np.dtype) -> Diagnosis:
-    if objective.jaxpr is None:
-        return Diagnosis(None, ())
-    count = len(params.optimized)
-    narrowest = find_narrowest_dtype(objective.jaxpr, count)
-    if narrowest is not None and jnp.finfo(narrowest.dtype).eps <= jnp.finfo(dtype).eps:
-        narrowest = None
-    return Diagnosis(narrowest, find_unread(objective.jaxpr, count))
