@@ -17,22 +17,22 @@ import scipy_jax_bridge as sjb
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("lbfgsb", "host_objective")}
 BLOCKS = {
-    name: re.findall(r"^```python ?(.*?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    for name, text in PAGES.items()
+    name: re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL) for name, text in PAGES.items()
 }
-COMMON = {name: [code for kind, code in blocks if kind == "common"] for name, blocks in BLOCKS.items()}
-RECIPES = [(name, kind, code) for name, blocks in BLOCKS.items() for kind, code in blocks if kind != "common"]
+COMMON = {name: blocks[0] for name, blocks in BLOCKS.items()}  # what the others begin with
+RECIPES = [(name, code) for name, blocks in BLOCKS.items() for code in blocks[1:]]
+PACKAGES = r"^ *(?:import|from) (flax|equinox|numpyro|orbax.checkpoint)"
 
 
-def heading_of(recipe: tuple[str, str, str]) -> str:
-    name, _, code = recipe
+def heading_of(recipe: tuple[str, str]) -> str:
+    name, code = recipe
     text = PAGES[name]
     return re.findall(r"^#+ (.+)$", text[: text.index(code)], flags=re.MULTILINE)[-1].replace(" ", "-")
 
 
 def run(name: str, code: str) -> dict[str, Any]:
     space: dict[str, Any] = {}
-    for part in (*COMMON[name], code):
+    for part in (COMMON[name], code):
         exec(compile(part, f"docs/{name}.md", "exec"), space)
     return space
 
@@ -41,13 +41,13 @@ def test_the_pages_have_the_loops_that_were_asked_for() -> None:
     for name, text in PAGES.items():
         assert len(re.findall(r"^```", text, flags=re.MULTILINE)) == 2 * len(BLOCKS[name])  # none escapes the tests
     for name in ("nnx.Optimizer", "eqx.", "optax_to_numpyro", "MultiSteps", "optax.masked", "ocp.", "jacfwd"):
-        assert any(name in code for _, _, code in RECIPES), name
+        assert any(name in code for _, code in RECIPES), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=heading_of)
-def test_a_recipe_finds_the_minimum(recipe: tuple[str, str, str]) -> None:
-    name, package, code = recipe
-    if package:
+def test_a_recipe_finds_the_minimum(recipe: tuple[str, str]) -> None:
+    name, code = recipe
+    for package in re.findall(PACKAGES, code, flags=re.MULTILINE):
         pytest.importorskip(package)
     space = run(name, code)
     assert "best" in space or "frozen" in space
