@@ -123,6 +123,13 @@ CALLS = [
     bad("method-of-optax", TypeError, "backend='optax'", only="scipy", method=optax.adam(0.1)),
     bad("method-callable", TypeError, "function", "name of a method", only="scipy", method=square),
     bad("method-of-scipy", TypeError, "'BFGS'", "backend='scipy'", "optax.adam(1e-2)", only="optax", method="BFGS"),
+    bad(
+        "method-multi-steps",
+        TypeError,
+        ".gradient_transformation()",
+        only="optax",
+        method=optax.MultiSteps(optax.adam(0.1), 2),
+    ),
     bad("method-not-called", TypeError, "GradientTransformation", "optax.adam(", only="optax", method=optax.adam),
     bad("method-tuple", TypeError, "GradientTransformation", "tuple", only="optax", method=(1, 2)),
     # options

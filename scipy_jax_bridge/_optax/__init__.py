@@ -26,6 +26,8 @@ def choose(method: Any) -> Backend:
         )
     if not isinstance(method, optax.GradientTransformation | None):
         cure = "Call it first, as in optax.adam(1e-2)." if callable(method) else "Take for example optax.adam(1e-2)."
+        if hasattr(method, "gradient_transformation"):  # optax.MultiSteps
+            cure = "Take its .gradient_transformation()."
         raise TypeError(f"method must be an optax.GradientTransformation or None, not {type(method).__name__}. {cure}")
     algorithm = algorithm_of(method)
     return Backend(
