@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +31,11 @@ class Layout:
     dtype: np.dtype
 
     @classmethod
-    def of(cls, tree: PyTree) -> Self:
+    def of(cls, tree: PyTree) -> Layout:
         """Return the layout of a tree of arrays. Call it with JAX's standard promotion."""
         leaves, treedef = jax.tree.flatten(tree)
         kinds = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
-        return cls(treedef, kinds, jnp.result_type(jnp.float32, *(dtype for _, dtype in kinds)))
+        return Layout(treedef, kinds, jnp.result_type(jnp.float32, *(dtype for _, dtype in kinds)))
 
     def ravel(self, tree: PyTree) -> Vector:
         """Return the leaves as one vector."""
