@@ -65,6 +65,7 @@ def get(state: Any, name: str) -> Any:
     return np.asarray(optax.tree.get(state, name))[()]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("bounds", [None, (-2.0, 0.5), (0.2, None)], ids=["free", "boxed", "half"])
 def test_the_plain_loop_takes_the_path_of_minimize(bounds: Any) -> None:
     start = START if bounds is None else np.clip(START, *(bounds[0], bounds[1] or np.inf))
@@ -143,6 +144,7 @@ def _jump() -> Callable[[Any], Any]:
     return lambda params: params + 0.5 if next(calls) == 9 else params
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("change", CHANGED)
 def test_changed_params_put_no_wrong_pair_in_the_memory(change: str) -> None:
     optimizer, after = CHANGED[change]()
@@ -218,6 +220,8 @@ def test_the_state_goes_through_scan_vmap_and_while_loop() -> None:
 
 
 def test_the_state_goes_through_shard_map() -> None:
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("this JAX has no jax.shard_map")
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec
     x = np.random.default_rng(0).normal(size=(20, 3))

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 
 from .._core.promotion import standard_promotion
 from .._problem.objective import Data
@@ -53,7 +52,7 @@ def compile_turn(
     then, then_s = problem.compile(("process", *name), lambda: to_process)
 
     def advance(
-        state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
+        state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: np.integer
     ) -> tuple[DeviceState, LoopReport]:
         state = first(state, data, box)
         return then(state, _evaluate(problem, state, data), limits, box)

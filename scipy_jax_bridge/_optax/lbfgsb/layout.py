@@ -64,7 +64,7 @@ class Layout:
         sized = [(int(np.prod(shape)), jnp.finfo(dtype).eps) for shape, dtype in self.leaves]
         return jnp.concatenate([jnp.full(size, eps, self.dtype) for size, eps in sized])
 
-    def _split(self, x: Vector) -> list[Vector]:
+    def _split(self, x: Vector) -> list[Array]:
         ends = accumulate((int(np.prod(shape)) for shape, _ in self.leaves), initial=0)
         return [x[begin:end] for begin, end in pairwise(ends)]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._core.options import COUNT_MAX
 from ..._core.promotion import standard_promotion
@@ -161,7 +161,7 @@ def _follow(state: LbfgsbState, at: Vector, moved: Array, layout: Layout) -> tup
     return carry._replace(x_full_step=jnp.where(moved, line, state.x_full_step)), moved
 
 
-def _step_of(search: Search) -> Scalar:
+def _step_of(search: Search) -> Float[Array, ...]:
     return jnp.where(search.step > 0, search.step, 1)
 
 
