@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
-BLOCKS = re.findall(r"^```python (.+?)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-COMMON = [code for kind, code in BLOCKS if kind == "common"]
+BLOCKS = re.findall(r'^```python title="(.+?)"\n(.*?)^```$', PAGE, flags=re.MULTILINE | re.DOTALL)
+COMMON = [code for kind, code in BLOCKS if kind == "for all blocks"]
 
 
 class Pair(NamedTuple):
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
 
 def pairs() -> list[Pair]:
-    steps = [(kind.split(), code) for kind, code in BLOCKS if kind != "common"]
+    steps = [(kind.split(", with "), code) for kind, code in BLOCKS if kind != "for all blocks"]
     found = []
     for ((word, *needs), before), ((then,), after) in zip(steps[::2], steps[1::2], strict=True):
         assert (word, then) == ("before", "after")
