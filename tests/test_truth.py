@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -318,9 +320,10 @@ def run_all(
     kinds: list[str] = NAMES,
     solvers: Any = None,
     steps: int = STEPS,
+    counts: collections.Counter[Any] | None = None,
 ) -> collections.Counter[Any]:
     """Every solver on every objective, `rounds` times; counts of (solver, what), and prints each fault."""
-    counts: collections.Counter[Any] = collections.Counter()
+    counts = collections.Counter() if counts is None else counts
     for label, backend, method, gradient, boxed in solvers or SOLVERS:
         if only not in label:
             continue
@@ -343,7 +346,11 @@ def run_all(
                     counts[label, "solved"] += result is not None and bool(result.success)
                 if fault:
                     counts[label, fault.split(":")[0]] += 1
-                    print(f"{label}, {kind}, seed {seed} round {round_}: {fault}", result and result.status.name)
+                    print(
+                        f"{label}, {kind}, seed {seed} round {round_}: {fault}",
+                        result and result.status.name,
+                        flush=True,
+                    )
     return counts
 
 
@@ -417,7 +424,10 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     chosen = [each for each in SOLVERS if each[0] in TRANSFORMS | ROUGH] if given.transformations else None
     kinds = [given.kind] if given.kind else NAMES
-    counts = run_all(LONG, given.rounds, given.seed, given.only, kinds, chosen)
+    counts: collections.Counter[Any] = collections.Counter()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # stopped by a time limit, it prints what it has
+        run_all(LONG, given.rounds, given.seed, given.only, kinds, chosen, counts=counts)
     whats = ("runs", "lie", "lost", "raised", "easy", "solved")
     print(f"{'':24}" + "".join(f"{what:>8}" for what in whats))
     for label in dict.fromkeys(label for label, _ in counts):
