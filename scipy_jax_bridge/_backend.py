@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -14,9 +14,8 @@ from jaxtyping import Array, PyTree
 from ._core.errors import unknown_name
 from ._core.interrupts import defer_sigint
 from ._core.monitor import SolveMonitor
-from ._core.options import Options
+from ._core.options import Options, changed
 from ._core.outcome import FlatOutcome, Outcome
-from ._core.types import is_traced
 from ._problem.bounds import Bounds
 from ._problem.objective import TracedMethod
 from ._problem.problem import Problem
@@ -109,8 +108,10 @@ class Backend(Generic[M]):
             ValueError: one is given twice, or the method takes no bounds.
         """
         self.check_bounds(bounds)
-        own_bounds, own = (None, {}) if self.own is None else self.own
-        said = given if isinstance(given, Mapping) else _changed(options)
+        if self.own is None:
+            return bounds, options
+        own_bounds, own = self.own
+        said = given if isinstance(given, Mapping) else changed(options, Options())
         twice = [f"option {name!r}" for name in own if name in said]
         twice += ["bounds"] if bounds is not None and own_bounds is not None else []
         if twice:
@@ -121,12 +122,6 @@ class Backend(Generic[M]):
         """Raise ValueError if bounds are given and the method takes none."""
         if bounds is not None and not self.bounded:
             raise ValueError(f"method {self.method_name!r} takes no bounds. {self.bounds_hint}")
-
-
-def _changed(options: Options) -> set[str]:
-    """Return the names of the options that are not at their defaults."""
-    values = {each.name: getattr(options, each.name) for each in fields(options)}
-    return {name for name, value in values.items() if is_traced(value) or value != getattr(Options(), name)}
 
 
 def choose_backend(name: str, method: Any) -> Backend:

@@ -87,6 +87,15 @@ def test_data_and_structures_come_as_they_were_given(backend: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ["scipy", "optax"])
+def test_the_call_that_told_the_types_serves_no_other_data(backend: Any) -> None:
+    solve = sjb.Minimizer(sjb.host_objective(distance), backend=backend)
+    solve.compile(np.zeros(2), (np.ones(2),))
+    result = solve(np.zeros(2), (np.full(2, 5.0),))
+    assert result.trace.fun[0] == 50.0 and result.success
+    np.testing.assert_allclose(result.params, 5.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["scipy", "optax"])
 def test_an_exception_loses_no_evaluation(backend: Any) -> None:
     simulator = Simulator(fails_at=9)
     with pytest.raises(RuntimeError, match="the simulator broke") as caught:
@@ -138,6 +147,11 @@ def test_single_precision_stays_single() -> None:
     for backend in ("scipy", "optax"):
         result = sjb.minimize(sjb.host_objective(fun), np.zeros(3, np.float32), backend=backend)
         assert result.params.dtype == np.float32 and result.success
+
+
+def distance(x: Any, center: Any) -> Any:
+    residual = np.asarray(x) - np.asarray(center)
+    return float(residual @ residual), 2 * residual
 
 
 def bowl(x: Any) -> Any:

@@ -202,6 +202,12 @@ def read_options(options: Options | Mapping[str, Any] | None, native_names: froz
     return options
 
 
+def changed(options: Options, usual: Options) -> dict[str, Any]:
+    """Return the options that differ from the usual ones; traced ones do."""
+    pairs = {each.name: (getattr(options, each.name), getattr(usual, each.name)) for each in fields(Options)}
+    return {name: value for name, (value, other) in pairs.items() if isinstance(value, Tracer) or value != other}
+
+
 def _check_traceable(name: str) -> None:
     if name in STATIC_OPTIONS:
         raise TypeError(

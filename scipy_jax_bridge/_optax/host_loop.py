@@ -19,7 +19,11 @@ Advance = Callable[..., tuple[DeviceState, LoopReport]]
 
 
 def compile_turn(
-    problem: Problem, solver: DeviceSolver, name: tuple[object, ...], state: DeviceState, limits: Tolerances
+    problem: Problem,
+    solver: DeviceSolver,
+    name: tuple[object, ...],
+    shapes: Callable[[], DeviceState],
+    limits: Tolerances,
 ) -> tuple[Advance, float]:
     """Return one turn as `advance` of LoopPrograms, and the seconds spent on compiling.
 
@@ -27,7 +31,7 @@ def compile_turn(
         problem: with a host objective.
         solver: the solver.
         name: what its programs depend on.
-        state: shapes and types of its state.
+        shapes: gives the shapes and types of its state.
         limits: the tolerances.
     """
     spec, on, box = problem.spec, jnp.ones((), bool), box_of(problem)
@@ -46,10 +50,10 @@ def compile_turn(
             return state, solver.report(state)
 
     known = (value, x, spec.objective.aux, nfev)
-    to_propose = jax.jit(propose, donate_argnums=0), (state, problem.data, box)
-    to_process = jax.jit(process, donate_argnums=0), (state, known, limits, box)
-    first, first_s = problem.compile(("propose", *name), lambda: to_propose)
-    then, then_s = problem.compile(("process", *name), lambda: to_process)
+    to_propose = lambda: (jax.jit(propose, donate_argnums=0), (shapes(), problem.data, box))  # noqa: E731
+    to_process = lambda: (jax.jit(process, donate_argnums=0), (shapes(), known, limits, box))  # noqa: E731
+    first, first_s = problem.compile(("propose", *name), to_propose)
+    then, then_s = problem.compile(("process", *name), to_process)
 
     def advance(
         state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: np.integer

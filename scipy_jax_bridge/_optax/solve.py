@@ -71,7 +71,7 @@ def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> C
         begin = lambda free, box: compiled(free, problem.data, box)  # noqa: E731
     limits = tolerances_of(problem, options)
     if problem.spec.is_host:
-        run, run_s = compile_turn(problem, solver, name, _shapes_of_state(problem, solver), limits)
+        run, run_s = compile_turn(problem, solver, name, lambda: _shapes_of_state(problem, solver), limits)
     else:
         run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, limits))
     return Compiled(

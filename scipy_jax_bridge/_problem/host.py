@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class HostProgram:
         objective: the user's function, a HostObjective.
         has_aux: whether it also returns an auxiliary output.
         params, args: their trees.
-        known: the first call, until it is asked for; it told the types.
+        known: the first call, which told the types, until it is asked for or another call is prepared.
         aux_trees: the tree of the auxiliary output, from the first call on.
     """
 
@@ -57,11 +58,15 @@ class HostProgram:
         """Call the function at a flat vector, or return what the first call returned there."""
         leaves = self.params.unravel(np.asarray(x))
         key = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
-        if self.known:
+        with suppress(IndexError):  # none is known
             first, called = self.known.pop()
             if first == key:
                 return called
         return self.call(leaves, data)
+
+    def forget(self) -> None:
+        """Forget the first call: it was made for the data of another one."""
+        self.known.clear()
 
     def call(self, leaves: Sequence[Leaf], data: Data) -> Called:
         """Call the function, and check what it returns."""

@@ -20,7 +20,7 @@ from .._core.errors import HeldLeafWarning, warn
 from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, ToCompile, programs_of
-from .host import HostObjective, describe_host
+from .host import HostObjective, HostProgram, describe_host
 from .leaves import sharding_of, to_device
 from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
@@ -220,6 +220,8 @@ def prepare(
         trace_s = time.perf_counter() - started_at
         if spec.programs.is_first(("integers", hash(structure))) and (integers := describe_integers(params, is_fixed)):
             warn(integers, HeldLeafWarning)
+    elif isinstance(spec.objective.host, HostProgram):
+        spec.objective.host.forget()
     data = data + spec.objective.consts
     return Problem(spec, start_leaves, static_leaves, data, flat_bounds, key, trace_s)
 

@@ -11,10 +11,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ..._core.options import Options
+from ..._core.options import Options, changed
 from ..._core.promotion import standard_promotion
 from ..._core.status import RUNNING
-from ..._core.types import is_traced
 from ..._problem.bounds import Bounds, flatten_bounds
 from ..._problem.params import TreeSpec, partition_params
 from ..._problem.prefix import leaf_paths
@@ -41,9 +40,7 @@ class Lbfgsb:
     @property
     def said(self) -> dict[str, Any]:
         """The settings that the user gave: those that are not the defaults of `lbfgsb`."""
-        settings = {name: getattr(self.options, name) for name in Limits._fields}
-        usual = Options(gtol=0.0, ftol=0.0)
-        return {name: each for name, each in settings.items() if is_traced(each) or each != getattr(usual, name)}
+        return changed(self.options, Options(gtol=0.0, ftol=0.0))
 
     def init(self, params: PyTree) -> LbfgsbState:
         """Return the state before the first evaluation."""
