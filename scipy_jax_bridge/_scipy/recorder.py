@@ -12,12 +12,13 @@ from scipy.optimize import OptimizeResult
 from .._core.monitor import Progress, SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat, noise
+from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat
 from .._core.trace import Trace
 from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
 from .evaluator import HostEvaluator
 from .fixed import FreeVector
 from .methods import Method
+from .noise import NoiseMeter
 
 RECENT = 4  # evaluations remembered: a method's new iterate is among its last few
 
@@ -38,15 +39,17 @@ class SolveRecorder:
         self._rows: list[tuple[float, float, int, float]] = []
         self._recent: deque[Evaluation] = deque(maxlen=RECENT)
         self.iterate: Evaluation | None = None
+        self.before: Evaluation | None = None  # the iterate before
         self.best: Evaluation | None = None
         self.search = Search()
+        self.noise = NoiseMeter(evaluator.rounding)
         # The non-finite trial that shortened the step to the iterate; kept while the steps after it stay short.
         self.step_was_reduced: Evaluation | None = None
         self.misled = False  # the search that led to the iterate was contradicted and lowered nothing
         self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
         self.last_nonfinite: Evaluation | None = None
         self.compared = False  # a finite evaluation differs from the best point
-        self._highest = -math.inf  # of the finite values
+        self._highest, self._least = -math.inf, math.inf  # of the finite values
 
     @property
     def nit(self) -> int:
@@ -113,6 +116,7 @@ class SolveRecorder:
             raise Stop(Status.UNBOUNDED)
         if moved:
             self._end_search(before, point)
+            self.before = before
         self.iterate = point
         norm = self._write_row(point)
         status = self._report(point, norm) if self._monitor.callback is not None else None
@@ -159,8 +163,10 @@ class SolveRecorder:
         reduced = self.step_was_reduced
         lasts = self._applies_tests and reduced is not None and still_descends(before, point)
         self.step_was_reduced = self.search.nonfinite_trial or (reduced if lasts else None)
-        self.misled = self.search.contradicted and before is not None and point.value >= before.value
+        self.misled = self.noise.contradicted and before is not None and point.value >= before.value
         self.search = Search()
+        fell = before is None or point.value < before.value - self.noise.level(abs(before.value))
+        self.noise.begin_search(progress=fell)
 
     def _report(self, point: Evaluation, norm: float) -> Status | None:
         params = functools.partial(self.evaluator.host.to_params, point.x)
@@ -177,8 +183,9 @@ class SolveRecorder:
         else:
             self.compared = self.compared or not (self.best is None or np.array_equal(evaluation.x, self.best.x))
             self._highest = max(self._highest, evaluation.value)
-            if self.best is None or evaluation.value < self.best.value:
+            if self._is_better(evaluation):
                 self.best = evaluation
+            self._least = min(self._least, evaluation.value)
         if self.nfev == 1:
             search.first_trial = None
             self._start(evaluation if evaluation.finite else self._evaluate_start(evaluation))
@@ -187,17 +194,28 @@ class SolveRecorder:
             if search.finite_trials > 1 and not self._differences:  # most searches end with one trial
                 self._judge_trial(self.iterate, evaluation)
 
+    def _is_better(self, evaluation: Evaluation) -> bool:
+        """Return whether this is the best point so far: the lowest or, with ftol 0, the flattest of the equally low."""
+        if self.best is None or self.options.ftol > 0 or evaluation.grad is None or self.best.grad is None:
+            return evaluation.value < self._least
+        level = self.noise.level(abs(self._least))
+        if abs(evaluation.value - self._least) > level:
+            return evaluation.value < self._least
+        return self.evaluator.projected_norm(evaluation) < self.evaluator.projected_norm(self.best)
+
     def _judge_trial(self, iterate: Evaluation, trial: Evaluation) -> None:
         """End a search on the plateau of an objective coarser than float64.
 
         SciPy's search assumes the rounding of float64 and would use up maxls every time.
         """
-        search, rounding = self.search, self.evaluator.rounding
-        search.judge(iterate, trial, rounding)
-        unchanged = abs(trial.value - iterate.value) <= noise(abs(iterate.value), rounding)
+        search = self.search
+        if search.finite_trials == 2 and search.first_trial is not None:
+            self.noise.see(iterate, search.first_trial)
+        self.noise.see(iterate, trial)
+        unchanged = abs(trial.value - iterate.value) <= self.noise.level(abs(iterate.value))
         if (
             not self.evaluator.is_coarse
-            or search.contradicted
+            or self.noise.contradicted
             or search.finite_trials < MAX_UNCHANGED_TRIALS
             or not unchanged
         ):
@@ -217,7 +235,7 @@ class SolveRecorder:
             return first
         start = self.evaluator.evaluate(x)
         if start.finite:
-            self.best, self._highest = start, start.value
+            self.best, self._highest, self._least = start, start.value, start.value
         return start
 
     def _start(self, start: Evaluation) -> None:

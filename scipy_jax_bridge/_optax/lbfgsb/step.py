@@ -82,7 +82,7 @@ def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) ->
     x = x if box is None else xp.clip(x, box.lower, box.upper)
     zeros = xp.zeros(x.shape, x.dtype)
     search, scalars = unpack(SCALAR_KINDS, np.zeros(len(pack(SCALAR_KINDS, ()))))
-    scalars = scalars._replace(status=RUNNING, best_value=np.inf, is_start=True, memory_empty=True)
+    scalars = scalars._replace(status=RUNNING, least_value=np.inf, best_value=np.inf, is_start=True, memory_empty=True)
     return State(
         trial=x,
         x=x,
