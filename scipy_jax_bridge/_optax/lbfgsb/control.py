@@ -9,8 +9,6 @@ All of it is elementwise logic of scalars, so that `select_fused` can compute it
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -32,56 +30,10 @@ from .linesearch import (
     start_search,
 )
 from .noise import Seen, see
+from .records import After, Before, SolveScalars, TrialEvaluation, TrialOutcome
 
 OVERFLOW_MARGIN = 2.0**-20  # distance to overflow: gradients may still grow, and n squares are summed
 MAX_STALLED_SEARCHES = 2  # the solve ends after as many evaluations as these searches may take, without a decrease
-
-
-class SolveScalars(NamedTuple):
-    """The scalars of a solve, without those of its line search and without its counts.
-
-    The counts are no part of it because float32 lanes could not hold them.
-    """
-
-    status: Scalar
-    grad_norm: Scalar  # max abs of the projected gradient at the current iterate
-    least_value: Scalar  # of all that were seen
-    best_value: Scalar  # at the best point
-    best_grad_norm: Scalar
-    noise: Scalar  # of the values, as trials have shown it
-    slot: Scalar  # the memory slot of the next pair
-    evals_since_progress: Scalar
-    grad_max: Scalar  # max abs of the gradient at the current iterate
-    grad_scale: Scalar  # the memory stores gradients times this; 1 unless their square would overflow
-    is_start: Flag  # the next trial is the start of the solve, or of a restart
-    memory_empty: Flag
-
-
-class TrialEvaluation(NamedTuple):
-    """What is known after the evaluation of a trial."""
-
-    value: Scalar
-    slope: Scalar  # along the search direction; at a start, along the gradient itself
-    slope_start: Scalar  # along the search direction at the iterate
-    grad_norm: Scalar  # max abs of the projected gradient
-    grad_max: Scalar  # max abs of the gradient
-    step_max: Scalar  # the longest step that the search may take
-
-
-class TrialOutcome(NamedTuple):
-    """What follows from a trial."""
-
-    accepted: Flag  # the trial is the next iterate
-    search_failed: Flag  # the search ended without a new iterate
-    restarts: Flag  # the search failed without memory, but a lower point was seen: start again from there
-    improves_best: Flag  # the trial has the least value so far
-    store_pair: Flag  # the step and the change of the gradient go into the memory
-
-
-SCALAR_KINDS = (Search, SolveScalars)
-OUTCOME_KINDS = (*SCALAR_KINDS, TrialOutcome)
-Before = tuple[Search, SolveScalars]
-After = tuple[Search, SolveScalars, TrialOutcome]
 
 
 def accept_start(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:
@@ -214,11 +166,11 @@ def _update_scalars(
 ) -> SolveScalars:
     """Return the scalars of the solve after this trial, except the status."""
     accepted, improves_best = outcome.accepted, outcome.improves_best
-    progress = improves_best | (accepted & (evaluation.value < search.value_start - seen.noise))
+    lower = _is_finite(evaluation) & (evaluation.value < before.least_value)
+    progress = improves_best | lower | (accepted & (evaluation.value < search.value_start - seen.noise))
     memory_empty = outcome.search_failed | (before.memory_empty & ~outcome.store_pair)
     grad_max = jnp.where(accepted, evaluation.grad_max, before.grad_max)
     next_slot = before.slot + outcome.store_pair
-    lower = _is_finite(evaluation) & (evaluation.value < before.least_value)
     return before._replace(
         grad_norm=jnp.where(accepted, evaluation.grad_norm, before.grad_norm),
         least_value=jnp.where(lower, evaluation.value, before.least_value),
