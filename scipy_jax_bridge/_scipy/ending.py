@@ -81,7 +81,7 @@ def _end_at_best(
     assert best is not None
     if not found.success or (point.finite and point.value <= best.value):
         best = point if point.finite and point.value <= best.value else best
-        if found.success and not recorder.compared and nonfinite is not None:  # no other finite value was seen
+        if found.success and not recorder.finite.compared and nonfinite is not None:  # no other finite value was seen
             return best, (Status.NONFINITE, recorder.describe_trial(nonfinite))
         return best, None
     if not point.finite:

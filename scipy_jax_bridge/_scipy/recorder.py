@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 
 import numpy as np
@@ -16,6 +15,7 @@ from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat
 from .._core.trace import Trace
 from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
 from .evaluator import HostEvaluator
+from .finite import FiniteEvaluations
 from .fixed import FreeVector
 from .methods import Method
 from .noise import NoiseMeter
@@ -40,7 +40,6 @@ class SolveRecorder:
         self._recent: deque[Evaluation] = deque(maxlen=RECENT)
         self.iterate: Evaluation | None = None
         self.before: Evaluation | None = None  # the iterate before
-        self.best: Evaluation | None = None
         self.search = Search()
         self.noise = NoiseMeter(evaluator.rounding)
         # The non-finite trial that shortened the step to the iterate; kept while the steps after it stay short.
@@ -48,8 +47,13 @@ class SolveRecorder:
         self.misled = False  # the search that led to the iterate was contradicted and lowered nothing
         self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
         self.last_nonfinite: Evaluation | None = None
-        self.compared = False  # a finite evaluation differs from the best point
-        self._highest, self._least = -math.inf, math.inf  # of the finite values
+        by_slopes = evaluator.has_grad and options.ftol == 0
+        self.finite = FiniteEvaluations(evaluator.projected_norm, self.noise if by_slopes else None)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best finite evaluation."""
+        return self.finite.best
 
     @property
     def nit(self) -> int:
@@ -79,7 +83,7 @@ class SolveRecorder:
         evaluation = self.evaluate(x)
         if evaluation.finite or self.best is None:
             return evaluation.value
-        return nonfinite_value(self.best, evaluation, self._highest)
+        return nonfinite_value(self.best, evaluation, self.finite.highest)
 
     def value_and_grad(self, x: FreeVector) -> tuple[float, FreeVector]:
         """Evaluate for a method that uses derivatives."""
@@ -181,11 +185,7 @@ class SolveRecorder:
         if not evaluation.finite:
             search.nonfinite_trial, self.last_nonfinite = search.nonfinite_trial or evaluation, evaluation
         else:
-            self.compared = self.compared or not (self.best is None or np.array_equal(evaluation.x, self.best.x))
-            self._highest = max(self._highest, evaluation.value)
-            if self._is_better(evaluation):
-                self.best = evaluation
-            self._least = min(self._least, evaluation.value)
+            self.finite.add(evaluation)
         if self.nfev == 1:
             search.first_trial = None
             self._start(evaluation if evaluation.finite else self._evaluate_start(evaluation))
@@ -193,15 +193,6 @@ class SolveRecorder:
             search.finite_trials += 1
             if search.finite_trials > 1 and not self._differences:  # most searches end with one trial
                 self._judge_trial(self.iterate, evaluation)
-
-    def _is_better(self, evaluation: Evaluation) -> bool:
-        """Return whether this is the best point so far: the lowest or, with ftol 0, the flattest of the equally low."""
-        if self.best is None or self.options.ftol > 0 or evaluation.grad is None or self.best.grad is None:
-            return evaluation.value < self._least
-        level = self.noise.level(abs(self._least))
-        if abs(evaluation.value - self._least) > level:
-            return evaluation.value < self._least
-        return self.evaluator.projected_norm(evaluation) < self.evaluator.projected_norm(self.best)
 
     def _judge_trial(self, iterate: Evaluation, trial: Evaluation) -> None:
         """End a search on the plateau of an objective coarser than float64.
@@ -235,7 +226,7 @@ class SolveRecorder:
             return first
         start = self.evaluator.evaluate(x)
         if start.finite:
-            self.best, self._highest, self._least = start, start.value, start.value
+            self.finite.start(start)
         return start
 
     def _start(self, start: Evaluation) -> None:
