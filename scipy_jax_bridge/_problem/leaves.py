@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
@@ -61,7 +62,7 @@ class LeafSpec:
     sharding: Sharding | None = None
     static: StaticValue | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of components."""
         return math.prod(self.shape)

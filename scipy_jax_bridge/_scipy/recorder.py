@@ -90,12 +90,18 @@ class SolveRecorder:
         return self.evaluator.to_method(self.evaluate(x), self._anchor)
 
     def value_alone(self, x: FreeVector) -> float:
-        """Evaluate for a method that asks for the gradient at its iterates only."""
+        """Evaluate, and keep the gradient for `gradient`."""
         value, self._grad = self.value_and_grad(x)
         return value
 
     def gradient(self, x: FreeVector) -> FreeVector:
-        """Return the gradient of the last evaluation, which thereby is the start or the next iterate."""
+        """Return the gradient; that of the last evaluation if it was here."""
+        if not self._recent or not np.array_equal(self.evaluator.to_whole(x), self._recent[-1].x):
+            self.value_alone(x)
+        return self._grad
+
+    def gradient_at_iterate(self, x: FreeVector) -> FreeVector:
+        """Return the gradient for a method that asks for it at its iterates only: at the start and the next ones."""
         last = self._recent[-1].x
         assert np.array_equal(self.evaluator.to_whole(x), last), "a gradient elsewhere than at the last evaluation"
         if self.nfev > 1:
