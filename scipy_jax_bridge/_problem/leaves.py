@@ -167,4 +167,4 @@ def place_at(array: Leaf, sharding: Sharding | None) -> Leaf:
     """Move an array of the host to where its leaf was. Every process has all of it: nothing is sent, and none waits."""
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
-    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+    return jax.make_array_from_callback(np.shape(array), sharding, lambda part: np.asarray(array)[part])
