@@ -214,3 +214,28 @@ def test_the_value_of_the_last_microbatch_misleads_the_search() -> None:
         return float(loss(params, x, y)) - float(loss(answer, x, y))
 
     assert end(is_mean=True) < 1e-9 < 1e-4 < end(is_mean=False)
+
+
+def read_literals() -> list[str]:
+    """The texts in the package's source, with … for what is filled in."""
+    texts = []
+    for path in sorted((ROOT / "scipy_jax_bridge").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_package() -> None:
+    rows = re.findall(r"^\| (?:`([A-Z_]+)` \| )?`(.+?)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 45
+    assert [name for name, _ in rows if name] == [status.name for status in sjb.Status]
+    texts = read_literals()
+    for name, quoted in rows:
+        if name:
+            assert quoted in sjb.Status[name].sentence, name
+        else:
+            pattern = re.compile(".*".join(re.escape(part) for part in quoted.split("…")))
+            assert any(pattern.search(text) for text in texts), quoted
