@@ -239,3 +239,9 @@ def test_the_messages_in_troubleshooting_are_those_of_the_package() -> None:
         else:
             pattern = re.compile(".*".join(re.escape(part) for part in quoted.split("…")))
             assert any(pattern.search(text) for text in texts), quoted
+
+
+def test_what_tests_a_promise_is_there() -> None:
+    named = re.findall(r"`((?:tests|benchmarks)/\w+\.py)`", (DOCS / "promises.md").read_text())
+    assert len(named) > 20
+    assert not [path for path in named if not (ROOT / path).exists()]
