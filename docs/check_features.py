@@ -1,6 +1,6 @@
 """Check the README's table of features against the packages themselves: `python docs/check_features.py [--check]`.
 
-Each cell is an attempt: what the package offers for it, run on a small problem, with its answer compared. An attempt that
+Each cell is an attempt: what the package offers for it, run on a small problem, its answer compared. An attempt that
 raises or answers otherwise is a "no"; where a package offers nothing to attempt, the cell is `None`, a "no" too.
 `--check` exits with 1 if the table in README.md differs. It needs `pip install 'scipy_jax_bridge[bench]'`.
 """
@@ -13,11 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-warnings.simplefilter("ignore")  # jaxopt's, that it is no longer maintained
-
 import jax
 import jax.numpy as jnp
-import jaxopt
 import numpy as np
 import optax
 import optimistix
@@ -26,6 +23,10 @@ from jax.flatten_util import ravel_pytree
 
 import scipy_jax_bridge as sjb
 
+with warnings.catch_warnings(action="ignore"):  # that jaxopt is no longer maintained
+    import jaxopt
+
+warnings.simplefilter("ignore")
 jax.config.update("jax_enable_x64", True)
 README = Path(__file__).parents[1] / "README.md"
 NAMES = ("this package", "jaxopt", "optimistix", "Optax alone", "SciPy alone")

@@ -8,7 +8,8 @@ PICTURE = Path(__file__).parent / "way.svg"
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 640" role="img" aria-label="The way of params">
 <style>
 text { font: 13px sans-serif; fill: #222; text-anchor: middle } .name { font-weight: 600 }
-rect { fill: #eef3fa; stroke: #5b7db1 } .host { fill: #fdf1e3; stroke: #c98a3a } .device { fill: #e6f4ee; stroke: #3f8f6b }
+rect { fill: #eef3fa; stroke: #5b7db1 }
+.host { fill: #fdf1e3; stroke: #c98a3a } .device { fill: #e6f4ee; stroke: #3f8f6b }
 path { fill: none; stroke: #8795a8; stroke-width: 1.5 } .small { font-size: 11px }
 </style>
 <rect x="0" y="0" width="720" height="640" style="fill: #ffffff; stroke: none" rx="6"/>

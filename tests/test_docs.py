@@ -172,7 +172,8 @@ def test_the_pages_have_what_was_asked_for() -> None:
         "docs/adapter.md": "basinhopping dual_annealing differential_evolution root iminuit emcee",
         "docs/lbfgsb.md": "nnx.Optimizer eqx. optax_to_numpyro MultiSteps optax.masked ocp.",
         "docs/host_objective.md": "jacfwd",
-        "docs/migration.md": "scipy.optimize ScipyMinimize ScipyBoundedMinimize jaxopt.LBFGS jax.scipy optax.lbfgs",
+        "docs/migration.md": "scipy.optimize ScipyMinimize ScipyBoundedMinimize jaxopt.LBFGS jax.scipy optax.lbfgs "
+        "optimistix.minimise",
     }
     for page, words in asked.items():
         code = "".join(block.code for block in read_blocks(page))
