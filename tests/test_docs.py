@@ -3,7 +3,7 @@
 The blocks of a page share one namespace, as if they were pasted one after the other into a fresh session. A block with
 `__main__` is a program of its own. What a `text` block shows must have been printed, numbers aside. A block whose
 packages are not installed is left out, with the rest of its section. `.ci/full` sets `SJB_DOCS_ALL=1`, which leaves out
-nothing and runs the recipes too.
+nothing and runs the long pages too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ DOCS = ROOT / "docs"
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in DOCS.rglob("*.md"))]
 ALL = bool(os.environ.get("SJB_DOCS_ALL"))
 FENCE = re.compile(r'^( *)```(python|text)(?: title="(.*?)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
+LONG = ("docs/recipes/", "docs/programs.md")
 MODULE = "page"  # classes of a block look for their module
 ATOL = {"docs/adapter.md": 0.15}  # what noise of 0.1 in 40 points leaves open; else 1e-4
 
@@ -153,7 +154,7 @@ def session_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 @pytest.mark.usefixtures("session_settings")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
-    if "/recipes/" in page and not ALL:
+    if page.startswith(LONG) and not ALL:
         pytest.skip("run by .ci/full")
     session = Session(page, tmp_path)
     for block in read_blocks(page):
