@@ -64,7 +64,9 @@ def by_optax(fun: Any, p: Any, *args: Any) -> Any:
     def step(_: Any, carry: Any) -> Any:
         p, state = carry
         value, grad = value_and_grad(p, state=state)
-        updates, state = solver.update(grad, state, p, value=value, grad=grad, value_fn=lambda p: fun(p, *args))
+        updates, state = solver.update(
+            grad, state, p, value=value, grad=grad, value_fn=lambda p: fun(p, *args)
+        )
         return optax.apply_updates(p, updates), state
 
     return jax.lax.fori_loop(0, 20, step, (p, solver.init(p)))[0]
@@ -95,14 +97,18 @@ def compiles_once(solve: Callable[[Any, Any], Any]) -> bool:
     """Whether a new closure over new data compiles nothing."""
     count = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: count.append(name) if name.endswith("backend_compile_duration") else None
+        lambda name, *_, **__: (
+            count.append(name) if name.endswith("backend_compile_duration") else None
+        )
     )
     for k in range(3):
         data = jnp.full(2, float(k))
         data.block_until_ready()
         if k == 2:
             count.clear()
-        jax.block_until_ready(solve(lambda p, *_, data=data: jnp.sum((p["a"] - data) ** 2) + p["b"] ** 2, START))
+        jax.block_until_ready(
+            solve(lambda p, *_, data=data: jnp.sum((p["a"] - data) ** 2) + p["b"] ** 2, START)
+        )
     return not count
 
 
@@ -110,7 +116,9 @@ def by_scipy_glue(fun: Any, p: Any) -> Any:
     """SciPy by hand: ravel, jit, unravel."""
     flat, unravel = ravel_pytree(p)
     value_and_grad = jax.jit(jax.value_and_grad(lambda x: fun(unravel(x))))
-    return unravel(scipy.optimize.minimize(value_and_grad, np.asarray(flat), jac=True, method="L-BFGS-B").x)
+    return unravel(
+        scipy.optimize.minimize(value_and_grad, np.asarray(flat), jac=True, method="L-BFGS-B").x
+    )
 
 
 def root(x: Any, *_: Any) -> Any:
@@ -121,7 +129,9 @@ def root(x: Any, *_: Any) -> Any:
 def constrained() -> bool:
     """The minimum of SciPy's SLSQP under an equation."""
     equation = {"type": "eq", "fun": lambda x: x.sum() - 1.0}
-    found = scipy.optimize.minimize(lambda x: (x**2).sum(), np.array([1.0, 3.0]), constraints=equation)
+    found = scipy.optimize.minimize(
+        lambda x: (x**2).sum(), np.array([1.0, 3.0]), constraints=equation
+    )
     return bool(np.allclose(found.x, 0.5, atol=1e-4))
 
 
@@ -146,7 +156,9 @@ FEATURES: dict[str, tuple[Callable[[], bool] | None, ...]] = {
         lambda: is_at(jaxopt.LBFGSB(bowl).run(START, (START, OPTAX_LBFGSB["upper"])).params, 1.0),
         lambda: is_at(by_optimistix(bowl, START, options=OPTAX_LBFGSB), 1.0),
         None,
-        lambda: np.allclose(scipy.optimize.minimize(lambda x: (x - 2) ** 2, 0.0, bounds=[(None, 1.0)]).x, 1.0),
+        lambda: np.allclose(
+            scipy.optimize.minimize(lambda x: (x - 2) ** 2, 0.0, bounds=[(None, 1.0)]).x, 1.0
+        ),
     ),
     "SciPy's methods with exact Hessian-vector products": (
         lambda: is_at(sjb.minimize(bowl, START, method="trust-ncg").params),
@@ -184,21 +196,37 @@ FEATURES: dict[str, tuple[Callable[[], bool] | None, ...]] = {
         lambda: compiles_once(by_scipy_glue),
     ),
     "L-BFGS and its line search in any training loop, one evaluation a step": (
-        lambda: sjb.lbfgsb().update(START, sjb.lbfgsb().init(START), START, value=1.0) is not None,
+        lambda: (
+            sjb.lbfgsb().update(START, sjb.lbfgsb().init(START), START, value=1.0) is not None
+        ),
         None,
         None,
-        lambda: optax.lbfgs().update(START, optax.lbfgs().init(START), START, value=1.0) is not None,
+        lambda: (
+            optax.lbfgs().update(START, optax.lbfgs().init(START), START, value=1.0) is not None
+        ),
         None,
     ),
     "a sentence why it ended": (
         lambda: "gtol" in sjb.minimize(bowl, START).message,
         lambda: bool(jaxopt.LBFGS(bowl).run(START).state.message),
-        lambda: optimistix.RESULTS[optimistix.minimise(bowl, optimistix.LBFGS(1, 1), START, 2.0).result] is not None,
+        lambda: (
+            optimistix.RESULTS[
+                optimistix.minimise(bowl, optimistix.LBFGS(1, 1), START, 2.0).result
+            ]
+            is not None
+        ),
         None,
-        lambda: "CONVERGENCE" in scipy.optimize.minimize(lambda x: x**2, 1.0, method="L-BFGS-B").message,
+        lambda: (
+            "CONVERGENCE"
+            in scipy.optimize.minimize(lambda x: x**2, 1.0, method="L-BFGS-B").message
+        ),
     ),
     "Ctrl-C, time limit, going on bit for bit, with a result": (
-        lambda: sjb.minimize(bowl, sjb.minimize(bowl, START, options={"maxiter": 1, "timeout": 60})).success,
+        lambda: (
+            sjb.minimize(
+                bowl, sjb.minimize(bowl, START, options={"maxiter": 1, "timeout": 60})
+            ).success
+        ),
         None,
         None,
         None,
@@ -214,7 +242,9 @@ FEATURES: dict[str, tuple[Callable[[], bool] | None, ...]] = {
     "least squares, roots": (
         None,
         lambda: np.allclose(jaxopt.Broyden(root).run(jnp.array(2.5)).params, 3.0, atol=1e-3),
-        lambda: np.allclose(optimistix.root_find(root, optimistix.Newton(1e-8, 1e-8), jnp.array(2.5)).value, 3.0),
+        lambda: np.allclose(
+            optimistix.root_find(root, optimistix.Newton(1e-8, 1e-8), jnp.array(2.5)).value, 3.0
+        ),
         None,
         lambda: np.allclose(scipy.optimize.root(root, 2.5).x, 3.0),
     ),
@@ -233,7 +263,10 @@ def attempt(call: Callable[[], bool] | None) -> str:
 def write_table() -> str:
     """The table in Markdown."""
     lines = [f"| | {' | '.join(NAMES)} |", f"|---|{'---|' * len(NAMES)}"]
-    lines += [f"| {feature} | {' | '.join(map(attempt, calls))} |" for feature, calls in FEATURES.items()]
+    lines += [
+        f"| {feature} | {' | '.join(map(attempt, calls))} |"
+        for feature, calls in FEATURES.items()
+    ]
     return "\n".join(lines)
 
 

@@ -46,9 +46,15 @@ def make_problems() -> dict[str, tuple[Any, Any, tuple[Any, ...]]]:
     rng = np.random.default_rng(0)
 
     def regression(points: int, features: int) -> tuple[Any, Any, tuple[Any, ...]]:
-        x = rng.normal(size=(points, features)) * np.logspace(-1, 1, features)  # features of different sizes
+        x = rng.normal(size=(points, features)) * np.logspace(
+            -1, 1, features
+        )  # features of different sizes
         y = (x @ rng.normal(size=features) + 3.0 * rng.logistic(size=points) > 0).astype(float)
-        return logistic, {"w": jnp.zeros(features), "b": jnp.zeros(())}, (jnp.asarray(x), jnp.asarray(y))
+        return (
+            logistic,
+            {"w": jnp.zeros(features), "b": jnp.zeros(())},
+            (jnp.asarray(x), jnp.asarray(y)),
+        )
 
     return {
         "Rosenbrock, n = 30": (rosenbrock, jnp.full(30, -1.0), ()),
@@ -71,13 +77,18 @@ def solve(problem: tuple[Any, Any, tuple[Any, ...]], **run: Any) -> sjb.Result:
 
 def solve_adam(problem: tuple[Any, Any, tuple[Any, ...]]) -> sjb.Result:
     """The lowest end of three learning rates."""
-    ends = [solve(problem, backend="optax", method=optax.adam(rate)) for rate in (0.003, 0.03, 0.3)]
+    ends = [
+        solve(problem, backend="optax", method=optax.adam(rate)) for rate in (0.003, 0.03, 0.3)
+    ]
     return min(ends, key=lambda result: float(result.fun))
 
 
 def measure_methods(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, sjb.Result]:
     """One result for each method."""
-    return {name: solve_adam(problem) if "Adam" in name else solve(problem, **run) for name, run in RUNS.items()}
+    return {
+        name: solve_adam(problem) if "Adam" in name else solve(problem, **run)
+        for name, run in RUNS.items()
+    }
 
 
 def draw_methods(axes: list[Axes], found: dict[str, dict[str, sjb.Result]]) -> None:
@@ -131,5 +142,7 @@ if __name__ == "__main__":
     save("methods", lambda axes: draw_methods(axes, methods), height=4.0)
     for name in RUNS:
         ends = [methods[title][name] for title in small]
-        cells = " | ".join(f"{r.status} | {int(r.nfev)} | {1e3 * r.timing.solve_s:.3g} ms" for r in ends)
+        cells = " | ".join(
+            f"{r.status} | {int(r.nfev)} | {1e3 * r.timing.solve_s:.3g} ms" for r in ends
+        )
         print(f"| {name} | {cells} |")

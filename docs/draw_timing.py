@@ -17,7 +17,10 @@ def draw(axes: list[Axes]) -> None:
     (ax,) = axes
     for at, (name, then, now) in enumerate(rows):
         trap = "first call" in name or "not waited" in name
-        for shift, text, color in ((0.18, then, COLORS[7]), (-0.18, now, COLORS[1] if trap else COLORS[0])):
+        for shift, text, color in (
+            (0.18, then, COLORS[7]),
+            (-0.18, now, COLORS[1] if trap else COLORS[0]),
+        ):
             if text:
                 ax.barh(at + shift, float(text), height=0.34, color=color)
                 ax.text(float(text) * 1.08, at + shift, f"{text} ms", va="center", fontsize=7)

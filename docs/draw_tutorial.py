@@ -11,7 +11,9 @@ HERE = Path(__file__).parent
 if __name__ == "__main__":
     text = (HERE / "tutorial.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    program = "".join(blocks[: 1 + next(i for i, code in enumerate(blocks) if "result.plot" in code)])
+    program = "".join(
+        blocks[: 1 + next(i for i, code in enumerate(blocks) if "result.plot" in code)]
+    )
     space: dict[str, Any] = {}
     exec(compile(program, "docs/tutorial.md", "exec"), space)
     space["result"].plot(HERE / "tutorial.png")

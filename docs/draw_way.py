@@ -19,21 +19,59 @@ path { fill: none; stroke: #8795a8; stroke-width: 1.5 } .small { font-size: 11px
 LEFT, RIGHT, MIDDLE = 190, 530, 360
 # Middle, top, width, kind, title, lines below it.
 BOXES = [
-    (MIDDLE, 12, 420, "", "params, args, fun", ["any tree; numbers and arrays that are floating-point are optimized"]),
+    (
+        MIDDLE,
+        12,
+        420,
+        "",
+        "params, args, fun",
+        ["any tree; numbers and arrays that are floating-point are optimized"],
+    ),
     (
         MIDDLE,
         92,
         420,
         "",
         "prepare",
-        ["one flat vector x; bounds and masks flat too", "fun is traced: a program with args and closures as inputs"],
+        [
+            "one flat vector x; bounds and masks flat too",
+            "fun is traced: a program with args and closures as inputs",
+        ],
     ),
-    (MIDDLE, 190, 420, "", "cache", ["a program is found by what it computes; else it is compiled"]),
-    (LEFT, 282, 300, "host", 'backend="scipy": the host drives', ["scipy.optimize.minimize, float64"]),
+    (
+        MIDDLE,
+        190,
+        420,
+        "",
+        "cache",
+        ["a program is found by what it computes; else it is compiled"],
+    ),
+    (
+        LEFT,
+        282,
+        300,
+        "host",
+        'backend="scipy": the host drives',
+        ["scipy.optimize.minimize, float64"],
+    ),
     (LEFT, 372, 300, "device", "one evaluation", ["x in; value and gradient out, as one array"]),
     (LEFT, 452, 300, "host", "record", ["row of the trace, best point, gtol, ftol, limits"]),
-    (RIGHT, 282, 300, "device", 'backend="optax": the device drives', ["one compiled while loop"]),
-    (RIGHT, 372, 300, "device", "one turn of the loop", ["trial, value, gradient, search, pairs, row, tests"]),
+    (
+        RIGHT,
+        282,
+        300,
+        "device",
+        'backend="optax": the device drives',
+        ["one compiled while loop"],
+    ),
+    (
+        RIGHT,
+        372,
+        300,
+        "device",
+        "one turn of the loop",
+        ["trial, value, gradient, search, pairs, row, tests"],
+    ),
     (RIGHT, 452, 300, "host", "ten times a second", ["clock, Ctrl-C, callback"]),
     (
         MIDDLE,
@@ -41,7 +79,10 @@ BOXES = [
         420,
         "",
         "finish, the one exit",
-        ["x to the tree of params; one rule for success", "Result: params, fun, jac, status, trace, timing"],
+        [
+            "x to the tree of params; one rule for success",
+            "Result: params, fun, jac, status, trace, timing",
+        ],
     ),
 ]
 ARROWS = [
@@ -68,9 +109,13 @@ def draw() -> str:
         lines.append(
             f'<rect class="{kind}" x="{middle - width / 2:g}" y="{top}" width="{width}" height="{height}" rx="5"/>'
         )
-        lines.append(f'<text class="name" x="{middle}" y="{top + 22}">{title.replace(chr(34), "&quot;")}</text>')
+        lines.append(
+            f'<text class="name" x="{middle}" y="{top + 22}">{title.replace(chr(34), "&quot;")}</text>'
+        )
         for row, text in enumerate(below):
-            lines.append(f'<text class="small" x="{middle}" y="{top + 40 + 17 * row}">{text}</text>')
+            lines.append(
+                f'<text class="small" x="{middle}" y="{top + 40 + 17 * row}">{text}</text>'
+            )
     lines += [f'<path d="{arrow}" marker-end="url(#tip)"/>' for arrow in ARROWS]
     return "\n".join([*lines, "</svg>", ""])
 
