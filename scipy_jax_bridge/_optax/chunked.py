@@ -116,7 +116,7 @@ class ChunkedRun:
         expected = (
             self.speed * min(CHUNK_S, left) if self.speed else (self._evals_per_second or 0.0) * min(FIRST_S, left)
         )
-        return int(np.clip(expected, FIRST_CHUNK, ROWS - 2))
+        return int(min(max(expected, FIRST_CHUNK), ROWS - 2))
 
     def _collect(self, scalars: LoopScalars, ring: HostRows, last: Evaluation) -> Status | None:
         """Collect the new rows of the trace, call the callback, and look at the clock and the keyboard."""

@@ -22,7 +22,9 @@ from .._core.types import FlatVector, HostVector, Leaf, TreeDef, Vector
 from .leaves import Described, LeafSpec, describe_leaves, sharding_of
 from .prefix import leaf_paths
 
-SMALL = 2**16  # numbers that a compiled program moves faster than `jax.device_put`, which takes long vectors as they are
+SMALL = (
+    2**16
+)  # numbers that a compiled program moves faster than `jax.device_put`, which takes long vectors as they are
 
 
 @dataclass(frozen=True)
