@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.context import is_debugging
 from .._core.types import FlatVector, HostVector, Leaf, TreeDef, Vector
-from .leaves import Described, LeafSpec, describe_leaves, sharding_of
+from .leaves import Described, LeafSpec, describe_leaves, place_at, sharding_of
 from .prefix import leaf_paths
 
 SMALL = (
@@ -95,9 +95,7 @@ class TreeSpec:
         parts = [None if x is None else self.unravel(np.asarray(x)) for x in vectors]
         if all(leaf.sharding is None for leaf in specs):
             return move((value, parts))
-        placed = [
-            part and [jax.device_put(x, leaf.sharding) for x, leaf in zip(part, specs, strict=True)] for part in parts
-        ]
+        placed = [part and [place_at(x, leaf.sharding) for x, leaf in zip(part, specs, strict=True)] for part in parts]
         return jax.device_put(value), placed
 
     def to_params(self, x: HostVector, data: Sequence[Leaf]) -> PyTree:

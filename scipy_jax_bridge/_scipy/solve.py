@@ -79,7 +79,9 @@ def solve_scipy(
 
     monitor.best_so_far = lambda: None if recorder.best is None else hand_back(Status.ERROR, "")
     monitor.begin()
-    return hand_back(*_run_scipy(recorder, facts, compiled.programs, fixed))
+    status, detail = _run_scipy(recorder, facts, compiled.programs, fixed)
+    monitor.agree(recorder.nfev, 0, ended=status)
+    return hand_back(status, detail)
 
 
 def _run_scipy(
