@@ -85,12 +85,8 @@ def _subspace_matrix(memory: BoundedMemory, free: Mask) -> CompactMatrix:
     """
     theta, filled = memory.theta, filled_slots(memory)
     products = _masked_products(memory.rows, free)
-    ss_fixed, sy_fixed, sy_free, yy_free = (
-        products[0::2, 0::2],
-        products[0::2, 1::2],
-        products[1::2, 0::2].T,
-        products[1::2, 1::2],
-    )
+    ss_fixed, sy_fixed = products[0::2, 0::2], products[0::2, 1::2]
+    sy_free, yy_free = products[1::2, 0::2].T, products[1::2, 1::2]
     corner = jnp.where(newer(memory), sy_fixed, -sy_free)
     both = filled[:, None] & filled[None, :]
     blocks = (theta * ss_fixed, corner, -yy_free / theta - jnp.diag(jnp.diagonal(memory.sy)))
