@@ -24,7 +24,7 @@ from ._core.trace import (
     Trace as Trace,
     drop_padding,
 )
-from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced
+from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced, is_whole
 from ._problem.moves import Move, Origin
 from ._problem.notes import describe_point
 from ._problem.problem import Problem
@@ -127,8 +127,9 @@ class Result(Generic[P, Aux]):
             return float(trace.grad_norm[-1])
         if self.norm is not None:
             return self.norm
-        if not self.bounded:
-            return max((float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(self.jac) if leaf.size), default=0.0)
+        grads = [leaf for leaf in jax.tree.leaves(self.jac) if leaf.size]
+        if not self.bounded and all(map(is_whole, grads)):
+            return max((float(np.max(np.abs(leaf))) for leaf in grads), default=0.0)
         rows = np.flatnonzero(trace.fun == float(self.fun))  # empty if the best point was a trial
         return float(trace.grad_norm[rows[0]]) if rows.size else math.nan
 
@@ -239,6 +240,8 @@ def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, met
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
     result = replace(result, objective=objective, origin=Origin.keep(problem.start_leaves, problem.bounds))
+    if not all(map(is_whole, leaves)):
+        return result
     if not result.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
         result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))

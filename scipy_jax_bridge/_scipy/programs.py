@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from .._backend import Compiled, Program
 from .._core.options import Options
 from .._core.types import FlatVector, Vector
+from .._problem.leaves import shared_mesh
 from .._problem.objective import Data, FlatObjective, HostEvaluate
 from .._problem.problem import Problem
 from .._problem.second_order import second_order_key
@@ -58,8 +60,12 @@ def compile_program(problem: Problem, name: str) -> tuple[Program, float]:
     make, vectors = MAKERS[name]
     key = second_order_key(problem) if name in ("product", "hessian") else None
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
+    mesh = shared_mesh([*problem.start_leaves, *problem.data])
+    # each process reads all of the array
+    whole = {} if mesh is None else {"out_shardings": (NamedSharding(mesh, PartitionSpec()), None)}
     return problem.compile(
-        ("scipy", make.__name__, key), lambda: (jax.jit(make(problem.spec.flat)), (*[x] * vectors, problem.data))
+        ("scipy", make.__name__, key),
+        lambda: (jax.jit(make(problem.spec.flat), **whole), (*[x] * vectors, problem.data)),
     )
 
 
