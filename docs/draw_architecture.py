@@ -54,7 +54,12 @@ def read_imports() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if here in found and isinstance(node, ast.ImportFrom) and node.level:
                 base = parts[: len(parts) - node.level]
-                target = (*base, *filter(None, [node.module, *([a.name for a in node.names] if not base else [])]))
+                target = (
+                    *base,
+                    *filter(
+                        None, [node.module, *([a.name for a in node.names] if not base else [])]
+                    ),
+                )
                 name = target[0].split(".")[0]
                 found[here] |= {PART_OF.get(name, name)} & found.keys() - {here}
     found["_minimize"] |= {"_scipy", "_optax"}  # by name, when asked for
@@ -79,7 +84,10 @@ def find_rows(imports: dict[str, set[str]]) -> list[list[str]]:
     heights = {name: height(name) for name in imports}
     for name in [name for name in imports if not imports[name]]:
         heights[name] = min(heights[user] for user in imports if name in imports[user]) - 1
-    return [[name for name in SAYS if heights[name] == row] for row in range(max(heights.values()) + 1)]
+    return [
+        [name for name in SAYS if heights[name] == row]
+        for row in range(max(heights.values()) + 1)
+    ]
 
 
 def draw(imports: dict[str, set[str]]) -> str:
@@ -91,7 +99,10 @@ def draw(imports: dict[str, set[str]]) -> str:
     for level, row in enumerate(rows):
         left = (width - len(row) * (WIDTH + GAP) + GAP) / 2
         for column, name in enumerate(row):
-            place[name] = left + column * (WIDTH + GAP), height - (level + 1) * (HEIGHT + RISE) + RISE / 2
+            place[name] = (
+                left + column * (WIDTH + GAP),
+                height - (level + 1) * (HEIGHT + RISE) + RISE / 2,
+            )
     lines = [HEAD.format(w=width, h=height)]
     for name, others in reduce_to_direct(imports).items():
         for other in sorted(others):

@@ -215,8 +215,7 @@ jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, method: str) -> Result:
     """Make the public result of an outcome, and write its notes unless it is traced."""
-    structure, spec = problem.spec.params, problem.spec
-    leaves, grads = outcome.leaves, outcome.grad
+    structure, spec, leaves, grads = problem.spec.params, problem.spec, outcome.leaves, outcome.grad
     value: Any = outcome.value
     value = value if value.dtype == spec.value_dtype else value.astype(spec.value_dtype)
     result = Result(
@@ -239,11 +238,13 @@ def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, met
     )
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
-    result = replace(result, objective=objective, origin=Origin.keep(problem.start_leaves, problem.bounds))
+    known: dict[str, Any] = {"objective": objective, "origin": Origin.keep(problem.start_leaves, problem.bounds)}
     if not all(map(is_whole, leaves)):
-        return result
-    if not result.success and problem.bounds is not None and grads is not None:
+        return replace(result, **known)
+    status = result.status
+    if not status.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
-        result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
-    said = describe_point(problem, result.status, leaves, grads, drop_padding(result.trace), result.grad_norm)
+        known["norm"] = projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper)
+    result = replace(result, **known)
+    said = describe_point(problem, status, leaves, grads, outcome.trace, lambda: result.grad_norm)
     return replace(result, note=" ".join(filter(None, (result.note, said)))) if said else result

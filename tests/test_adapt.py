@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import os
 import pickle
 import subprocess
@@ -21,7 +20,6 @@ import scipy.optimize
 
 import scipy_jax_bridge as sjb
 from problems import rosenbrock
-from scipy_jax_bridge import _adapt
 from scipy_jax_bridge._scipy.numpy_objective import NumpyObjective
 
 START = {"b": 0.5, "kernel": {"variance": np.array(2.0, np.float32)}, "w": np.arange(6.0).reshape(2, 3), "name": "id"}
@@ -420,9 +418,3 @@ def test_wrong_calls(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match) as caught:
         call()
     assert not isinstance(caught.value.__context__, (KeyError, TypeError))
-
-
-def test_the_example_runs() -> None:
-    found = doctest.DocTestFinder(recurse=False).find(_adapt.adapt, "adapt", module=False)
-    assert len(found) == 1 and len(found[0].examples) > 4
-    assert doctest.DocTestRunner().run(found[0]).failed == 0

@@ -102,7 +102,8 @@ def to_host(free: Leaves) -> list[np.ndarray]:
 
 def box_on_device(problem: Problem) -> Box | None:
     """Return the bounds as inputs of the program, where its vectors lie."""
-    placement, box = placement_of(problem), box_of(problem)
+    box = box_of(problem)
+    placement = None if box is None else placement_of(problem)
     return box if placement is None or box is None else placement.box(box)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
@@ -63,7 +64,7 @@ class LeafSpec:
     sharding: Sharding | None = None
     static: StaticValue | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of components."""
         return math.prod(self.shape)

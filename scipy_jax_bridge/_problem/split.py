@@ -41,7 +41,7 @@ class SplitSpec(TreeSpec):
     mesh: Mesh
     axes: Axes
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """The length of the flat vector, with its padding."""
         return self._devices * sum(self._width(leaf) for leaf in self.optimized)

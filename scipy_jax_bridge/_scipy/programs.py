@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from .._backend import Compiled, Program
 from .._core.options import Options
 from .._core.types import FlatVector, Vector
+from .._problem.cache import ToCompile
 from .._problem.leaves import shared_mesh
 from .._problem.objective import Data, FlatObjective, HostEvaluate
 from .._problem.problem import Problem
@@ -59,14 +60,17 @@ def compile_program(problem: Problem, name: str) -> tuple[Program, float]:
         return host_program(host, name), 0.0
     make, vectors = MAKERS[name]
     key = second_order_key(problem) if name in ("product", "hessian") else None
-    x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
-    mesh = shared_mesh([*problem.start_leaves, *problem.data])
-    # each process reads all of the array
-    whole = {} if mesh is None else {"out_shardings": (NamedSharding(mesh, PartitionSpec()), None)}
-    return problem.compile(
-        ("scipy", make.__name__, key),
-        lambda: (jax.jit(make(problem.spec.flat), **whole), (*[x] * vectors, problem.data)),
-    )
+
+    def describe() -> ToCompile:
+        x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
+        compiled, mesh = make(problem.spec.flat), shared_mesh([*problem.start_leaves, *problem.data])
+        inputs = (*[x] * vectors, problem.data)
+        if mesh is None:
+            return jax.jit(compiled), inputs
+        read: Any = (NamedSharding(mesh, PartitionSpec()), None)  # by each process
+        return jax.jit(compiled, out_shardings=read), inputs
+
+    return problem.compile(("scipy", name, key), describe)
 
 
 def host_program(host: HostEvaluate, name: str) -> Program:

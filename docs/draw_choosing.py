@@ -1,0 +1,148 @@
+"""Measure and draw the two pictures of choosing.md: `python docs/draw_choosing.py`. It takes about a minute.
+
+It prints the tables that stand on the page.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from figures import COLORS, MARKERS, save
+from matplotlib.axes import Axes
+
+import scipy_jax_bridge as sjb
+
+RUNS = {
+    "L-BFGS-B": {},
+    'L-BFGS-B, backend="optax"': {"backend": "optax"},
+    "BFGS": {"method": "BFGS"},
+    "trust-ncg": {"method": "trust-ncg"},
+    "Newton-CG": {"method": "Newton-CG"},
+    "Nelder-Mead": {"method": "Nelder-Mead"},
+    "Adam, best of 3 rates": {"backend": "optax"},
+}
+REPEATS = 7
+FITS = np.unique(np.logspace(0, 3.5, 60).astype(int))
+
+
+def rosenbrock(x: jax.Array) -> jax.Array:
+    """The valley of n numbers."""
+    return jnp.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
+
+
+def logistic(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    """Logistic regression with a ridge."""
+    logits = x @ params["w"] + params["b"]
+    return jnp.mean(jnp.logaddexp(0.0, logits) - y * logits) + 1e-4 * jnp.sum(params["w"] ** 2)
+
+
+def make_problems() -> dict[str, tuple[Any, Any, tuple[Any, ...]]]:
+    """The objective, the start and the data of each problem."""
+    rng = np.random.default_rng(0)
+
+    def regression(points: int, features: int) -> tuple[Any, Any, tuple[Any, ...]]:
+        x = rng.normal(size=(points, features)) * np.logspace(
+            -1, 1, features
+        )  # features of different sizes
+        y = (x @ rng.normal(size=features) + 3.0 * rng.logistic(size=points) > 0).astype(float)
+        return (
+            logistic,
+            {"w": jnp.zeros(features), "b": jnp.zeros(())},
+            (jnp.asarray(x), jnp.asarray(y)),
+        )
+
+    return {
+        "Rosenbrock, n = 30": (rosenbrock, jnp.full(30, -1.0), ()),
+        "logistic regression, 500 x 20": regression(500, 20),
+        "logistic regression, 20,000 x 100": regression(20_000, 100),
+    }
+
+
+def solve(problem: tuple[Any, Any, tuple[Any, ...]], **run: Any) -> sjb.Result:
+    """The median of some warm solves by time, with the seconds of the first compilation."""
+    fun, start, args = problem
+    limits = {"gtol": 1e-8, "ftol": 0.0, "maxiter": 20_000, "maxfun": 20_000}
+    if run.get("method") == "Nelder-Mead":
+        limits.pop("gtol")
+    solver = sjb.Minimizer(fun, options=limits | run.pop("options", {}), **run)
+    solver.compile(start, args)
+    results = [solver(start, args) for _ in range(REPEATS)]
+    return sorted(results, key=lambda result: result.timing.solve_s)[REPEATS // 2]
+
+
+def solve_adam(problem: tuple[Any, Any, tuple[Any, ...]]) -> sjb.Result:
+    """The lowest end of three learning rates."""
+    ends = [
+        solve(problem, backend="optax", method=optax.adam(rate)) for rate in (0.003, 0.03, 0.3)
+    ]
+    return min(ends, key=lambda result: float(result.fun))
+
+
+def measure_methods(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, sjb.Result]:
+    """One result for each method."""
+    return {
+        name: solve_adam(problem) if "Adam" in name else solve(problem, **run)
+        for name, run in RUNS.items()
+    }
+
+
+def draw_methods(axes: list[Axes], found: dict[str, dict[str, sjb.Result]]) -> None:
+    """The distance to the minimum over the time of solving."""
+    for ax, (title, results) in zip(axes, found.items(), strict=True):
+        least = min(float(result.fun) for result in results.values())
+        for (name, result), color, marker in zip(results.items(), COLORS, MARKERS, strict=False):
+            gap = np.minimum.accumulate(np.asarray(result.trace.fun)) - least
+            ms = 1e3 * np.asarray(result.trace.seconds)
+            ax.loglog(ms, np.maximum(gap, 1e-16), color=color, label=name, lw=1.3)
+            ax.plot(ms[-1], max(gap[-1], 1e-16), marker, color=color, ms=4)
+        ax.set_title(title)
+        ax.set_xlabel("milliseconds of solving")
+    axes[0].set_ylabel("objective less the minimum")
+    axes[0].legend(fontsize=7, loc="lower left")
+
+
+def measure_backends(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, tuple[float, float]]:
+    """Seconds of compiling and of one warm solve, for each backend."""
+    fun, start, args = problem
+    seconds = {}
+    for backend in ("scipy", "optax"):
+        solver = sjb.Minimizer(fun, backend=backend)
+        compile_s = solver.compile(start, args)
+        times = [solver(start, args).timing.solve_s for _ in range(REPEATS)]
+        seconds[backend] = compile_s, statistics.median(times)
+    return seconds
+
+
+def draw_backends(axes: list[Axes], found: dict[str, dict[str, tuple[float, float]]]) -> None:
+    """Compiling and solving together, over the number of fits."""
+    for ax, (title, seconds) in zip(axes, found.items(), strict=True):
+        for (backend, (compile_s, solve_s)), color in zip(seconds.items(), COLORS, strict=False):
+            ax.loglog(FITS, compile_s + FITS * solve_s, color=color, label=backend)
+        ax.set_title(title)
+        ax.set_xlabel("fits of one shape")
+    axes[0].set_ylabel("seconds, compiling included")
+    axes[0].legend()
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    problems = make_problems()
+    backends = {title: measure_backends(problem) for title, problem in problems.items()}
+    save("backends", lambda axes: draw_backends(axes, backends), columns=3, height=3.0)
+    for title, seconds in backends.items():
+        cells = " | ".join(f"{1e3 * each:.3g} ms" for pair in seconds.values() for each in pair)
+        print(f"| {title} | {cells} |")
+    small = list(problems)[:2]
+    methods = {title: measure_methods(problems[title]) for title in small}
+    save("methods", lambda axes: draw_methods(axes, methods), height=4.0)
+    for name in RUNS:
+        ends = [methods[title][name] for title in small]
+        cells = " | ".join(
+            f"{r.status} | {int(r.nfev)} | {1e3 * r.timing.solve_s:.3g} ms" for r in ends
+        )
+        print(f"| {name} | {cells} |")
