@@ -70,6 +70,8 @@ class Placement:
 def placement_of(problem: Problem) -> Placement | None:
     """Return where the arrays of the solve lie; None if all is on one device, or JAX may choose."""
     split = problem.spec.params
+    if jax.device_count() == 1:
+        return None
     if isinstance(split, SplitSpec):
         return Placement(split.mesh, split)
     mesh = shared_mesh([*problem.start_leaves, *problem.data])

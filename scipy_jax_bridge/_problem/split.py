@@ -183,6 +183,8 @@ def split_of(params: TreeSpec) -> SplitSpec | None:
 def arrange(problem: Problem) -> Problem:
     """Return the problem with the flat vector in the order of the devices, if its params are split over some."""
     params, bounds = problem.spec.params, problem.bounds
+    if jax.device_count() == 1:
+        return problem
     split = None if isinstance(params, SplitSpec) or problem.spec.is_host else split_of(params)
     if split is None:
         return problem
