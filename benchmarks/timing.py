@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 Seconds = dict[str, list[float]]
+HEAD = ("what", "against", "ours", "theirs", "ratio", "of the least", "quartiles", "target", "aim", "verdict")
 PACKAGES = ("jax", "jaxlib", "scipy", "numpy", "optax", "jaxopt", "optimistix")
 
 
@@ -37,6 +38,8 @@ class Row:
         target: the largest ratio that counts as reached; None for a line that only informs.
         spread: quartiles of the ratio over the rounds, None where rounds do not pair.
         unit: "s" scales itself to us, ms or s; anything else is printed as it is.
+        least: the ratio of the least times, which other work on the machine disturbs least.
+        aim: the ratio to reach beyond the target.
     """
 
     what: str
@@ -46,6 +49,8 @@ class Row:
     target: float | None
     spread: tuple[float, float] | None = None
     unit: str = "s"
+    least: float | None = None
+    aim: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -61,12 +66,13 @@ class Row:
         return "reached" if figure <= self.target else "NOT REACHED"
 
 
-def compare(what: str, times: Seconds, ours: str, against: str, target: float | None) -> Row:
+def compare(what: str, times: Seconds, ours: str, against: str, target: float | None, aim: float | None = None) -> Row:
     """The row for two contenders of `interleave`."""
     mine, peer = times[ours], times[against]
     ratios = [a / b for a, b in zip(mine, peer, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    return Row(what, against, statistics.median(mine), statistics.median(peer), target, (low, high))
+    middle, least = (statistics.median(mine), statistics.median(peer)), min(mine) / min(peer)
+    return Row(what, against, *middle, target, (low, high), least=least, aim=aim)
 
 
 def interleave(
@@ -176,9 +182,10 @@ def header() -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows, aligned."""
-    head = ("what", "against", "ours", "theirs", "ratio", "quartiles", "target", "verdict")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    cells = [HEAD, *(_cells(row) for row in rows)]
+    kept = [column for column, name in enumerate(HEAD) if name != "aim" or any(row.aim is not None for row in rows)]
+    cells = [tuple(row[column] for column in kept) for row in cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
@@ -187,8 +194,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     timed = row.unit == "s"
     ours, theirs = (_readable(value) if timed else f"{value:g} {row.unit}" for value in (row.ours, row.theirs))
     spread = "" if row.spread is None else f"{row.spread[0]:.3g} to {row.spread[1]:.3g}"
-    target = "" if row.target is None else f"{row.target:g}"
-    return (row.what, row.against, ours, theirs, f"{row.ratio:.3g}" if timed else "", spread, target, row.verdict)
+    target, aim = ("" if figure is None else f"{figure:g}" for figure in (row.target, row.aim))
+    ratio, least = (f"{each:.3g}" if timed and each is not None else "" for each in (row.ratio, row.least))
+    return (row.what, row.against, ours, theirs, ratio, least, spread, target, aim, row.verdict)
 
 
 def _readable(seconds: float) -> str:

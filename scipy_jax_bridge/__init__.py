@@ -7,6 +7,7 @@ from ._adapt import Adapter as Adapter, adapt as adapt
 from ._autodiff.traced import TracedCall as TracedCall
 from ._autodiff.warning import DerivativeWarning as DerivativeWarning
 from ._compare.compare import Comparison as Comparison, compare as compare
+from ._core.agreement import EveryProcess as EveryProcess
 from ._core.errors import HeldLeafWarning as HeldLeafWarning
 from ._core.monitor import Progress as Progress
 from ._core.options import Options as Options, OptionsDict as OptionsDict

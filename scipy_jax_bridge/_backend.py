@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from jaxtyping import Array, PyTree
 
+from ._core.agreement import agreement_over
 from ._core.errors import unknown_name
 from ._core.interrupts import defer_sigint
 from ._core.monitor import SolveMonitor
@@ -89,6 +90,7 @@ class Backend(Generic[M]):
         self, problem: Problem, options: Options, monitor: SolveMonitor, earlier: Result | None = None
     ) -> Outcome:
         """Minimize, or continue from an earlier result."""
+        monitor.join(agreement_over([*problem.start_leaves, *problem.data]))
         return self.solve_with(problem, self.method, options, monitor, earlier)
 
     def compile(self, problem: Problem, options: Options) -> Compiled:

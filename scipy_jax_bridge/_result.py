@@ -238,9 +238,11 @@ def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, met
     )
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
-    result = replace(result, objective=objective, origin=Origin.keep(problem.start_leaves, problem.bounds))
-    if not result.success and problem.bounds is not None and grads is not None:
+    known: dict[str, Any] = {"objective": objective, "origin": Origin.keep(problem.start_leaves, problem.bounds)}
+    status = result.status
+    if not status.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))
-        result = replace(result, norm=projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper))
-    said = describe_point(problem, result.status, leaves, grads, drop_padding(result.trace), result.grad_norm)
+        known["norm"] = projected_norm(x, grad, problem.bounds.lower, problem.bounds.upper)
+    result = replace(result, **known)
+    said = describe_point(problem, status, leaves, grads, outcome.trace, lambda: result.grad_norm)
     return replace(result, note=" ".join(filter(None, (result.note, said)))) if said else result

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import reference_lbfgsb as reference
 from scipy_jax_bridge import Status
 from scipy_jax_bridge._core.status import RUNNING
+from scipy_jax_bridge._core.stopping import MAX_UNCHANGED_TRIALS, contradiction, measured_noise
 from scipy_jax_bridge._optax.lbfgsb import (
     bounded as _bounded,
     cauchy as _cauchy,
@@ -25,17 +26,11 @@ from scipy_jax_bridge._optax.lbfgsb import (
     memory as _memory,
     unbounded as _free,
 )
-from scipy_jax_bridge._optax.lbfgsb.control import (
-    MAX_UNCHANGED_TRIALS,
-    SolveScalars,
-    Tolerances,
-    TrialEvaluation,
-    TrialOutcome,
-    accept_start,
-    process_trial,
-)
+from scipy_jax_bridge._optax.lbfgsb.control import accept_start, process_trial
 from scipy_jax_bridge._optax.lbfgsb.linesearch import Search, Trial, start_search
-from scipy_jax_bridge._optax.limits import Box
+from scipy_jax_bridge._optax.lbfgsb.noise import see
+from scipy_jax_bridge._optax.lbfgsb.records import SolveScalars, TrialEvaluation, TrialOutcome
+from scipy_jax_bridge._optax.limits import Box, Tolerances
 
 Vector = NDArray[np.float64]
 Line = Callable[[float], tuple[float, float]]  # t -> phi(t), phi'(t)
@@ -93,7 +88,7 @@ TABLES = [
 CONSTANTS = [(1e-3, 0.9, 0.1), (0.1, 0.1, 1e-10), (1e-3, 0.1, 1e-10), (1e-3, 1e-3, 1e-10)]  # the first are L-BFGS-B's
 
 
-begin, judge = jax.jit(start_search), jax.jit(ls.judge)
+begin = jax.jit(start_search)
 
 
 @jax.jit
@@ -105,9 +100,7 @@ def try_with(
         for name, value in zip(("SUFFICIENT_DECREASE", "CURVATURE", "INTERVAL"), constants, strict=True):
             patch.setattr(ls, name, value)
         opened = ls.open_search(search, slope, cap)
-        return ls.judge(opened, slope, trial, jnp.zeros_like(slope), jnp.ones_like(slope, bool)), ls.next_trial(
-            opened, slope, trial
-        )
+        return ls.judge(opened, slope, trial), ls.next_trial(opened, slope, trial)
 
 
 def run_search(
@@ -164,20 +157,60 @@ def test_the_constants_are_those_of_lbfgsb() -> None:
     assert CONSTANTS[0] == (ls.SUFFICIENT_DECREASE, ls.CURVATURE, ls.INTERVAL)
 
 
-def test_rounding_hides_the_decrease() -> None:
-    """The approximate Wolfe conditions hold where (1.1) is lost in rounding, and not without a rounding."""
-    search = begin(1.0, 1.0)._replace(step_max=10.0)
-    trial = Trial(1.0, 1 + 4 * EPS, 1e-17)
-    assert bool(judge(search, -1e-16, trial, EPS, True).accepted)
-    assert not bool(judge(search, -1e-16, trial, 0.0, True).accepted)
-    assert not bool(judge(search, -1e-16, trial._replace(value=1 + 40 * EPS), EPS, True).accepted)
+def seen(trial: tuple[float, float], slope: float, *, ftol: float = 0.0, shown: float = 0.0) -> Any:
+    """What is seen of the first trial of a search from phi(0) = 1."""
+    search = begin(np.float64(1), np.float64(1))
+    limit = LIMITS._replace(ftol=ftol)
+    return see(search, tuple(map(np.float64, trial)), np.float64(slope), np.bool_(True), np.float64(shown), limit)
+
+
+def test_noise_hides_the_change_of_a_value() -> None:
+    """Where it does, the slopes tell the value; with an ftol, or beyond the noise, the value is itself."""
+    by_slopes = 1 - 4.5e-16
+    assert float(seen((1 + 4 * EPS, 1e-16), -1e-15).value) == pytest.approx(by_slopes, abs=EPS)
+    for value, told in [(1 + 4 * EPS, {"ftol": 1e-9}), (1 + 40 * EPS, {}), (0.5, {})]:
+        assert float(seen((value, 1e-17), -1e-16, **told).value) == value
+    assert float(seen((1 + 40 * EPS, 1e-14), -1e-13, shown=1e-13).value) == pytest.approx(1 - 4.5e-14, abs=2e-16)
+    assert float(seen((1 + 4 * EPS, -1e-3), -1e-3).value) > 1  # such a slope would be seen
 
 
 def test_a_gradient_that_contradicts_the_values() -> None:
     """The value rises above rounding although the slope at both ends falls; not so where the slope rises too."""
-    search = begin(1.0, 1.0)
     for value, slope, expected in [(2.0, -1.0, True), (2.0, 1.0, True), (1 + EPS, -1.0, False), (0.5, -1.0, False)]:
-        assert bool(judge(search, -1.0, Trial(1.0, value, slope), EPS, True).contradicted) is expected
+        assert bool(seen((value, slope), -1.0).contradicted) is expected
+    assert not bool(seen((1 + 1e-9, -1e-9), -1e-9, shown=1e-9).contradicted)  # noise is known to be as large
+    assert bool(seen((1 + 1e-7, -1e-8), -1e-8, shown=1e-9).contradicted)
+
+
+@pytest.mark.parametrize("kind", [np, jnp])
+def test_only_noise_is_taken_for_noise(kind: Any) -> None:
+    """What slopes leave unexplained shrinks with the step: linearly if they are wrong, cubically if they are right."""
+
+    def found(phi: Callable[[float], float], slope: Callable[[float], float], short: float, long: float) -> float:
+        trials = [(phi(t) - phi(0), t * slope(0), t * slope(t)) for t in (short, long)]
+        return float(measured_noise(*trials, 1e-8, kind))
+
+    rng = np.random.default_rng(0)
+    rough = [
+        found(lambda t: -1e-14 * t + 1e-10 * rng.standard_normal(), lambda t: -1e-14, 0.1, 1.0) for _ in range(200)
+    ]
+    assert np.mean(np.array(rough) > 0) > 0.5 and max(rough) < 2e-9
+    for t in (0.5, 0.1, 1e-2, 1e-4):
+        for long in (1e-3, 1e-4, 1e-5):
+            assert not found(lambda t: t, lambda t: -1.0, t * long, long)  # a flipped sign
+            assert not found(lambda t: t - t * t, lambda t: -0.1, t * long, long)  # a missing term
+            assert not found(lambda t: -1e-6 * t + t**3, lambda t: -1e-6 + 3 * t**2, t * long, long)
+            assert not found(lambda t: t**0.5, lambda t: -1.0, t * long, long)
+    assert not found(lambda t: float(t > 0), lambda t: -1e-14, 0.1, 1.0)  # a jump
+
+
+def test_the_noise_up_to_which_nothing_contradicts() -> None:
+    """Slopes that fall at both ends, or turn, promise a decrease; the value may not rise beyond its last slope."""
+    assert contradiction(1.0, -1.0, -1.0, np) == 1 / 100
+    assert contradiction(1e-3, -1.0, -1.0, np) == 1e-3
+    assert contradiction(0.0, -1.0, 1.0, np) == pytest.approx(1 / 400)
+    assert contradiction(3.0, -1e-3, 1.0, np) == pytest.approx(2 / 100)
+    assert contradiction(-1.0, -1.0, -1.0, np) <= 0
 
 
 # The decisions. Every number is a plain float, and each rule is compiled once.
@@ -187,9 +220,12 @@ LIMITS = Tolerances(gtol=1e-5, ftol=1e-9, maxiter=96, maxfun=91, maxls=20, maxco
 BEFORE = SolveScalars(
     status=float(RUNNING),
     grad_norm=1.0,
+    least_value=10.0,
     best_value=10.0,
+    best_grad_norm=1.0,
+    noise=0.0,
     slot=1.0,
-    evals_since_decrease=0.0,
+    evals_since_progress=0.0,
     grad_max=1.0,
     grad_scale=1.0,
     is_start=False,
@@ -229,7 +265,9 @@ def flags(decision: TrialOutcome) -> set[str]:
     return {name for name, flag in decision._asdict().items() if bool(flag)}
 
 
-START = SolveScalars(*[0.0] * 9)._replace(status=float(RUNNING), best_value=INF, is_start=True, memory_empty=True)
+START = SolveScalars(*[0.0] * 12)._replace(
+    status=float(RUNNING), least_value=INF, best_value=INF, is_start=True, memory_empty=True
+)
 FIRST = TrialEvaluation(value=2.0, slope=16.0, slope_start=0.0, grad_norm=4.0, grad_max=4.0, step_max=1e10)
 STARTED = [
     (FIRST, {}, RUNNING),
@@ -276,7 +314,8 @@ TRIALS: dict[str, tuple[Any, SolveScalars, TrialEvaluation, Any, int, set[str], 
     "accepted": ({}, BEFORE, GOOD, {}, RUNNING, BETTER, {"slot": 2}),
     "slot wraps": ({}, BEFORE._replace(slot=2.0), GOOD, {}, RUNNING, BETTER, {"slot": 0}),
     "accepted, not the best": (
-        {}, BEFORE._replace(best_value=3.0), GOOD, {}, RUNNING, {"accepted", "store_pair"}, {"evals_since_decrease": 0},
+        {}, BEFORE._replace(least_value=3.0, best_value=3.0), GOOD, {}, RUNNING, {"accepted", "store_pair"},
+        {"evals_since_progress": 0},
     ),
     "gtol": ({}, BEFORE, GOOD._replace(grad_norm=1e-5), {}, Status.GTOL, BETTER, {}),
     "just above gtol": ({}, BEFORE, GOOD._replace(grad_norm=1.1e-5), {}, RUNNING, BETTER, {}),
@@ -291,18 +330,19 @@ TRIALS: dict[str, tuple[Any, SolveScalars, TrialEvaluation, Any, int, set[str], 
         {}, BEFORE, GOOD, {"maxiter": 1, "maxfun": 1}, Status.MAXITER, BETTER, {},
     ),
     "maxfun in a search": ({}, BEFORE, HIGH, {"maxfun": 1}, Status.MAXFUN, set(), {}),
-    "too high": ({}, BEFORE, HIGH, {}, RUNNING, set(), {"evals_since_decrease": 1, "slot": 1, "grad_norm": 1}),
+    "too high": ({}, BEFORE, HIGH, {}, RUNNING, set(), {"evals_since_progress": 1, "slot": 1, "grad_norm": 1}),
     "no curvature": (
         {"step_max": 1.0, "evaluations": 1.0}, BEFORE, GOOD._replace(value=9.0, slope=-1.0, step_max=1.0), {},
         RUNNING, {"accepted", "improves_best"}, {"slot": 1},
     ),
-    "not finite": ({}, BEFORE, HIGH._replace(value=np.nan), {}, RUNNING, set(), {"evals_since_decrease": 1}),
+    "not finite": ({}, BEFORE, HIGH._replace(value=np.nan), {}, RUNNING, set(), {"evals_since_progress": 1}),
     "gradient not finite": ({}, BEFORE, GOOD._replace(grad_max=INF), {}, RUNNING, set(), {"best_value": 10}),
     "slope overflows": ({}, BEFORE, GOOD._replace(slope=-INF), {}, RUNNING, set(), {"best_value": 10}),
     "maxls, pairs left": (LAST, BEFORE, HIGH, {}, RUNNING, FAILED, {}),
     "maxls, no pairs": (LAST, NO_PAIRS, HIGH, {}, Status.LINESEARCH, FAILED, {}),
     "maxls, lower point seen": (
-        LAST, NO_PAIRS._replace(best_value=9.0), HIGH, {}, RUNNING, {"search_failed", "restarts"}, {"is_start": 1},
+        LAST, NO_PAIRS._replace(least_value=9.0, best_value=9.0), HIGH, {}, RUNNING, {"search_failed", "restarts"},
+        {"is_start": 1},
     ),
     "maxls, trial not finite": (LAST, NO_PAIRS, HIGH._replace(value=INF), {}, Status.NONFINITE, set(), {}),
     "maxls, an earlier one was not": (
@@ -313,7 +353,7 @@ TRIALS: dict[str, tuple[Any, SolveScalars, TrialEvaluation, Any, int, set[str], 
         Status.NOISE_FLOOR, FAILED, {},
     ),
     "maxls, contradicted": (
-        {**LAST, "contradicted": True}, NO_PAIRS, HIGH._replace(value=10 + 1e-13, slope=1e-15, slope_start=-1e-16),
+        {**LAST, "contradiction": 1.0}, NO_PAIRS, HIGH._replace(value=10 + 1e-13, slope=1e-15, slope_start=-1e-16),
         {"ftol": 0.0}, Status.LINESEARCH, FAILED, {},
     ),
     "uphill, pairs left": (
@@ -322,11 +362,11 @@ TRIALS: dict[str, tuple[Any, SolveScalars, TrialEvaluation, Any, int, set[str], 
     "no descent, no pairs": ({}, NO_PAIRS, HIGH._replace(slope_start=0.0), {}, Status.NOISE_FLOOR, FAILED, {}),
     "slope not finite": ({}, NO_PAIRS, HIGH._replace(slope_start=np.nan), {}, Status.NONFINITE, set(), {}),
     "idle": (
-        {}, BEFORE._replace(evals_since_decrease=39.0), HIGH, {}, Status.LINESEARCH, set(),
-        {"evals_since_decrease": 40},
+        {}, BEFORE._replace(evals_since_progress=39.0), HIGH, {}, Status.LINESEARCH, set(),
+        {"evals_since_progress": 40},
     ),
     "not yet idle": (
-        {}, BEFORE._replace(evals_since_decrease=38.0), HIGH, {}, RUNNING, set(), {"evals_since_decrease": 39},
+        {}, BEFORE._replace(evals_since_progress=38.0), HIGH, {}, RUNNING, set(), {"evals_since_progress": 39},
     ),
     "stairs": (
         {"evaluations": MAX_UNCHANGED_TRIALS - 1.0}, BEFORE, HIGH._replace(value=10.0), {"rounding": 1e-7}, RUNNING,
@@ -354,7 +394,10 @@ def test_what_a_trial_means(rules: Any, name: str) -> None:
     assert float(progress.grad_max) == (fact.grad_max if moves else before.grad_max)
     if moves or fails:
         assert float(following.step) == 1 and float(following.value_best) == value
-        assert not any(map(float, following._replace(step=0, value_start=0, value_best=0, value_other=0)))
+        own = {"step": 0, "value_start": 0, "value_best": 0, "value_other": 0, "contradiction": 0}
+        assert not any(map(float, following._replace(**own)))
+        if progress.evals_since_progress == 0:
+            assert float(following.contradiction) == 0  # what contradicted the gradient counts until then
     else:
         assert float(following.evaluations) == search.get("evaluations", 0.0) + 1
 

@@ -168,8 +168,10 @@ class SigintHandler:
         _innermost.set(self._outer)
         if self._timer is not None:
             self._timer.cancel()
-        if self._installed is not None and signal.getsignal(signal.SIGINT) is self._installed:
-            signal.signal(signal.SIGINT, self._previous)
+        if self._installed is not None:
+            found = signal.signal(signal.SIGINT, self._previous)
+            if found is not self._installed:  # a handler that was set during the solve stays
+                signal.signal(signal.SIGINT, found)
         dropped, self._interrupts.raised = self._interrupts.raised is not None, None
         if kind is None and dropped:
             raise KeyboardInterrupt

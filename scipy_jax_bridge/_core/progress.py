@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
+
+from .agreement import EveryProcess
 from .monitor import Callback, Progress, SolveMonitor
 from .options import Options
 
@@ -34,17 +37,22 @@ def show_progress(monitor: SolveMonitor, options: Options) -> Iterator[None]:
             "progress=True needs tqdm: pip install 'scipy_jax_bridge[progress]', or leave progress out."
         ) from error
     callback = monitor.callback
-    with tqdm(unit=" iterations") as bar:
+    late = jax.process_index() and 1e-9  # in other processes than the first the bar appears with a report, if any comes
+    with tqdm(unit=" iterations", delay=late) as bar:
 
         def show(progress: Progress) -> None:
+            if monitor.is_first:
+                update(progress)
+            if callback is not None and monitor.calls(callback):
+                callback(progress)
+
+        def update(progress: Progress) -> None:
             bar.update(progress.nit - bar.n)
             rate = progress.nfev / max(progress.seconds, 1e-9)
             facts = {"fun": f"{progress.fun:.6g}", "grad_norm": f"{progress.grad_norm:.2e}", "evals/s": f"{rate:.0f}"}
             if options.timeout is not None:
                 facts["left"] = f"{max(options.timeout - progress.seconds, 0):.0f}s"
             bar.set_postfix(facts)
-            if callback is not None:
-                callback(progress)
 
-        monitor.callback = show
+        monitor.callback = EveryProcess(show)
         yield

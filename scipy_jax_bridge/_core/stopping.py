@@ -16,11 +16,19 @@ from jaxtyping import Array
 from .status import Status
 from .types import HostVector, Number
 
+Rise = tuple[Number, Number, Number]  # (rise, begin, end) of a trial
+
 SUFFICIENT_DECREASE = 1e-3  # mu in (1.1) of Moré and Thuente, in the line searches of both backends
 CURVATURE = 0.9  # eta in (1.2)
 BACKOFF = 0.1  # after a trial that is not finite, the next one is this fraction of the way from the best step to it
 NOISE_FACTOR = 10.0  # two values that differ by less than this times eps times their size count as equal
 CLEAR_FACTOR = 100.0  # this many times the noise is a real difference, even if the objective is noisier than its type
+# A trial shorter by SHORTER shows noise if what its slopes do not explain is still LASTING of the longer one's. Noise
+# of two trials may differ much more; so a much shorter one may show less, by this power of the lengths.
+SHORTER, LASTING, LASTING_POWER = 0.55, 0.75, 0.125
+NOISE_SPREAD = 2.0  # the noise is taken for this many times what two trials show of it
+DOUBT = 0.1  # of the noise that trials have shown: it is measured, so that less of a contradiction is clear
+LOST_FACTOR = 10.0  # slopes below this many times the noise cannot be seen in the values
 LONGEST_STEP = 0.99e10  # the limit of the line search is 1e10; the margin allows for rounding
 MAX_UNCHANGED_TRIALS = 6  # trials of one search; from then on a trial that leaves the value unchanged ends the search
 
@@ -35,8 +43,8 @@ def noise(size: Number, rounding: Number) -> Any:
     return NOISE_FACTOR * rounding * size
 
 
-def contradicts(rise: Number, begin: Number, end: Number, noise_level: Number) -> Any:
-    """Return whether a trial suggests that the gradient is wrong.
+def contradiction(rise: Number, begin: Number, end: Number, xp: Any) -> Any:
+    """Return the noise of the values up to which a trial does not contradict the gradient.
 
     The slopes predict a decrease: (begin + end) / 2 by the trapezoid if both fall, and
     -begin^2 / (2 (end - begin)), the minimum of a parabola, if the slope changes sign. The trial contradicts the
@@ -45,12 +53,47 @@ def contradicts(rise: Number, begin: Number, end: Number, noise_level: Number) -
 
     Args:
         rise, begin, end: the trial, as in the module's header.
-        noise_level: the noise of the values.
+        xp: numpy or jax.numpy, for numbers of this kind.
     """
-    clear = CLEAR_FACTOR * noise_level
-    falls = (end <= 0) & (rise > noise_level) & (-(begin + end) > 2 * clear)
-    turns = (end > 0) & (begin * begin > 2 * clear * (end - begin))
-    return falls | turns | ((rise > clear) & (rise - end > clear))
+    tiny = np.finfo(np.float32).tiny
+    falls = xp.minimum(rise, -(begin + end) / (2 * CLEAR_FACTOR))
+    turns = begin * begin / (2 * CLEAR_FACTOR * xp.maximum(end - begin, abs(begin) + tiny))
+    beyond = xp.minimum(rise, rise - end) / CLEAR_FACTOR
+    return xp.maximum(xp.where(end > 0, turns, falls), beyond)
+
+
+def largest_noise(size: Number, rounding: Number) -> Any:
+    """Return the largest difference of two values that is taken for noise: half of the digits. More is a jump.
+
+    Args:
+        size, rounding: as in `noise`.
+    """
+    return rounding**0.5 * size
+
+
+def unexplained(rise: Number, begin: Number, end: Number) -> Any:
+    """Return what the trapezoid of the slopes leaves unexplained of a rise."""
+    return rise - (begin + end) / 2
+
+
+def measured_noise(trial: Rise, longer: Rise, limit: Number, xp: Any) -> Any:
+    """Return the noise of the values that two trials of one search show, 0 if they show none.
+
+    What slopes leave unexplained shrinks with the step if the objective is smooth, with its third power, and if the
+    gradient is wrong, with its first. Noise does not shrink. See J. J. Moré and S. M. Wild, SIAM J. Sci. Comput. 33
+    (2011), for estimates of noise by differences.
+
+    Args:
+        trial, longer: (rise, begin, end) of each, as in the module's header.
+        limit: see `largest_noise`.
+        xp: numpy or jax.numpy.
+    """
+    short, long = abs(unexplained(*trial)), abs(unexplained(*longer))
+    shrink = abs(trial[1]) / xp.maximum(abs(longer[1]), np.finfo(np.float32).tiny)
+    lasts = (shrink <= SHORTER) & (short >= LASTING * long * shrink**LASTING_POWER)
+    unlike = short > abs(trial[1]) + abs(trial[2])
+    level = NOISE_SPREAD * xp.maximum(short, long)
+    return xp.where(lasts & unlike & (level <= limit), level, 0)
 
 
 def is_endless(reduction: Number, step: Number, begin: Number, end: Number, eps: Number) -> Any:

@@ -55,5 +55,7 @@ def drop_padding(trace: Trace) -> Trace:
     """Return the filled rows, on the host. A compiled program has a fixed number of rows and fills some."""
     columns = [np.asarray(column, np.float64) for column in trace]
     written = columns[2] > 0
-    fun, grad_norm, nfev, seconds = (column[written] for column in columns)
+    if not written.all():
+        columns = [column[written] for column in columns]
+    fun, grad_norm, nfev, seconds = columns
     return Trace(fun, grad_norm, nfev, np.where(seconds >= 0, seconds, np.nan))

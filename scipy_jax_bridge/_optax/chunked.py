@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .._backend import Compiled
+from .._core.agreement import fingerprint
 from .._core.monitor import Progress, SolveMonitor
 from .._core.status import RUNNING, Status
 from .._core.types import HostVector
@@ -39,11 +40,13 @@ class ChunkedRun:
         best: the best finite point so far, or None.
         speed: evaluations per second in the last chunk, or None before it.
         nit, nfev: iterations and evaluations so far.
+        seen: a fingerprint of what the processes of a solve over several have to have in common.
     """
 
     found: Evaluation
     best: Evaluation | None
     speed: float | None
+    seen: int
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class ChunkedRun:
         self._seconds: list[HostVector] = []
         self._last_s = self._earlier_s = 0.0
         self._evals_per_second = evals_per_second
-        self.best, self.speed = None, None
+        self.best, self.speed, self.seen = None, None, 0
         self.nit, self.nfev = -1, 0
 
     def resume(self, earlier: Result) -> None:
@@ -76,6 +79,11 @@ class ChunkedRun:
         self._seconds.append(seconds)
         self._earlier_s = float(seconds[-1]) if seconds.size else 0.0
 
+    def end(self, status: Status) -> Status:
+        """Return the status with which all processes of the solve end."""
+        self._monitor.agree(self.nfev, self.seen, ended=status)
+        return status
+
     def evaluate_at(self, start: Callable[[Leaves], DeviceState], x: HostVector) -> Evaluation:
         """Evaluate the objective at a point with the compiled loop, without counting it."""
         state, report = self._compute(start(self._problem.spec.params.unravel(x)), 1, None)
@@ -83,7 +91,9 @@ class ChunkedRun:
 
     def run(self, state: DeviceState) -> tuple[DeviceState, Status | None]:
         """Run one chunk. Return the state, and the status if the solve has ended or is to be stopped."""
-        evaluations = self.next_chunk()
+        stop, evaluations = self._monitor.agree(self.nfev, self.seen, self.next_chunk())
+        if stop is not None and self.speed is not None:
+            return state, stop
         speed = self.speed or self._evals_per_second
         expected_s = None if speed is None else evaluations / speed
         state, report = self._compute(state, self.nfev + evaluations, expected_s)
@@ -92,7 +102,10 @@ class ChunkedRun:
         converged, last, best = find_points(state, report, scalars)
         self.best = best if np.isfinite(best.value) else None
         self.found = last if converged else best
-        return state, self._collect(scalars, np.asarray(report.rows), last)
+        self._collect(scalars, np.asarray(report.rows), last)
+        if self._monitor.agreement is not None:
+            self.seen = fingerprint(values)
+        return state, None if scalars.status == RUNNING else Status(int(scalars.status))
 
     def _compute(self, state: DeviceState, until: int, expected_s: float | None) -> tuple[DeviceState, LoopReport]:
         """Advance the state to `until` evaluations, and wait for the result."""
@@ -118,8 +131,8 @@ class ChunkedRun:
         )
         return int(np.clip(expected, FIRST_CHUNK, ROWS - 2))
 
-    def _collect(self, scalars: LoopScalars, ring: HostRows, last: Evaluation) -> Status | None:
-        """Collect the new rows of the trace, call the callback, and look at the clock and the keyboard."""
+    def _collect(self, scalars: LoopScalars, ring: HostRows, last: Evaluation) -> None:
+        """Collect the new rows of the trace, and call the callback."""
         nfev, now = int(scalars.nfev), self._monitor.seconds
         known, self.nit = self.nit, int(scalars.nit)
         rows = _take_rows(ring, known + 1, self.nit + 1)
@@ -131,11 +144,8 @@ class ChunkedRun:
             self.speed = (nfev - self.nfev) / max(now - self._last_s, 1e-9)
         self._last_s, self.nfev = now, nfev
         is_due = self.nit > known or not self._problem.spec.is_host  # once an iteration, or a chunk
-        requested = self._call_back(scalars, last) if is_due and self._monitor.callback is not None else None
-        if scalars.status != RUNNING:
-            return Status(int(scalars.status))
-        stop = self._monitor.stop_status()
-        return requested if stop is None else stop
+        if is_due and self._monitor.callback is not None:
+            self._call_back(scalars, last)
 
     def trace(self) -> Trace:
         """Return the trace as columns."""
@@ -165,15 +175,14 @@ class ChunkedRun:
             carry=carry,
         )
 
-    def _call_back(self, scalars: LoopScalars, last: Evaluation) -> Status | None:
-        """Call the callback. Return CALLBACK if it stops the solve."""
+    def _call_back(self, scalars: LoopScalars, last: Evaluation) -> None:
         x = np.array(last.x)  # a copy: the next chunk takes over the state
 
         def params() -> PyTree:
             return self._problem.spec.params.to_params(x, self._problem.static_leaves)
 
         value, grad_norm = float(scalars.value), float(scalars.grad_norm)
-        return self._monitor.notify(Progress(self.nit, self.nfev, value, grad_norm, self._last_s, params))
+        self._monitor.notify(Progress(self.nit, self.nfev, value, grad_norm, self._last_s, params))
 
 
 def _take_rows(ring: HostRows, first: int, end: int) -> HostRows:

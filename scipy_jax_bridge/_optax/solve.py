@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._backend import Compiled
+from .._core.agreement import fingerprint
 from .._core.manual import is_manual, vary_with
 from .._core.monitor import SolveMonitor
 from .._core.options import COUNT_MAX, Options
@@ -133,6 +134,8 @@ def solve_optax(
 
     monitor.begin()
     chunks = ChunkedRun(problem, monitor, advance_to, paces.get(problem.method_key))
+    if monitor.agreement is not None:
+        chunks.seen = fingerprint(*jax.tree.leaves((_on_host(problem.start_leaves), limits, box)))
     fresh = start(problem.start_leaves)
     state, note = fresh, ""
     if earlier is not None:
@@ -141,6 +144,7 @@ def solve_optax(
     status = None
     while status is None:
         state, status = chunks.run(state)
+    chunks.end(status)
     if chunks.speed is not None:
         paces[problem.method_key] = chunks.speed
     detail = _explain_nonfinite(problem, solver, state, chunks, start) if status == Status.NONFINITE else ""

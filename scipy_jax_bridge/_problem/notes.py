@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._core.errors import join_short
 from .._core.status import Status
 from .._core.stopping import noise
-from .._core.trace import Trace
+from .._core.trace import Trace, drop_padding
 from .._core.types import FlatVector, Leaf, Params
 from .objective import Data
 from .precision import describe_digits, describe_gain, describe_narrowest
@@ -24,7 +24,12 @@ PROBES = 16  # directions in which the curvature is probed; with fewer parameter
 
 
 def describe_point(
-    problem: Problem, status: Status, leaves: list[Leaf], grads: list[Leaf] | None, trace: Trace, grad_norm: float
+    problem: Problem,
+    status: Status,
+    leaves: list[Leaf],
+    grads: list[Leaf] | None,
+    trace: Trace,
+    find_norm: Callable[[], float],
 ) -> str:
     """Write the notes of a solve on the host.
 
@@ -33,16 +38,16 @@ def describe_point(
         status: why the solve ended.
         leaves: optimized leaves at the point.
         grads: the gradient there, leaf by leaf; None after a method without derivatives.
-        trace: record of the solve, without padding.
-        grad_norm: max abs of the projected gradient.
+        trace: record of the solve.
+        find_norm: returns the max abs of the projected gradient.
     """
     notes = [_describe_unread(problem)]
     if status in (Status.NOISE_FLOOR, Status.LINESEARCH):
         dtype, narrowest = problem.spec.dtype, problem.spec.narrowest
-        notes.append(describe_gain(dtype, grad_norm) if narrowest is None else describe_narrowest(narrowest))
+        notes.append(describe_gain(dtype, find_norm()) if narrowest is None else describe_narrowest(narrowest))
     if status == Status.FTOL:
-        notes += [_describe_last(problem, trace), _describe_unmoved(problem, leaves, grads)]
-    if status == Status.GTOL and len(trace.fun) == 1 and grad_norm == 0 and not notes[0]:
+        notes += [_describe_last(problem, drop_padding(trace)), _describe_unmoved(problem, leaves, grads)]
+    if status == Status.GTOL and len(trace.fun) == 1 and find_norm() == 0 and not notes[0]:
         notes.append(_describe_curvature(problem, leaves))
     return " ".join(filter(None, notes))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,14 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
+from .._core.context import is_debugging
 from .._core.types import FlatVector, HostVector, Leaf, TreeDef, Vector
-from .leaves import Described, LeafSpec, describe_leaves, sharding_of
+from .leaves import Described, LeafSpec, describe_leaves, place_at, sharding_of
 from .prefix import leaf_paths
+
+SMALL = (
+    2**16
+)  # numbers that a compiled program moves faster than `jax.device_put`, which takes long vectors as they are
 
 
 @dataclass(frozen=True)
@@ -27,17 +34,17 @@ class TreeSpec:
     treedef: TreeDef
     leaves: tuple[LeafSpec, ...]
 
-    @property
+    @cached_property
     def optimized(self) -> list[LeafSpec]:
         """The leaves that are optimized, in their order in the flat vector."""
         return [leaf for leaf in self.leaves if leaf.kind == "free"]
 
-    @property
+    @cached_property
     def is_optimized(self) -> tuple[bool, ...]:
         """For each leaf whether it is optimized."""
         return tuple(leaf.kind == "free" for leaf in self.leaves)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The length of the flat vector."""
         return sum(leaf.size for leaf in self.optimized)
@@ -62,7 +69,9 @@ class TreeSpec:
     def unravel(self, x: Vector) -> list[Leaf]:
         """Split the vector into the optimized leaves, each in its shape and type; views of `x` if it is NumPy's."""
         leaves = self.optimized
-        ends = np.cumsum([leaf.size for leaf in leaves])
+        if len(leaves) == 1:
+            return [x.reshape(leaves[0].shape).astype(leaves[0].dtype)]
+        ends = accumulate(leaf.size for leaf in leaves)
         parts = [x[end - leaf.size : end] for end, leaf in zip(ends, leaves, strict=True)]
         return [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
 
@@ -80,15 +89,13 @@ class TreeSpec:
         All go in one transfer, unless the caller committed a leaf to a device. A vector that is one leaf as it is
         stays. A vector on the device is split on the host, since slicing it would compile a program for each leaf.
         """
-        specs = self.optimized
+        specs, move = self.optimized, jax.device_put if self.size > SMALL or is_debugging() else _move
         if len(specs) == 1 and all(_is_leaf(x, specs[0]) for x in vectors):
-            return jax.device_put(value), [[x] for x in vectors if isinstance(x, jax.Array)]
+            return move(value), [[x] for x in vectors if isinstance(x, jax.Array)]
         parts = [None if x is None else self.unravel(np.asarray(x)) for x in vectors]
         if all(leaf.sharding is None for leaf in specs):
-            return jax.device_put((value, parts))
-        placed = [
-            part and [jax.device_put(x, leaf.sharding) for x, leaf in zip(part, specs, strict=True)] for part in parts
-        ]
+            return move((value, parts))
+        placed = [part and [place_at(x, leaf.sharding) for x, leaf in zip(part, specs, strict=True)] for part in parts]
         return jax.device_put(value), placed
 
     def to_params(self, x: HostVector, data: Sequence[Leaf]) -> PyTree:
@@ -106,6 +113,12 @@ class TreeSpec:
             return jax.tree.unflatten(self.treedef, leaves)
         except Exception:
             return {index: leaf for index, leaf in enumerate(leaves) if leaf is not None}
+
+
+@jax.jit
+def _move(parts: PyTree) -> PyTree:
+    """Return the arrays as they are, on the device."""
+    return parts
 
 
 def partition_params(params: PyTree, fixed: Sequence[bool] | None) -> tuple[TreeSpec, list[Leaf], list[Leaf]]:
@@ -126,7 +139,7 @@ def partition_params(params: PyTree, fixed: Sequence[bool] | None) -> tuple[Tree
             path = leaf_paths(params)[position]
             raise TypeError(f"{path} is complex. Optimize its real and imaginary parts as two real leaves instead.")
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not (fixed and fixed[position]):
-            described[position] = value, replace(leaf, kind="free", weak_type=False)
+            described[position] = value, LeafSpec("free", leaf.shape, leaf.dtype, sharding=leaf.sharding)
         elif isinstance(value, float) and not isinstance(value, np.generic):
             described[position] = jnp.asarray(value), leaf  # a result holds arrays, also in place of a fixed float
         elif isinstance(value, np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -7,6 +7,7 @@ unless it is proved that the objective reads the same as before.
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 import types
 import weakref
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .problem import ProblemSpec
 
 
-JAX_SETTINGS = (  # those that change what a program computes
+JAX_SETTINGS = (  # those that change what a program computes; not each version has all
     "jax_enable_x64",
     "jax_default_matmul_precision",
     "jax_default_device",
@@ -49,6 +50,7 @@ JAX_SETTINGS = (  # those that change what a program computes
     "jax_exec_time_optimization_effort",
     "jax_debug_infs",
 )
+_read_settings = operator.attrgetter(*(name for name in JAX_SETTINGS if hasattr(jax.config, name)))
 FUNCTIONS = (types.FunctionType, functools.partial, PJIT)  # of which a proof is tried
 
 
@@ -69,7 +71,7 @@ class TraceKey(NamedTuple):
 
 def jax_settings() -> Hashable:
     """Return JAX's settings that a trace and a program depend on."""
-    return tuple(getattr(jax.config, name, None) for name in JAX_SETTINGS)  # not each version has all
+    return _read_settings(jax.config)
 
 
 @runtime_checkable

@@ -9,12 +9,11 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from .._core.status import Status
-from .._core.stopping import is_false, is_flat
-from .evaluation import Evaluation, contradicts_gradient
+from .._core.stopping import CLEAR_FACTOR, is_false, is_flat
+from .evaluation import Evaluation
 from .methods import Method
 from .recorder import SolveRecorder
 
-NOISE = 1e3  # a first trial predicted to change the objective by fewer roundings than this is lost in them
 ENDS_HIGHER = 1e-3  # relative: how far above its best point a method without derivatives may end and succeed
 
 TINY = np.finfo(np.float64).tiny
@@ -82,7 +81,7 @@ def _end_at_best(
     assert best is not None
     if not found.success or (point.finite and point.value <= best.value):
         best = point if point.finite and point.value <= best.value else best
-        if found.success and not recorder.compared and nonfinite is not None:  # no other finite value was seen
+        if found.success and not recorder.finite.compared and nonfinite is not None:  # no other finite value was seen
             return best, (Status.NONFINITE, recorder.describe_trial(nonfinite))
         return best, None
     if not point.finite:
@@ -94,23 +93,28 @@ def _end_at_best(
 
 def _hides_unit_step(recorder: SolveRecorder, point: Evaluation) -> bool:
     """Return whether rounding hides what a step of unit length is predicted to change."""
-    return bool(recorder.evaluator.projected_norm(point) <= NOISE * recorder.evaluator.rounding * abs(point.value))
+    return bool(recorder.evaluator.projected_norm(point) <= CLEAR_FACTOR * recorder.noise.level(abs(point.value)))
 
 
 def _is_noise(recorder: SolveRecorder) -> bool:
-    """Return whether rounding hides what the first trial of the last search is predicted to change."""
-    search, rounding = recorder.search, recorder.evaluator.rounding
+    """Return whether noise hides what the first trial of the last search is predicted to change."""
+    search, seen = recorder.search, recorder.noise
     iterate, trial = recorder.iterate, search.farthest or search.first_trial
     if iterate is None or iterate.grad is None:
         return True
-    if search.contradicted:
+    if seen.contradicted:
         return False
-    if trial is None:  # the method tried nothing: judge a step of unit length, as a first step is
-        return recorder.idle or _hides_unit_step(recorder, iterate)
+    if trial is None:  # the method tried nothing: judge a step of unit length, as a first step is, or the last one
+        if recorder.idle or _hides_unit_step(recorder, iterate):
+            return True
+        iterate, trial = recorder.before, iterate
+    if iterate is None or iterate.grad is None:
+        return False
     step = trial.x - iterate.x
     predicted = abs(float(iterate.grad @ step))
     if trial is search.farthest and trial.finite and trial.grad is not None:  # it may be far too long a step
-        if contradicts_gradient(iterate, trial, rounding):
+        seen.see(iterate, trial)
+        if seen.contradicted:
             return False
         predicted *= min(1.0, predicted / max(2 * float((trial.grad - iterate.grad) @ step), TINY))
-    return bool(predicted <= NOISE * rounding * max(abs(iterate.value), abs(trial.value)))
+    return bool(predicted <= CLEAR_FACTOR * seen.level(max(abs(iterate.value), abs(trial.value))))

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
 from .._core.status import Status
-from .._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, contradicts, is_endless, noise
+from .._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, is_endless
 from .._core.types import HostVector
 
 # Value and slope, in units of the predicted decrease, of a parabola whose minimum lies at BACKOFF times the step.
@@ -51,7 +51,6 @@ class Search:
     first_trial: Evaluation | None = None
     nonfinite_trial: Evaluation | None = None  # the first that is not finite
     finite_trials: int = 0
-    contradicted: bool = False  # whether value and slopes of a trial disagree
     farthest: Evaluation | None = None  # from the iterate; known if not every evaluation is a trial
     distance: float = 0.0  # of the farthest
 
@@ -60,11 +59,6 @@ class Search:
         distance = float(np.linalg.norm(evaluation.x - iterate.x))
         if distance > self.distance:
             self.farthest, self.distance = evaluation, distance
-
-    def judge(self, iterate: Evaluation, trial: Evaluation, rounding: float) -> None:
-        """Compare value and slopes of the trial, the second or a later finite one; with the second, of the first."""
-        trials = [self.first_trial, trial] if self.finite_trials == 2 else [trial]
-        self.contradicted |= any(contradicts_gradient(iterate, each, rounding) for each in trials if each is not None)
 
 
 def nonfinite_surrogate(iterate: Evaluation, trial: Evaluation, rounding: float) -> tuple[float, HostVector]:
@@ -106,16 +100,6 @@ def still_descends(before: Evaluation | None, after: Evaluation) -> bool:
         return False
     step = after.x - before.x
     return bool(after.grad @ step < CURVATURE * (before.grad @ step))
-
-
-def contradicts_gradient(iterate: Evaluation, trial: Evaluation, rounding: float) -> bool:
-    """Return whether value and slopes of a trial disagree by more than rounding explains."""
-    if not trial.finite or iterate.grad is None or trial.grad is None:
-        return False
-    step, before, after = trial.x - iterate.x, float(iterate.value), float(trial.value)
-    begin, end = float(iterate.grad @ step), float(trial.grad @ step)
-    noise_level = noise(max(abs(before), abs(after), 1.0), rounding)
-    return begin < 0 and bool(contradicts(after - before, begin, end, noise_level))
 
 
 def is_endless_step(before: Evaluation, first: Evaluation, after: Evaluation, rounding: float) -> bool:

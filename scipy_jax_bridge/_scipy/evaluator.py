@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .._backend import Program
+from .._core.agreement import fingerprint
 from .._core.monitor import SolveMonitor
+from .._core.status import Status
 from .._core.stopping import projected_norm
 from .._core.types import HostVector
 from .._problem.nonfinite import NonfiniteStart, describe_nonfinite, refuse_start
@@ -101,9 +103,14 @@ class HostEvaluator:
         """Return the error of a start that is not finite."""
         return refuse_start(self.describe(start), self.host.problem.args)
 
+    def _agree(self, inputs: tuple[np.ndarray, ...]) -> Status | None:
+        """Return why all processes stop now, or None. Each drives its own SciPy: they must ask for the same point."""
+        return self._monitor.agree(self.nfev, fingerprint(*inputs))[0]
+
     def _run(self, program: Program, *inputs: np.ndarray) -> tuple[np.ndarray, PyTree]:
         """Run a program; raise Stop if the solve has to stop."""
-        status = self._monitor.stop_status()
+        monitor = self._monitor
+        status = monitor.stop_status() if monitor.agreement is None else self._agree(inputs)
         if status is not None and self.nfev > 0:
             raise Stop(status)
         began, took = time.perf_counter(), self._took

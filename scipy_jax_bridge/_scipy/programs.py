@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from .._backend import Compiled, Program
 from .._core.options import Options
 from .._core.types import FlatVector, Vector
+from .._problem.cache import ToCompile
 from .._problem.objective import Data, FlatObjective, HostEvaluate
 from .._problem.problem import Problem
 from .._problem.second_order import second_order_key
@@ -57,10 +58,12 @@ def compile_program(problem: Problem, name: str) -> tuple[Program, float]:
         return host_program(host, name), 0.0
     make, vectors = MAKERS[name]
     key = second_order_key(problem) if name in ("product", "hessian") else None
-    x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
-    return problem.compile(
-        ("scipy", make.__name__, key), lambda: (jax.jit(make(problem.spec.flat)), (*[x] * vectors, problem.data))
-    )
+
+    def describe() -> ToCompile:
+        x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
+        return jax.jit(make(problem.spec.flat)), (*[x] * vectors, problem.data)
+
+    return problem.compile(("scipy", name, key), describe)
 
 
 def host_program(host: HostEvaluate, name: str) -> Program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 
 import numpy as np
@@ -12,12 +11,14 @@ from scipy.optimize import OptimizeResult
 from .._core.monitor import Progress, SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat, noise
+from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat
 from .._core.trace import Trace
 from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
 from .evaluator import HostEvaluator
+from .finite import FiniteEvaluations
 from .fixed import FreeVector
 from .methods import Method
+from .noise import NoiseMeter
 
 RECENT = 4  # evaluations remembered: a method's new iterate is among its last few
 
@@ -38,15 +39,21 @@ class SolveRecorder:
         self._rows: list[tuple[float, float, int, float]] = []
         self._recent: deque[Evaluation] = deque(maxlen=RECENT)
         self.iterate: Evaluation | None = None
-        self.best: Evaluation | None = None
+        self.before: Evaluation | None = None  # the iterate before
         self.search = Search()
+        self.noise = NoiseMeter(evaluator.rounding)
         # The non-finite trial that shortened the step to the iterate; kept while the steps after it stay short.
         self.step_was_reduced: Evaluation | None = None
         self.misled = False  # the search that led to the iterate was contradicted and lowered nothing
         self.idle = False  # the last iteration evaluated nothing: its step was lost in the rounding of x
         self.last_nonfinite: Evaluation | None = None
-        self.compared = False  # a finite evaluation differs from the best point
-        self._highest = -math.inf  # of the finite values
+        by_slopes = evaluator.has_grad and options.ftol == 0
+        self.finite = FiniteEvaluations(evaluator.projected_norm, self.noise if by_slopes else None)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best finite evaluation."""
+        return self.finite.best
 
     @property
     def nit(self) -> int:
@@ -76,19 +83,25 @@ class SolveRecorder:
         evaluation = self.evaluate(x)
         if evaluation.finite or self.best is None:
             return evaluation.value
-        return nonfinite_value(self.best, evaluation, self._highest)
+        return nonfinite_value(self.best, evaluation, self.finite.highest)
 
     def value_and_grad(self, x: FreeVector) -> tuple[float, FreeVector]:
         """Evaluate for a method that uses derivatives."""
         return self.evaluator.to_method(self.evaluate(x), self._anchor)
 
     def value_alone(self, x: FreeVector) -> float:
-        """Evaluate for a method that asks for the gradient at its iterates only."""
+        """Evaluate, and keep the gradient for `gradient`."""
         value, self._grad = self.value_and_grad(x)
         return value
 
     def gradient(self, x: FreeVector) -> FreeVector:
-        """Return the gradient of the last evaluation, which thereby is the start or the next iterate."""
+        """Return the gradient; that of the last evaluation if it was here."""
+        if not self._recent or not np.array_equal(self.evaluator.to_whole(x), self._recent[-1].x):
+            self.value_alone(x)
+        return self._grad
+
+    def gradient_at_iterate(self, x: FreeVector) -> FreeVector:
+        """Return the gradient for a method that asks for it at its iterates only: at the start and the next ones."""
         last = self._recent[-1].x
         assert np.array_equal(self.evaluator.to_whole(x), last), "a gradient elsewhere than at the last evaluation"
         if self.nfev > 1:
@@ -113,6 +126,7 @@ class SolveRecorder:
             raise Stop(Status.UNBOUNDED)
         if moved:
             self._end_search(before, point)
+            self.before = before
         self.iterate = point
         norm = self._write_row(point)
         status = self._report(point, norm) if self._monitor.callback is not None else None
@@ -159,8 +173,10 @@ class SolveRecorder:
         reduced = self.step_was_reduced
         lasts = self._applies_tests and reduced is not None and still_descends(before, point)
         self.step_was_reduced = self.search.nonfinite_trial or (reduced if lasts else None)
-        self.misled = self.search.contradicted and before is not None and point.value >= before.value
+        self.misled = self.noise.contradicted and before is not None and point.value >= before.value
         self.search = Search()
+        fell = before is None or point.value < before.value - self.noise.level(abs(before.value))
+        self.noise.begin_search(progress=fell)
 
     def _report(self, point: Evaluation, norm: float) -> Status | None:
         params = functools.partial(self.evaluator.host.to_params, point.x)
@@ -175,10 +191,7 @@ class SolveRecorder:
         if not evaluation.finite:
             search.nonfinite_trial, self.last_nonfinite = search.nonfinite_trial or evaluation, evaluation
         else:
-            self.compared = self.compared or not (self.best is None or np.array_equal(evaluation.x, self.best.x))
-            self._highest = max(self._highest, evaluation.value)
-            if self.best is None or evaluation.value < self.best.value:
-                self.best = evaluation
+            self.finite.add(evaluation)
         if self.nfev == 1:
             search.first_trial = None
             self._start(evaluation if evaluation.finite else self._evaluate_start(evaluation))
@@ -192,12 +205,14 @@ class SolveRecorder:
 
         SciPy's search assumes the rounding of float64 and would use up maxls every time.
         """
-        search, rounding = self.search, self.evaluator.rounding
-        search.judge(iterate, trial, rounding)
-        unchanged = abs(trial.value - iterate.value) <= noise(abs(iterate.value), rounding)
+        search = self.search
+        if search.finite_trials == 2 and search.first_trial is not None:
+            self.noise.see(iterate, search.first_trial)
+        self.noise.see(iterate, trial)
+        unchanged = abs(trial.value - iterate.value) <= self.noise.level(abs(iterate.value))
         if (
             not self.evaluator.is_coarse
-            or search.contradicted
+            or self.noise.contradicted
             or search.finite_trials < MAX_UNCHANGED_TRIALS
             or not unchanged
         ):
@@ -217,7 +232,7 @@ class SolveRecorder:
             return first
         start = self.evaluator.evaluate(x)
         if start.finite:
-            self.best, self._highest = start, start.value
+            self.finite.start(start)
         return start
 
     def _start(self, start: Evaluation) -> None:

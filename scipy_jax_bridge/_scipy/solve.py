@@ -6,6 +6,7 @@ to the device and one back. The trace is written from these evaluations; none is
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,6 +35,7 @@ from .recorder import SolveRecorder
 SIMPLEX_STEP, SIMPLEX_STEP_AT_0 = 0.05, 0.00025  # of SciPy's first simplex: relative, and where a component is 0
 ALL_FIXED = "Equal bounds hold every component: there is no other point."
 UNLIMITED = np.iinfo(np.int32).max  # for SciPy's own limits: the recorder keeps ours, to the evaluation
+CALLBACK = inspect.signature(lambda intermediate_result: None)  # SciPy would find it anew in every solve
 CALLED_FILES = {_evaluator.__file__, _recorder.__file__}  # of the functions that SciPy calls
 
 
@@ -77,7 +79,9 @@ def solve_scipy(
 
     monitor.best_so_far = lambda: None if recorder.best is None else hand_back(Status.ERROR, "")
     monitor.begin()
-    return hand_back(*_run_scipy(recorder, facts, compiled.programs, fixed))
+    status, detail = _run_scipy(recorder, facts, compiled.programs, fixed)
+    monitor.agree(recorder.nfev, 0, ended=status)
+    return hand_back(status, detail)
 
 
 def _run_scipy(
@@ -156,17 +160,19 @@ def _first_simplex(x0: FreeVector, bounds: scipy.optimize.Bounds) -> dict[str, F
 
 def _callables(
     recorder: SolveRecorder, method: Method, programs: ScipyPrograms, solver: SingleThreaded
-) -> dict[str, Callable[..., Any] | bool]:
+) -> dict[str, Callable[..., Any]]:
     """Return what SciPy calls: fun, jac, hessp or hess, and the callback."""
+
+    def callback(intermediate_result: scipy.optimize.OptimizeResult | FreeVector) -> None:
+        recorder.iteration(intermediate_result)
+
+    callback.__signature__ = CALLBACK  # type: ignore[attr-defined]
     if method.derivatives == "none":
-        return {"fun": solver.outside(recorder.value), "callback": recorder.iteration}
+        return {"fun": solver.outside(recorder.value), "callback": callback}
+    calls: dict[str, Callable[..., Any]] = {"fun": solver.outside(recorder.value_alone)}
     if method.grad_at_iterates:
-        return {"fun": solver.outside(recorder.value_alone), "jac": solver.outside(recorder.gradient)}
-    calls: dict[str, Callable[..., Any] | bool] = {
-        "fun": solver.outside(recorder.value_and_grad),
-        "jac": True,
-        "callback": recorder.iteration,
-    }
+        return calls | {"jac": solver.outside(recorder.gradient_at_iterate)}
+    calls |= {"jac": solver.outside(recorder.gradient), "callback": callback}
     if programs.product is not None:
         calls["hessp"] = solver.outside(recorder.evaluator.product)
     if programs.hessian is not None:

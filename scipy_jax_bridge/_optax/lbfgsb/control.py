@@ -1,21 +1,19 @@
 """Control logic after each trial: accept it, go on searching, restart, or stop with a status.
 
 The rules are those of L-BFGS-B 3.0, except where that code would end with ABNORMAL. There the solve restarts from
-the least value seen, and close to the rounding error it uses the approximate Wolfe conditions (see `judge`). It ends
-when the value has not decreased for two whole searches, and reports whether rounding is the reason.
+the best point seen, and where noise hides the decrease the slopes decide (see `_Noise`). It ends when nothing has
+improved for two whole searches, and reports whether noise is the reason.
 
 All of it is elementwise logic of scalars, so that `select_fused` can compute it in the lanes of one array.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._core.status import RUNNING, Status
-from ..._core.stopping import MAX_UNCHANGED_TRIALS, is_endless, is_small, noise
+from ..._core.stopping import CLEAR_FACTOR, MAX_UNCHANGED_TRIALS, is_endless, is_small, noise
 from ..limits import Tolerances
 from ..loop_tools import select
 from .lanes import Flag
@@ -31,53 +29,11 @@ from .linesearch import (
     retreat,
     start_search,
 )
+from .noise import Seen, see
+from .records import After, Before, SolveScalars, TrialEvaluation, TrialOutcome
 
 OVERFLOW_MARGIN = 2.0**-20  # distance to overflow: gradients may still grow, and n squares are summed
 MAX_STALLED_SEARCHES = 2  # the solve ends after as many evaluations as these searches may take, without a decrease
-
-
-class SolveScalars(NamedTuple):
-    """The scalars of a solve, without those of its line search and without its counts.
-
-    The counts are no part of it because float32 lanes could not hold them.
-    """
-
-    status: Scalar
-    grad_norm: Scalar  # max abs of the projected gradient at the current iterate
-    best_value: Scalar
-    slot: Scalar  # the memory slot of the next pair
-    evals_since_decrease: Scalar
-    grad_max: Scalar  # max abs of the gradient at the current iterate
-    grad_scale: Scalar  # the memory stores gradients times this; 1 unless their square would overflow
-    is_start: Flag  # the next trial is the start of the solve, or of a restart
-    memory_empty: Flag
-
-
-class TrialEvaluation(NamedTuple):
-    """What is known after the evaluation of a trial."""
-
-    value: Scalar
-    slope: Scalar  # along the search direction; at a start, along the gradient itself
-    slope_start: Scalar  # along the search direction at the iterate
-    grad_norm: Scalar  # max abs of the projected gradient
-    grad_max: Scalar  # max abs of the gradient
-    step_max: Scalar  # the longest step that the search may take
-
-
-class TrialOutcome(NamedTuple):
-    """What follows from a trial."""
-
-    accepted: Flag  # the trial is the next iterate
-    search_failed: Flag  # the search ended without a new iterate
-    restarts: Flag  # the search failed without memory, but a lower point was seen: start again from there
-    improves_best: Flag  # the trial has the least value so far
-    store_pair: Flag  # the step and the change of the gradient go into the memory
-
-
-SCALAR_KINDS = (Search, SolveScalars)
-OUTCOME_KINDS = (*SCALAR_KINDS, TrialOutcome)
-Before = tuple[Search, SolveScalars]
-After = tuple[Search, SolveScalars, TrialOutcome]
 
 
 def accept_start(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:
@@ -88,7 +44,9 @@ def accept_start(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances
     limited = _limit_status(jnp.isfinite(before.best_value), limit)
     after = before._replace(
         grad_norm=evaluation.grad_norm,
+        least_value=jnp.where(finite, jnp.minimum(evaluation.value, before.least_value), before.least_value),
         best_value=jnp.where(finite, evaluation.value, before.best_value),
+        best_grad_norm=evaluation.grad_norm,
         is_start=no,
         grad_max=evaluation.grad_max,
         grad_scale=_scale_of(evaluation.grad_max),
@@ -106,16 +64,16 @@ def process_trial(numbers: Before, evaluation: TrialEvaluation, limit: Tolerance
     """Do one step of the line search, then update the scalars and test section 6 of BLNZ in L-BFGS-B's order."""
     search, before = numbers
     search = open_search(search, evaluation.slope_start, evaluation.step_max)
-    tried, verdict = _try(search, evaluation, limit)
+    tried, verdict, seen = _try(search, before, evaluation, limit)
     # ftol proves nothing after a reduced step, nor at a trial that is not lower if value and slopes disagree.
-    doubtful = tried.contradicted & (evaluation.value >= search.value_start - _noise_at_start(search, limit))
+    doubtful = seen.contradicted & (evaluation.value >= search.value_start - seen.noise)
     flat = _is_flat(search, evaluation, limit) & ~tried.step_was_reduced & ~doubtful
-    outcome = _decide(search, tried, verdict, before, evaluation, limit, flat)
-    after = _update_scalars(search, before, evaluation, limit, outcome)
+    outcome = _decide(search, tried, verdict, seen, before, evaluation, limit, flat)
+    after = _update_scalars(search, seen, before, evaluation, limit, outcome)
     status = jnp.where(
         (outcome.search_failed & before.memory_empty & ~outcome.restarts)
-        | (after.evals_since_decrease >= MAX_STALLED_SEARCHES * limit.maxls),
-        _failure_status(search, tried, evaluation, limit),
+        | (after.evals_since_progress >= MAX_STALLED_SEARCHES * limit.maxls),
+        _failure_status(search, tried, seen, evaluation, limit),
         _limit_status(outcome.accepted, limit),
     )
     eps, reduction = jnp.finfo(evaluation.slope.dtype).eps, search.value_start - evaluation.value
@@ -128,74 +86,99 @@ def process_trial(numbers: Before, evaluation: TrialEvaluation, limit: Tolerance
     outcome = outcome._replace(search_failed=outcome.search_failed & (status != Status.NONFINITE))
     value = jnp.where(outcome.accepted, evaluation.value, search.value_start)
     step = jnp.where(after.memory_empty, _unit_step(after, jnp.ones_like(value)), 1)
-    following = select(outcome.accepted | outcome.search_failed, start_search(value, step), tried)
+    doubt = jnp.where(after.evals_since_progress == 0, 0, tried.contradiction)  # lasts until something improves
+    next_search = start_search(value, step)._replace(contradiction=doubt)
+    following = select(outcome.accepted | outcome.search_failed, next_search, tried)
     return following, after._replace(status=status), outcome
 
 
-def _try(search: Search, evaluation: TrialEvaluation, limit: Tolerances) -> tuple[Search, Verdict]:
-    """Return the search after this trial and what the trial means. Only a finite trial can contradict the gradient."""
-    trial = Trial(search.step, evaluation.value, evaluation.slope)
-    finite = _is_finite(evaluation) & jnp.isfinite(evaluation.slope)
-    verdict = judge(search, evaluation.slope_start, trial, limit.rounding, limit.ftol == 0)
-    nonfinite_trial = search.nonfinite_trial | ~_is_finite(evaluation)
-    tried = select(finite, next_trial(search, evaluation.slope_start, trial), retreat(search))
-    return tried._replace(
-        evaluations=search.evaluations + 1,
-        contradicted=search.contradicted | (finite & verdict.contradicted),
-        nonfinite_trial=nonfinite_trial,
-        step_was_reduced=search.step_was_reduced | ~finite,
-    ), verdict
+def _try(
+    search: Search, before: SolveScalars, evaluation: TrialEvaluation, limit: Tolerances
+) -> tuple[Search, Verdict, Seen]:
+    """Return the search after this trial, what the trial means, and what noise lets be seen of it."""
+    slope, slope_start = evaluation.slope, evaluation.slope_start
+    finite = _is_finite(evaluation) & jnp.isfinite(slope)
+    seen = see(search, (evaluation.value, slope), slope_start, finite, before.noise, limit)
+    trial = Trial(search.step, seen.value, slope)
+    verdict = judge(search, slope_start, trial)
+    tried = select(finite, next_trial(search, slope_start, trial), retreat(search))
+    return (
+        tried._replace(
+            evaluations=search.evaluations + 1,
+            contradiction=seen.contradiction,
+            nonfinite_trial=search.nonfinite_trial | ~_is_finite(evaluation),
+            step_was_reduced=search.step_was_reduced | ~finite,
+        ),
+        verdict,
+        seen,
+    )
 
 
 def _decide(
     search: Search,
     tried: Search,
     verdict: Verdict,
+    seen: Seen,
     before: SolveScalars,
     evaluation: TrialEvaluation,
     limit: Tolerances,
     flat: Flag,
 ) -> TrialOutcome:
-    slope, slope_start = evaluation.slope, evaluation.slope_start
+    slope, slope_start, start = evaluation.slope, evaluation.slope_start, search.value_start
     finite = _is_finite(evaluation) & jnp.isfinite(slope)
     descends = (slope_start < 0) & jnp.isfinite(slope_start)
     curvature = (slope - slope_start) * search.step
     exhausted = finite & (verdict.stuck | (tried.step == search.step))
-    lower = evaluation.value < search.value_start
     eps, last = jnp.finfo(slope.dtype).eps, tried.evaluations >= limit.maxls
-    unchanged = jnp.abs(evaluation.value - search.value_start) <= _noise_at_start(search, limit)
-    plateau = unchanged & (tried.evaluations >= MAX_UNCHANGED_TRIALS)
+    plateau = (jnp.abs(evaluation.value - start) <= seen.noise) & (tried.evaluations >= MAX_UNCHANGED_TRIALS)
     # Only noise is left: with an ftol, that is a reduction of 0. Until the last trial the point must not be higher.
-    settles = flat & plateau & ((evaluation.value <= search.value_start) | last)
-    accepted = finite & descends & (verdict.accepted | (exhausted & (lower | flat)) | settles)
+    settles = flat & plateau & ((evaluation.value <= start) | last)
+    accepted = finite & descends & (verdict.accepted | (exhausted & ((seen.value < start) | flat)) | settles)
     coarse_plateau = plateau & (limit.rounding > eps) & ~flat  # the objective is coarser than the arithmetic
     search_failed = ~accepted & (~descends | exhausted | coarse_plateau | last)
-    improves_best = finite & (evaluation.value < before.best_value)
+    improves_best = finite & _is_better(evaluation, before, seen, limit)
     best_value = jnp.where(improves_best, evaluation.value, before.best_value)
-    best_is_lower = best_value < search.value_start - _noise_at_start(search, limit)
     return TrialOutcome(
         accepted=accepted,
         search_failed=search_failed,
-        restarts=search_failed & before.memory_empty & best_is_lower,
+        restarts=search_failed & before.memory_empty & (best_value < start - seen.noise),
         improves_best=improves_best,
         store_pair=accepted & (curvature > -eps * slope_start * search.step),  # (3.9)
     )
 
 
+def _is_better(evaluation: TrialEvaluation, before: SolveScalars, seen: Seen, limit: Tolerances) -> Flag:
+    """Return whether the trial is the best point so far: the lowest, or of smallest gradient among the equally low."""
+    lower = evaluation.value < before.least_value
+    clearly = evaluation.value < before.least_value - seen.noise
+    equal = evaluation.value <= before.least_value + seen.noise
+    flatter = clearly | (equal & (evaluation.grad_norm < before.best_grad_norm))
+    return jnp.where(limit.ftol == 0, flatter, lower)
+
+
 def _update_scalars(
-    search: Search, before: SolveScalars, evaluation: TrialEvaluation, limit: Tolerances, outcome: TrialOutcome
+    search: Search,
+    seen: Seen,
+    before: SolveScalars,
+    evaluation: TrialEvaluation,
+    limit: Tolerances,
+    outcome: TrialOutcome,
 ) -> SolveScalars:
     """Return the scalars of the solve after this trial, except the status."""
     accepted, improves_best = outcome.accepted, outcome.improves_best
-    decreased = improves_best | (accepted & (evaluation.value < search.value_start - _noise_at_start(search, limit)))
+    lower = _is_finite(evaluation) & (evaluation.value < before.least_value)
+    progress = improves_best | lower | (accepted & (evaluation.value < search.value_start - seen.noise))
     memory_empty = outcome.search_failed | (before.memory_empty & ~outcome.store_pair)
     grad_max = jnp.where(accepted, evaluation.grad_max, before.grad_max)
     next_slot = before.slot + outcome.store_pair
     return before._replace(
         grad_norm=jnp.where(accepted, evaluation.grad_norm, before.grad_norm),
+        least_value=jnp.where(lower, evaluation.value, before.least_value),
         best_value=jnp.where(improves_best, evaluation.value, before.best_value),
+        best_grad_norm=jnp.where(improves_best, evaluation.grad_norm, before.best_grad_norm),
+        noise=seen.shown,
         slot=jnp.where(next_slot < limit.maxcor, next_slot, 0),
-        evals_since_decrease=jnp.where(decreased, 0, before.evals_since_decrease + 1),
+        evals_since_progress=jnp.where(progress, 0, before.evals_since_progress + 1),
         is_start=outcome.restarts,
         memory_empty=memory_empty,
         grad_max=grad_max,
@@ -203,10 +186,11 @@ def _update_scalars(
     )
 
 
-def _failure_status(search: Search, tried: Search, evaluation: TrialEvaluation, limit: Tolerances) -> Array:
-    """Return why nothing lower was found: NOISE_FLOOR if rounding hides the decrease and the gradient seems right."""
+def _failure_status(search: Search, tried: Search, seen: Seen, evaluation: TrialEvaluation, limit: Tolerances) -> Array:
+    """Return why nothing better was found: NOISE_FLOOR if noise hides the decrease and the gradient seems right."""
     predicted = -evaluation.slope_start * search.step
-    hidden = ~tried.contradicted & (predicted <= noise(_value_size(search, evaluation), limit.rounding))
+    level = jnp.maximum(noise(_value_size(search, evaluation), limit.rounding), seen.shown)
+    hidden = ~seen.contradicted & (predicted <= CLEAR_FACTOR * level)
     reason = jnp.where(hidden, Status.NOISE_FLOOR, Status.LINESEARCH)
     return jnp.where(tried.nonfinite_trial | ~jnp.isfinite(evaluation.slope_start), Status.NONFINITE, reason)
 
@@ -236,10 +220,6 @@ def _unit_step(scalars: SolveScalars, otherwise: Scalar) -> Scalar:
 def _value_size(search: Search, evaluation: TrialEvaluation) -> Scalar:
     """Return max(|phi(0)|, |phi(t)|, 1)."""
     return jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(evaluation.value)), 1)
-
-
-def _noise_at_start(search: Search, limit: Tolerances) -> Scalar:
-    return noise(jnp.abs(search.value_start), limit.rounding)
 
 
 def _limit_status(new_iterate: Flag, limit: Tolerances) -> Array:

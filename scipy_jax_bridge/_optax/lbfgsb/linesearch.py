@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, contradicts, noise
+from ..._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE
 from ..loop_tools import select
 from .lanes import Flag
 
@@ -48,9 +48,9 @@ class Search(NamedTuple):
     width: Scalar
     width_before: Scalar
     evaluations: Scalar
+    contradiction: Scalar  # the noise up to which no trial contradicts the gradient
     bracketed: Flag
     second_stage: Flag
-    contradicted: Flag  # value and slopes of some trial disagree
     nonfinite_trial: Flag  # some trial had a value or gradient that is not finite
     step_was_reduced: Flag  # the search backed off from a trial that was not finite or whose slope overflowed
 
@@ -60,7 +60,6 @@ class Verdict(NamedTuple):
 
     accepted: Flag
     stuck: Flag  # no better step is left in the bracket
-    contradicted: Flag  # value and slopes disagree: the gradient is wrong, unless the search finds something lower
 
 
 def start_search(value: Scalar, step: Scalar) -> Search:
@@ -79,9 +78,9 @@ def start_search(value: Scalar, step: Scalar) -> Search:
         width=zero,
         width_before=zero,
         evaluations=zero,
+        contradiction=zero,
         bracketed=no,
         second_stage=no,
-        contradicted=no,
         nonfinite_trial=no,
         step_was_reduced=no,
     )
@@ -99,28 +98,21 @@ def open_search(search: Search, slope_start: Scalar, step_max: Scalar) -> Search
     )
 
 
-def judge(search: Search, slope_start: Scalar, trial: Trial, rounding: Scalar, by_slopes: Flag) -> Verdict:
+def judge(search: Search, slope_start: Scalar, trial: Trial) -> Verdict:
     """Test the strong Wolfe conditions (1.1) and (1.2) at a trial, and whether the search is stuck.
 
-    If rounding hides the decrease that (1.1) asks for and `by_slopes` is set, (1.2) alone decides: the approximate
-    Wolfe conditions of W. W. Hager and H. Zhang, SIAM J. Optimization 16 (2005), 170-192, section 3.
-
-    `slope_start` is phi'(0), `rounding` the relative rounding error of the objective.
+    `slope_start` is phi'(0).
     """
     (step, value, slope), steep = trial, SUFFICIENT_DECREASE * slope_start
-    noise_level = noise(jnp.abs(search.value_start), rounding)
     enough = _is_enough(value, search.value_start, step * steep)
-    hidden = by_slopes & (-step * steep <= noise_level) & (step > 0) & (value <= search.value_start + noise_level)
-    accepted = (enough | hidden) & (jnp.abs(slope) <= -CURVATURE * slope_start)
+    accepted = enough & (jnp.abs(slope) <= -CURVATURE * slope_start)
     low, high = _interval(search)
     outside = (step <= low) | (step >= high)
     narrow = high - low <= INTERVAL * high
     at_most = (step == search.step_max) & enough & (slope <= steep)
     at_least = (step == 0) & (~enough | (slope >= steep))
     stuck = (search.bracketed & (outside | narrow)) | at_most | at_least
-    size = jnp.maximum(jnp.maximum(jnp.abs(search.value_start), jnp.abs(value)), 1)
-    against = contradicts(value - search.value_start, step * slope_start, step * slope, noise(size, rounding))
-    return Verdict(accepted, stuck, against)
+    return Verdict(accepted, stuck)
 
 
 def _is_enough(value: Scalar, value_start: Scalar, change: Scalar) -> Flag:

@@ -11,9 +11,9 @@ from ..._problem.objective import Data
 from ..._problem.problem import Problem
 from ..device_solver import DeviceSolver, Evaluated, Leaves, LoopReport, LoopScalars, make_report
 from ..limits import Box
-from .control import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
 from .lanes import pack, unpack
 from .linesearch import Search
+from .records import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
 from .step import State, process, read_scalars, start_state
 
 

@@ -25,20 +25,13 @@ from ..device_solver import Evaluated
 from ..limits import Box, Tolerances
 from ..loop_tools import COUNT_MODULUS, select, write_rows
 from .bounded import bounded_direction
-from .control import (
-    OUTCOME_KINDS,
-    SCALAR_KINDS,
-    SolveScalars,
-    TrialEvaluation,
-    TrialOutcome,
-    accept_start,
-    process_trial,
-)
+from .control import accept_start, process_trial
 from .direction import Direction
 from .lanes import Flag, Lanes, Rule, Scalars, pack, select_fused, split, unpack
 from .lengths import first_step, project, step_max, take_step
 from .linesearch import LARGEST_STEP, Search
 from .memory import NewPair, Scalar, Vector, sum_products
+from .records import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars, TrialEvaluation, TrialOutcome
 from .unbounded import UNBOUNDED
 
 Rules = tuple[Rule, Rule]
@@ -82,7 +75,7 @@ def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) ->
     x = x if box is None else xp.clip(x, box.lower, box.upper)
     zeros = xp.zeros(x.shape, x.dtype)
     search, scalars = unpack(SCALAR_KINDS, np.zeros(len(pack(SCALAR_KINDS, ()))))
-    scalars = scalars._replace(status=RUNNING, best_value=np.inf, is_start=True, memory_empty=True)
+    scalars = scalars._replace(status=RUNNING, least_value=np.inf, best_value=np.inf, is_start=True, memory_empty=True)
     return State(
         trial=x,
         x=x,

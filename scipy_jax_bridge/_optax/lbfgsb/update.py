@@ -18,11 +18,12 @@ from ..._core.types import Number
 from ..device_solver import Evaluated
 from ..limits import Box, Tolerances
 from ..loop_tools import select
-from .control import OUTCOME_KINDS, After, Before, TrialEvaluation, accept_start, process_trial
+from .control import accept_start, process_trial
 from .lanes import Lanes, split, unpack
 from .layout import Layout
 from .linesearch import Search, start_search
 from .memory import Scalar, Vector, largest
+from .records import OUTCOME_KINDS, After, Before, TrialEvaluation
 from .step import State, process, read_scalars
 
 

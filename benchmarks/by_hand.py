@@ -1,0 +1,61 @@
+"""A solve by one argument against the same done by hand: what convenience costs.
+
+    python benchmarks/by_hand.py
+    python benchmarks/by_hand.py --rows scipy --rows call --repeats 31
+
+Double precision. Every row is a `Minimizer` (where said, `minimize` inside jit) over what one would write without this
+package, in one run, compiled before, the medians of interleaved repeats. All that a result has is used, and answers
+are compared before a time is printed. "of the least" is the ratio of the least times: look there first where the
+machine has other work. The table is written to benchmarks/results/DEVICE/by_hand.txt if no row was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import jax
+
+import by_hand_chunks
+import by_hand_large
+import by_hand_loops
+import by_hand_scipy
+from results import folder, header
+from timing import Row, table
+
+ROWS: dict[str, tuple[Callable[[int], list[Row]], int]] = {  # with the repeats of each
+    "scipy": (by_hand_scipy.small, 301),
+    "leaves": (by_hand_scipy.leaves, 25),
+    "large": (by_hand_scipy.large, 9),
+    "call": (by_hand_loops.call, 301),
+    "transformations": (by_hand_loops.transformations, 7),
+    "optax.lbfgs": (by_hand_loops.optax_lbfgs, 25),
+    "engine": (by_hand_loops.engine, 51),
+    "vmap": (by_hand_loops.vmap, 7),
+    "chunks": (by_hand_chunks.chunks, 5),
+    "iteration": (by_hand_large.iteration, 5),
+    "compile": (by_hand_large.compilation, 1),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", choices=ROWS, action="append", help="these rows only; all when left out")
+    parser.add_argument("--repeats", type=int, help="rounds, instead of each row's own number")
+    chosen = parser.parse_args(argv)
+    jax.config.update("jax_enable_x64", True)
+    print(header(), flush=True)
+    rows = []
+    for name in chosen.rows or ROWS:
+        measure, repeats = ROWS[name]
+        rows += measure(chosen.repeats or repeats)
+        print(f"measured: {name}", flush=True)
+    text = f"\n{table(rows)}"
+    print(text)
+    if not chosen.rows:
+        (folder() / "by_hand.txt").write_text(f"{header()}\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()
