@@ -16,6 +16,7 @@ import inspect
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -247,3 +248,7 @@ def test_what_tests_a_promise_is_there() -> None:
     named = re.findall(r"`((?:tests|benchmarks)/\w+\.py)`", (DOCS / "promises.md").read_text())
     assert len(named) > 20
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_way_of_params_is_as_its_script_draws_it() -> None:
+    assert runpy.run_path(str(DOCS / "draw_way.py"))["draw"]() == (DOCS / "way.svg").read_text()
