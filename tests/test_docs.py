@@ -183,7 +183,17 @@ def test_the_pages_have_what_was_asked_for() -> None:
             assert word in code, f"{word} in {page}"
 
 
-@pytest.mark.parametrize("name", [name for name in dir(sjb) if not name.startswith("_")])
+PUBLIC = [name for name in dir(sjb) if not name.startswith("_")]
+
+
+def test_the_reference_has_every_public_name() -> None:
+    assert (
+        sorted(re.findall(r"^::: scipy_jax_bridge\.(\w+)$", (DOCS / "reference.md").read_text(), re.MULTILINE))
+        == PUBLIC
+    )
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_the_examples_of_the_reference_run(name: str) -> None:
     thing = getattr(sjb, name)
     finder = doctest.DocTestFinder(recurse=inspect.isclass(thing))
