@@ -1,10 +1,11 @@
-"""Measure and draw the two pictures of choosing.md: `python docs/draw_choosing.py`. It takes about a minute.
+"""Measure, draw the two pictures of choosing.md and write its two tables: `python docs/draw_choosing.py`.
 
-It prints the tables that stand on the page.
+It takes one to two minutes.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from figures import COLORS, MARKERS, save
+from figures import COLORS, HERE, MARKERS, save
 from matplotlib.axes import Axes
 
 import scipy_jax_bridge as sjb
@@ -129,20 +130,52 @@ def draw_backends(axes: list[Axes], found: dict[str, dict[str, tuple[float, floa
     axes[0].legend()
 
 
+def write_table(name: str, head: list[str], rows: list[list[str]]) -> None:
+    """Put a table into choosing.md between the marks of that name."""
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    load = f"load average {os.getloadavg()[0]:.1f}"
+    machine = f"{os.cpu_count()} cores of a shared machine, {load}"
+    note = f"`python docs/draw_choosing.py`, {machine}; float64, medians of {REPEATS}."
+    page = HERE / "choosing.md"
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(start)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{start}\n\n{note}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+
+
+def write_ms(seconds: float) -> str:
+    """Milliseconds in three digits."""
+    return f"{float(f'{1e3 * seconds:.3g}'):,g} ms"
+
+
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     problems = make_problems()
     backends = {title: measure_backends(problem) for title, problem in problems.items()}
-    save("backends", lambda axes: draw_backends(axes, backends), columns=3, height=3.0)
-    for title, seconds in backends.items():
-        cells = " | ".join(f"{1e3 * each:.3g} ms" for pair in seconds.values() for each in pair)
-        print(f"| {title} | {cells} |")
     small = list(problems)[:2]
     methods = {title: measure_methods(problems[title]) for title in small}
+    save("backends", lambda axes: draw_backends(axes, backends), columns=3, height=3.0)
     save("methods", lambda axes: draw_methods(axes, methods), height=4.0)
+    head = ["problem", "scipy: compile", "solve", "optax: compile", "solve"]
+    rows = [
+        [title, *(write_ms(each) for pair in found.values() for each in pair)]
+        for title, found in backends.items()
+    ]
+    write_table("backends", head, rows)
+    head = ["method", *(cell for title in small for cell in (title, "nfev", "solve"))]
+    rows = []
     for name in RUNS:
         ends = [methods[title][name] for title in small]
-        cells = " | ".join(
-            f"{r.status} | {int(r.nfev)} | {1e3 * r.timing.solve_s:.3g} ms" for r in ends
+        rows.append(
+            [
+                name,
+                *(
+                    cell
+                    for r in ends
+                    for cell in (str(r.status), f"{int(r.nfev):,}", write_ms(r.timing.solve_s))
+                ),
+            ]
         )
-        print(f"| {name} | {cells} |")
+    write_table("methods", head, rows)

@@ -20,6 +20,7 @@ import runpy
 import subprocess
 import sys
 import textwrap
+import tomllib
 import types
 import warnings
 from collections.abc import Iterator
@@ -262,3 +263,11 @@ def test_what_tests_a_promise_is_there() -> None:
 
 def test_the_way_of_params_is_as_its_script_draws_it() -> None:
     assert runpy.run_path(str(DOCS / "draw_way.py"))["draw"]() == (DOCS / "way.svg").read_text()
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    released = re.search(r"^## \[(\d.*?)\] - (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released is not None and released[1] == version
+    assert f'date-released: "{released[2]}"' in (ROOT / "CITATION.cff").read_text()
