@@ -94,6 +94,8 @@ class Session:
             self.run_alone(block)
         else:
             self.space.pop("best", None)
+            if block.title == "after":
+                self.space.pop("result", None)
             program = compile("\n" * block.line + block.code, self.page, "exec")
             with contextlib.redirect_stdout(io.StringIO()) as output, warnings.catch_warnings():
                 if block.title.startswith("before"):
@@ -119,6 +121,7 @@ class Session:
             self.before = {name: self.space.pop(name) for name in ("params", "minimum")}
         elif block.title == "after":
             assert np.isfinite(float(self.space["minimum"]))
+            assert "result" not in self.space or self.space["result"].success
             if self.before:
                 assert float(self.space["minimum"]) == pytest.approx(float(self.before["minimum"]), rel=1e-6)
                 compare_trees(self.space["params"], self.before["params"], 1e-4)
