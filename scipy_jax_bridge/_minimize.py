@@ -186,7 +186,8 @@ def minimize(
         has_aux: whether fun returns (value, aux). Default False.
         options: Options or a mapping of its fields, for SciPy together with the method's own. Default None.
         callback: callback(progress), called once per iteration, in the device loop once per chunk, about ten times
-            a second. StopIteration ends the solve. Default None.
+            a second. StopIteration ends the solve. Of several processes the first one calls it; see EveryProcess.
+            Default None.
         progress: whether to show a progress bar (needs tqdm). Default False.
         precision: "float64" solves in double precision without the global flag; None in the type of the leaves,
             at least float32. Default None.

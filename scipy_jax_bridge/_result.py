@@ -24,7 +24,7 @@ from ._core.trace import (
     Trace as Trace,
     drop_padding,
 )
-from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced
+from ._core.types import Aux, P, ResultArray, ResultBool, ResultInt, ResultStatus, Tracer, is_traced, is_whole
 from ._problem.moves import Move, Origin
 from ._problem.notes import describe_point
 from ._problem.problem import Problem
@@ -127,8 +127,9 @@ class Result(Generic[P, Aux]):
             return float(trace.grad_norm[-1])
         if self.norm is not None:
             return self.norm
-        if not self.bounded:
-            return max((float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(self.jac) if leaf.size), default=0.0)
+        grads = [leaf for leaf in jax.tree.leaves(self.jac) if leaf.size]
+        if not self.bounded and all(map(is_whole, grads)):
+            return max((float(np.max(np.abs(leaf))) for leaf in grads), default=0.0)
         rows = np.flatnonzero(trace.fun == float(self.fun))  # empty if the best point was a trial
         return float(trace.grad_norm[rows[0]]) if rows.size else math.nan
 
@@ -214,8 +215,7 @@ jax.tree_util.register_pytree_with_keys(Result, _flatten, _unflatten)
 
 def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, method: str) -> Result:
     """Make the public result of an outcome, and write its notes unless it is traced."""
-    structure, spec = problem.spec.params, problem.spec
-    leaves, grads = outcome.leaves, outcome.grad
+    structure, spec, leaves, grads = problem.spec.params, problem.spec, outcome.leaves, outcome.grad
     value: Any = outcome.value
     value = value if value.dtype == spec.value_dtype else value.astype(spec.value_dtype)
     result = Result(
@@ -239,6 +239,8 @@ def finish(outcome: Outcome, problem: Problem, objective: str, backend: str, met
     if is_traced((leaves, grads, result.code, result.trace)):
         return result
     known: dict[str, Any] = {"objective": objective, "origin": Origin.keep(problem.start_leaves, problem.bounds)}
+    if not all(map(is_whole, leaves)):
+        return replace(result, **known)
     status = result.status
     if not status.success and problem.bounds is not None and grads is not None:
         x, grad = (structure.ravel_on_host(each, np.float64) for each in (leaves, grads))

@@ -57,8 +57,13 @@ def solve(**settings: Any) -> list[Any]:
     except (Exception, KeyboardInterrupt) as error:
         best = getattr(error, "best_result", None)
         return [type(error).__name__, str(error), None if best is None else [best.nfev, float(best.fun).hex()]]
-    x = np.asarray(result.params)
+    x = multihost_utils.process_allgather(result.params, tiled=True) if is_split(result.params) else result.params
+    x = np.asarray(x)
     return [result.status.name, result.nit, result.nfev, float(result.fun).hex(), zlib.crc32(x.tobytes())]
+
+
+def is_split(array: Any) -> bool:
+    return isinstance(array, jax.Array) and not array.is_fully_replicated
 
 
 def at_call(count: int, process: int, act: Callable[[], None]) -> sjb.EveryProcess:
@@ -104,6 +109,7 @@ def whole(backend: str) -> Any:
     limit = {"maxfun": 50}
     yield solve(backend=backend, callback=lambda progress: calls.append(progress.nit), options=limit)
     yield solve(backend=backend, params=place(-np.ones(SIZE), PartitionSpec()), options=limit)
+    yield solve(backend=backend, params=place(-np.ones(SIZE), PartitionSpec("rows")), options=limit)
     assert bool(calls) == (RANK == 0), "a plain callback is called in the first process"
     if RANK == 1:
         alone = sjb.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(3), backend=backend, callback=stop_at_once)

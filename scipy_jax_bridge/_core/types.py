@@ -66,6 +66,11 @@ def is_traced(tree: PyTree) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_whole(leaf: Any) -> bool:
+    """Whether this process can read all of a leaf; of an array over several processes it may hold a part only."""
+    return not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+
+
 def unwrap_partial(fun: Objective) -> Objective:
     """Return the function of a `functools.partial`."""
     while isinstance(fun, functools.partial):

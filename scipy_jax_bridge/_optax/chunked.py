@@ -11,7 +11,7 @@ from .._backend import Compiled
 from .._core.agreement import fingerprint
 from .._core.monitor import Progress, SolveMonitor
 from .._core.status import RUNNING, Status
-from .._core.types import HostVector
+from .._core.types import HostVector, Vector, is_whole
 from .._problem.problem import Problem
 from .._result import Outcome, Result, ResumeState, Timing, Trace
 from .device_solver import (
@@ -85,10 +85,12 @@ class ChunkedRun:
         self._monitor.agree(self.nfev, self.seen, ended=status)
         return status
 
-    def evaluate_at(self, start: Callable[[Leaves], DeviceState], x: HostVector) -> Evaluation:
+    def evaluate_at(self, start: Callable[[Leaves], DeviceState], x: Vector) -> Evaluation:
         """Evaluate the objective at a point with the compiled loop, without counting it."""
-        state, report = self._compute(start(self._problem.spec.params.unravel(x)), 1, None)
-        return Evaluation(x, float(np.asarray(report.rows)[0, 0]), np.asarray(state.grad), state.aux)
+        params = self._problem.spec.params
+        leaves = params.unravel(np.asarray(x)) if is_whole(x) else params.snapshot(x)
+        state, report = self._compute(start(leaves), 1, None)
+        return Evaluation(x, float(np.asarray(report.rows)[0, 0]), state.grad, state.aux)
 
     def run(self, state: DeviceState) -> tuple[DeviceState, Status | None]:
         """Run one chunk. Return the state, and the status if the solve has ended or is to be stopped."""
@@ -146,7 +148,7 @@ class ChunkedRun:
             self.speed = (nfev - self.nfev) / max(now - self._last_s, 1e-9)
         self._last_s, self.nfev = now, nfev
         is_due = self.nit > known or not self._problem.spec.is_host  # once an iteration, or a chunk
-        if is_due and self._monitor.callback is not None:
+        if is_due and (self._monitor.callback is not None or self._monitor.agreement is not None):
             self._call_back(scalars, last)
 
     def trace(self) -> Trace:
@@ -178,10 +180,11 @@ class ChunkedRun:
         )
 
     def _call_back(self, scalars: LoopScalars, last: Evaluation) -> None:
-        x = np.array(last.x)  # a copy: the next chunk takes over the state
+        structure = self._problem.spec.params
+        x = structure.snapshot(last.x)
 
         def params() -> PyTree:
-            return self._problem.spec.params.to_params(x, self._problem.static_leaves)
+            return structure.to_params(x, self._problem.static_leaves)
 
         value, grad_norm = float(scalars.value), float(scalars.grad_norm)
         self._monitor.notify(Progress(self.nit, self.nfev, value, grad_norm, self._last_s, params))

@@ -22,6 +22,7 @@ from .._problem.jaxpr_key import key_of
 from .._problem.leaves import sharding_of
 from .._problem.objective import Data, FlatObjective, TracedMethod, bind_consts, to_array
 from .._problem.problem import Problem
+from .._problem.split import arrange
 from .loop_tools import Held, hold
 
 
@@ -74,6 +75,7 @@ class _Moves:
 
 def trace_method(problem: Problem, method: optax.GradientTransformation) -> TracedMethod:
     """Trace the transformation."""
+    problem = arrange(problem)
     moves, dtype = _Moves(problem, method), problem.spec.dtype
     x = jax.ShapeDtypeStruct((problem.spec.params.size,), dtype)
     with standard_promotion():

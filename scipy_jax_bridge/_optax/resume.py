@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.typing import ArrayLike
 
 from .._core.options import Options
 from .._core.status import RUNNING, Status
+from .._core.types import Leaf, Vector, is_whole
 from .._problem.problem import Problem
 from .._result import FRESH_MEMORY, Result, ResumeState
 from .algorithm import Algorithm
@@ -18,7 +20,7 @@ from .chunked import ChunkedRun
 from .device_solver import DeviceSolver, DeviceState, Evaluation, Leaves
 from .digest import digest
 
-FORMAT = 2  # version of the leaves of a ResumeState; increase it when their meaning changes
+FORMAT = 3  # version of the leaves of a ResumeState; increase it when their meaning changes
 TOLERANCE_EPS = 1e3  # multiples of eps by which two evaluations at one point may differ
 
 ANOTHER_VERSION = "The result is of another version of scipy_jax_bridge."
@@ -113,16 +115,25 @@ def _are_equal(bounds: tuple[ArrayLike, ArrayLike] | None, others: tuple[ArrayLi
     return all(np.array_equal(side, other) for side, other in zip(bounds, others, strict=True))
 
 
-def _is_at(problem: Problem, x: ArrayLike) -> bool:
+def _is_at(problem: Problem, x: Vector) -> bool:
     """Return whether params are this point. `dataclasses.replace` may have given the result other params."""
-    leaves = problem.spec.params.unravel(np.asarray(x))
-    pairs = zip(leaves, problem.start_leaves, strict=True)
-    return all(np.array_equal(leaf, np.asarray(given)) for leaf, given in pairs)
+    params = problem.spec.params
+    leaves = params.unravel(np.asarray(x)) if is_whole(x) else params.snapshot(x)
+    return all(map(_are_alike, leaves, problem.start_leaves))
+
+
+def _are_alike(leaf: Leaf, given: Leaf) -> bool:
+    """Return whether two leaves are equal; of what lies in several processes, whether the parts in this one are."""
+    if is_whole(given):
+        return np.array_equal(np.asarray(leaf), np.asarray(given))
+    shards = zip(jnp.asarray(leaf).addressable_shards, jnp.asarray(given).addressable_shards, strict=True)
+    return all(np.array_equal(part.data, other.data) for part, other in shards)
 
 
 def _copy(leaf: jax.Array | np.ndarray | np.generic) -> jax.Array | np.ndarray:
-    """Copy to the host. PRNG keys exist only in JAX."""
-    return jnp.array(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else np.array(leaf)
+    """Copy to the host. PRNG keys exist only in JAX, and an array over several processes stays where it is."""
+    stays = jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or not is_whole(leaf)
+    return jnp.array(leaf) if stays else np.array(leaf)
 
 
 def _is_same_objective(value: float, state: DeviceState, now: Evaluation) -> bool:
@@ -130,7 +141,8 @@ def _is_same_objective(value: float, state: DeviceState, now: Evaluation) -> boo
 
     Differences of the size of rounding are allowed, because a device may add in another order.
     """
-    grad, grad_now = np.asarray(state.grad), np.asarray(now.grad)
+    xp: Any = np if is_whole(now.grad) else jnp  # all processes do this
+    grad, grad_now = xp.asarray(state.grad), xp.asarray(now.grad)
     rtol = TOLERANCE_EPS * np.finfo(grad.dtype).eps
     near = abs(float(now.value) - value) <= rtol * abs(value)
-    return bool(near and np.all(np.abs(grad_now - grad) <= rtol * np.abs(grad).max(initial=0.0)))
+    return bool(near and xp.all(xp.abs(grad_now - grad) <= rtol * xp.abs(grad).max(initial=0.0)))

@@ -24,10 +24,12 @@ from .._core.outcome import FlatOutcome
 from .._core.promotion import standard_promotion
 from .._core.status import Status
 from .._core.trace import unknown
+from .._core.types import is_whole
 from .._problem.cache import ToCompile
 from .._problem.nonfinite import describe_nonfinite, refuse_start
 from .._problem.objective import Data
 from .._problem.problem import Problem
+from .._problem.split import SplitSpec, arrange
 from .._result import Outcome, Result, Trace
 from .algorithm import Algorithm, MakeSolver
 from .chunked import CHUNK_S, ChunkedRun
@@ -47,6 +49,7 @@ from .host_loop import compile_turn
 from .limits import Box, Tolerances, box_of, tolerances_of
 from .loop import advance
 from .loop_tools import select
+from .placement import Begin, box_on_device, compile_start, placement_of, to_host, with_places
 from .resume import make_resume_state, resume
 
 RESUMABLE = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Status.INTERRUPTED)
@@ -55,25 +58,24 @@ RESUMABLE = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Sta
 class LoopPrograms(NamedTuple):
     """The compiled loop."""
 
-    start: Callable[..., DeviceState]  # free leaves, box -> the state before the first evaluation
+    start: Begin  # free leaves, box -> the state before the first evaluation
     advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
 
 
 def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> Compiled[LoopPrograms]:
     """Compile the loop, or find it compiled."""
+    problem = arrange(problem)
     return _compile(algorithm.device_solver(problem, options, ROWS), problem, options)
 
 
 def _compile(solver: DeviceSolver, problem: Problem, options: Options) -> Compiled[LoopPrograms]:
     name = (problem.method_key, problem.bounds is not None, options.maxcor, ROWS)
 
-    def start() -> ToCompile:
-        return jax.jit(solver.start), (_on_host(problem.start_leaves), problem.data, box_of(problem))
-
-    begin, begin_s = solver.start_on_host, 0.0
-    if begin is None:
-        compiled, begin_s = problem.compile(("start", *name), start)
-        begin = lambda free, box: compiled(free, problem.data, box)  # noqa: E731
+    on_host = solver.start_on_host
+    if on_host is None or isinstance(problem.spec.params, SplitSpec):
+        begin, begin_s = compile_start(problem, solver, name, lambda: _shapes_of_state(problem, solver))
+    else:
+        begin, begin_s = lambda free, box: on_host(to_host(free), box), 0.0
     if problem.spec.is_host:
         limits = tolerances_of(problem, options)
         run, run_s = compile_turn(problem, solver, name, lambda: _shapes_of_state(problem, solver), limits)
@@ -89,8 +91,8 @@ def _compile(solver: DeviceSolver, problem: Problem, options: Options) -> Compil
 
 
 def _shapes_of_state(problem: Problem, solver: DeviceSolver) -> DeviceState:
-    state = jax.eval_shape(solver.start, problem.start_leaves, problem.data, box_of(problem))
-    return state._replace(rows=())
+    free = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in problem.spec.params.optimized]
+    return jax.eval_shape(solver.start, free, problem.data, box_of(problem))._replace(rows=())
 
 
 def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> ToCompile:
@@ -102,9 +104,14 @@ def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> T
         state = advance(solver, with_rows(state), data, limits, box, until)
         return state._replace(rows=()), solver.report(state)
 
-    limits, box = tolerances_of(problem, options), box_of(problem)
-    inputs = (_shapes_of_state(problem, solver), problem.data, limits, box, np.int32(0))
-    return jax.jit(run, donate_argnums=0), inputs
+    limits, box = tolerances_of(problem, options), box_on_device(problem)
+    shapes, inputs = _shapes_of_state(problem, solver), (problem.data, limits, box, np.int32(0))
+    placement = placement_of(problem)
+    if placement is None:
+        return jax.jit(run, donate_argnums=0), (shapes, *inputs)
+    states = placement.of_state(shapes)
+    placed = jax.jit(run, donate_argnums=0, out_shardings=(states, placement.of_report(shapes)))
+    return placed, (with_places(shapes, states), *inputs)
 
 
 def solve_optax(
@@ -123,11 +130,12 @@ def solve_optax(
     Raises:
         ValueError: the objective or its gradient is not finite at the start.
     """
+    problem = arrange(problem)
     paces = problem.spec.programs.paces
     solver = algorithm.device_solver(problem, options, ROWS)
     compiled = _compile(solver, problem, options)
     programs = compiled.programs
-    limits, box = tolerances_of(problem, options), box_of(problem)
+    limits, box = tolerances_of(problem, options), box_on_device(problem)
 
     def advance_to(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
         count = np.int32(min(until, COUNT_MAX))
@@ -136,12 +144,13 @@ def solve_optax(
 
     def start(free: Leaves) -> DeviceState:
         with jax.debug_infs(False):  # before the first evaluation the least value is infinite
-            return programs.start(_on_host(free), box)._replace(rows=())
+            return programs.start(free, box)._replace(rows=())
 
     monitor.begin()
     chunks = ChunkedRun(problem, monitor, advance_to, paces.get(problem.method_key))
     if monitor.agreement is not None:
-        chunks.seen = fingerprint(*jax.tree.leaves((_on_host(problem.start_leaves), limits, box)))
+        whole = filter(is_whole, problem.start_leaves)
+        chunks.seen = fingerprint(*map(np.asarray, whole), *limits)
     fresh = start(problem.start_leaves)
     state, note = fresh, ""
     if earlier is not None:
@@ -158,11 +167,6 @@ def solve_optax(
     return chunks.outcome(compiled, status, chunks.found, detail, note, carry)
 
 
-def _on_host(free: Leaves) -> list[np.ndarray]:
-    """Return the leaves without their placement: the loop runs where its data are."""
-    return [np.asarray(leaf) for leaf in free]
-
-
 def _explain_nonfinite(
     problem: Problem,
     solver: DeviceSolver,
@@ -176,11 +180,17 @@ def _explain_nonfinite(
         NonfiniteStart: it was at the start.
     """
     at_start = chunks.nfev == 1
+    if not is_whole(state.x):
+        if at_start:
+            raise refuse_start("the objective or its gradient is not finite", ())
+        return f"In iteration {chunks.nit + 1}."
     x = np.asarray(state.x if at_start else solver.find_nonfinite(state))
     seen = chunks.evaluate_at(start, x)
-    if np.isfinite(seen.value) and np.isfinite(seen.grad).all():
+    grad = np.asarray(seen.grad)
+    if np.isfinite(seen.value) and np.isfinite(grad).all():
         return f"In iteration {chunks.nit + 1} a trial was not finite, and nothing lower lay near it."
-    what = describe_nonfinite(problem.spec.params, x, seen.value, seen.grad)
+    params = problem.spec.params
+    what = describe_nonfinite(params, params.in_order(x), seen.value, params.in_order(grad))
     if at_start:
         raise refuse_start(what, problem.args)
     return f"In iteration {chunks.nit + 1}: {what}."

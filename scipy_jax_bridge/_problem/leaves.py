@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 from jaxtyping import PyTree
 
 from .._core.errors import shorten
@@ -164,8 +166,43 @@ def to_device(arrays: list[Leaf]) -> list[Leaf]:
     return moved
 
 
+def has_explicit_axes(mesh: Any) -> bool:
+    """Whether an axis of the mesh is explicit: the types of arrays say how they are split over it."""
+    kinds = getattr(mesh, "axis_types", None)
+    return isinstance(kinds, tuple) and jax.sharding.AxisType.Explicit in kinds
+
+
 def place_at(array: Leaf, sharding: Sharding | None) -> Leaf:
     """Move an array of the host to where its leaf was. Every process has all of it: nothing is sent, and none waits."""
+    if isinstance(array, jax.Array) and array.sharding == sharding:
+        return array
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
     return jax.make_array_from_callback(np.shape(array), sharding, lambda part: np.asarray(array)[part])
+
+
+def shared_mesh(leaves: Iterable[Leaf]) -> Mesh | None:
+    """Return the mesh of the arrays that JAX must be told where results lie: over several processes, or explicit axes.
+
+    None if there are no such arrays.
+    """
+    for each in map(sharding_of, leaves):
+        mesh = each.mesh if isinstance(each, NamedSharding) else None
+        if isinstance(mesh, Mesh) and (has_explicit_axes(mesh) or (each and not each.is_fully_addressable)):
+            return mesh
+    return None
+
+
+@contextmanager
+def explain_meshes(leaves: Iterable[Leaf]) -> Iterator[None]:
+    """Say of an error while an objective is traced whose it may be, if arrays lie on a mesh with explicit axes."""
+    try:
+        yield
+    except Exception as error:
+        if any(has_explicit_axes(getattr(sharding_of(leaf), "mesh", None)) for leaf in leaves):
+            error.add_note(
+                "Arrays of this call lie on a mesh with explicit axes, and jax.grad of the objective raises such an "
+                "error too. Call it inside `with jax.set_mesh(mesh):`, or make the mesh with jax.sharding.Mesh, whose "
+                "axes are not explicit."
+            )
+        raise

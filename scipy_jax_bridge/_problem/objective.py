@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
@@ -22,6 +23,7 @@ from .._core.promotion import with_user_promotion
 from .._core.types import FlatVector, Leaf, Objective, Scalar, Tracer, TreeDef, Vector
 from .hoisting import hoist_consts
 from .jaxpr_key import key_of
+from .leaves import has_explicit_axes
 from .params import TreeSpec
 from .prefix import leaf_paths
 from .validation import check_output_leaves, check_value, explain_tracers
@@ -215,5 +217,13 @@ class FlatObjective:
         """Evaluate the objective, its gradient and the leaves of the auxiliary output."""
         assert self.has_grad, "the objective was traced without its gradient"
         outputs, count = self.evaluate(self.leaves.unravel(x), data), len(self.leaves.leaves)
-        grad = self.leaves.ravel(outputs[1 : 1 + count], self.dtype)
+        grad = self.leaves.ravel([_whole(each) for each in outputs[1 : 1 + count]], self.dtype)
         return outputs[0].astype(self.dtype), grad, outputs[1 + count :]
+
+
+def _whole(array: Array) -> Array:
+    """Return the array with a type that splits it over no explicit axes of a mesh, as the flat vector is."""
+    where = getattr(jax.typeof(array), "sharding", None) if hasattr(jax, "typeof") else None
+    if where is None or not any(where.spec) or not has_explicit_axes(where.mesh):
+        return array
+    return jax.sharding.reshard(array, NamedSharding(where.mesh, PartitionSpec()))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,14 @@ class TreeSpec:
         parts = [x[end - leaf.size : end] for end, leaf in zip(ends, leaves, strict=True)]
         return [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
 
+    def in_order(self, x: Vector) -> HostVector:
+        """Return a vector on the host in the order of the leaves."""
+        return np.asarray(x)
+
+    def snapshot(self, x: Vector) -> Any:
+        """Return what `to_params` makes params of, which stays when the loop takes over the vector."""
+        return np.array(x)
+
     def combine(self, optimized: Sequence[Leaf], data: Sequence[Leaf]) -> PyTree:
         """Rebuild the tree from its optimized leaves and its data."""
         sources = {"free": iter(optimized), "data": iter(data)}
@@ -98,7 +107,7 @@ class TreeSpec:
         placed = [part and [place_at(x, leaf.sharding) for x, leaf in zip(part, specs, strict=True)] for part in parts]
         return jax.device_put(value), placed
 
-    def to_params(self, x: HostVector, data: Sequence[Leaf]) -> PyTree:
+    def to_params(self, x: Any, data: Sequence[Leaf]) -> PyTree:
         """Rebuild the tree, on the device, from a vector on the host."""
         return self.combine(self.to_device(None, x)[1][0] or [], data)
 

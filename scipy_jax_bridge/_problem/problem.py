@@ -22,7 +22,7 @@ from .._core.types import Leaf, Objective, Params, Vector
 from .bounds import Bounds, FlatBounds, flatten_bounds
 from .cache import Programs, ToCompile, programs_of
 from .host import HostObjective, HostProgram, describe_host
-from .leaves import sharding_of, to_device
+from .leaves import explain_meshes, sharding_of, to_device
 from .objective import Data, FlatObjective, TracedMethod, TracedObjective, trace_objective
 from .params import TreeSpec, partition_args, partition_params
 from .precision import Diagnosis, NarrowestDtype, diagnose
@@ -86,7 +86,7 @@ class ProblemSpec:
     @cached_property
     def flat(self) -> FlatObjective:
         """The objective as a function of the flat vector."""
-        leaves = TreeSpec(NO_TREE, tuple(self.params.optimized))
+        leaves = replace(self.params, treedef=NO_TREE, leaves=tuple(self.params.optimized))
         return FlatObjective(self.objective.evaluate, leaves, self.dtype, self.objective.has_grad)
 
     @cached_property
@@ -214,7 +214,8 @@ def prepare(
     if spec is None:
         started_at = time.perf_counter()
         trace = describe_host if isinstance(fun, HostObjective) else trace_objective
-        objective = trace(fun, has_aux, has_grad, structure, args_structure, start_leaves, data)
+        with explain_meshes([*start_leaves, *data]):
+            objective = trace(fun, has_aux, has_grad, structure, args_structure, start_leaves, data)
         spec = _make_spec(key, objective, objective.consts)
         if traces is not None and not objective.is_traced:
             traces.put(key, spec)

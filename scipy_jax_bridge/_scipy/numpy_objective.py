@@ -7,14 +7,17 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import scipy.optimize
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from .._backend import Program
-from .._core.types import HostVector, Params
+from .._core.types import HostVector, Leaf, Params, is_whole
 from .._problem.prefix import dotted_paths, leaf_paths
 from .._problem.problem import Problem
 from .fixed import FixedComponents, FreeVector
 from .programs import compile_program
+
+SPLIT_MAX = 10**7  # components of split params that SciPy takes
 
 
 class NumpyObjective:
@@ -29,7 +32,7 @@ class NumpyObjective:
 
     def __init__(self, problem: Problem, fixed: FixedComponents | None) -> None:
         self.problem, self._fixed = problem, fixed
-        bounds, start = problem.bounds, problem.spec.params.ravel_on_host(problem.start_leaves, np.float64)
+        bounds, start = problem.bounds, problem.spec.params.ravel_on_host(gather(problem), np.float64)
         self._start = start if bounds is None else np.clip(start, bounds.lower, bounds.upper)
         self.shape = (problem.spec.params.size if fixed is None else fixed.free.size,)  # of a free vector
         self._dtype = None if problem.spec.dtype == np.float64 else problem.spec.dtype
@@ -125,3 +128,20 @@ class NumpyObjective:
                 places = [str(list(place)) if place else "" for place in np.ndindex(leaf.shape)]
                 names += [(path or "params") + place for place in places]
         return self.reduce(np.array(names)).tolist()
+
+
+def gather(problem: Problem) -> list[Leaf]:
+    """Return the optimized leaves so that this process can read them; those over several processes are gathered.
+
+    Raises:
+        ValueError: they are split, and too large for every process to hold some twenty such vectors.
+    """
+    leaves, size = problem.start_leaves, problem.spec.params.size
+    split = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated]
+    if split and size > SPLIT_MAX:
+        raise ValueError(
+            f"params are split over {len(split[0].sharding.device_set)} devices and have {size} components. SciPy "
+            f"would hold about 20 such vectors whole on the host of each process, {20 * 8 * size / 1e9:.0f} GB. Take "
+            "backend='optax', which leaves every vector where params are."
+        )
+    return [leaf if is_whole(leaf) else multihost_utils.process_allgather(leaf, tiled=True) for leaf in leaves]

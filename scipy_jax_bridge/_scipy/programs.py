@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from .._backend import Compiled, Program
 from .._core.options import Options
 from .._core.types import FlatVector, Vector
 from .._problem.cache import ToCompile
+from .._problem.leaves import shared_mesh
 from .._problem.objective import Data, FlatObjective, HostEvaluate
 from .._problem.problem import Problem
 from .._problem.second_order import second_order_key
@@ -61,7 +63,12 @@ def compile_program(problem: Problem, name: str) -> tuple[Program, float]:
 
     def describe() -> ToCompile:
         x = jax.ShapeDtypeStruct((problem.spec.params.size,), problem.spec.dtype)
-        return jax.jit(make(problem.spec.flat)), (*[x] * vectors, problem.data)
+        compiled, mesh = make(problem.spec.flat), shared_mesh([*problem.start_leaves, *problem.data])
+        inputs = (*[x] * vectors, problem.data)
+        if mesh is None:
+            return jax.jit(compiled), inputs
+        read: Any = (NamedSharding(mesh, PartitionSpec()), None)  # by each process
+        return jax.jit(compiled, out_shardings=read), inputs
 
     return problem.compile(("scipy", name, key), describe)
 

@@ -111,8 +111,8 @@ def _masked_products(rows: Rows, free: Mask) -> CompactMatrix:
 
     def add_part(place: Int[Array, ""], total: CompactMatrix) -> CompactMatrix:
         first = jnp.minimum(place * PART, size - PART)  # the last part repeats some of the one before
-        part = (lax.dynamic_slice_in_dim(each, first, PART, axis) for each, axis in ((rows, 1), (free, 0)))
-        return total + multiply_part(*part, first + jnp.arange(PART) >= place * PART)
+        of_rows, of_free = (lax.dynamic_slice_in_dim(each, first, PART, axis) for each, axis in ((rows, 1), (free, 0)))
+        return total + multiply_part(of_rows, of_free, first + jnp.arange(PART) >= place * PART)
 
     zeros = vary_with(jnp.zeros((count, count), rows.dtype), rows)
     return lax.fori_loop(0, -(-size // PART), add_part, zeros)
