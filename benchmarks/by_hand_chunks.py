@@ -15,7 +15,7 @@ from by_hand_scipy import use
 from timing import Row, compare, interleave
 
 METHODS: dict[str, Any] = {"L-BFGS": lambda: None, "Adam": lambda: optax.adam(1e-6)}
-STEPS = {("L-BFGS", 20): 150_000, ("L-BFGS", 1000): 50_000, ("Adam", 20): 1_500_000, ("Adam", 1000): 300_000}
+STEPS = {("L-BFGS", 20): 150_000, ("L-BFGS", 1000): 50_000, ("Adam", 20): 900_000, ("Adam", 1000): 300_000}
 
 
 def long_valley(x: jax.Array) -> jax.Array:

@@ -1,18 +1,20 @@
-"""Measure and draw the two pictures of choosing.md: `python docs/draw_choosing.py`. It takes about a minute.
+"""Measure, draw the two pictures of choosing.md and write its two tables: `python docs/draw_choosing.py`.
 
-It prints the tables that stand on the page.
+It takes one to two minutes. Times are CPU time of this process, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from figures import COLORS, MARKERS, save
+from figures import COLORS, HERE, MARKERS, save
 from matplotlib.axes import Axes
 
 import scipy_jax_bridge as sjb
@@ -63,27 +65,41 @@ def make_problems() -> dict[str, tuple[Any, Any, tuple[Any, ...]]]:
     }
 
 
-def solve(problem: tuple[Any, Any, tuple[Any, ...]], **run: Any) -> sjb.Result:
-    """The median of some warm solves by time, with the seconds of the first compilation."""
+class Solve(NamedTuple):
+    """A warm solve, with the CPU seconds at which each row of its trace was written."""
+
+    result: sjb.Result
+    seconds: np.ndarray
+
+
+def solve(problem: tuple[Any, Any, tuple[Any, ...]], **run: Any) -> Solve:
+    """The median of some warm solves by time."""
     fun, start, args = problem
     limits = {"gtol": 1e-8, "ftol": 0.0, "maxiter": 20_000, "maxfun": 20_000}
     if run.get("method") == "Nelder-Mead":
         limits.pop("gtol")
-    solver = sjb.Minimizer(fun, options=limits | run.pop("options", {}), **run)
+    solver = sjb.Minimizer(fun, options=limits, **run)
     solver.compile(start, args)
-    results = [solver(start, args) for _ in range(REPEATS)]
-    return sorted(results, key=lambda result: result.timing.solve_s)[REPEATS // 2]
+    solver(start, args)
+    solves = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        result = solver(start, args)
+        spent = time.process_time() - began
+        seconds = np.asarray(result.trace.seconds)
+        solves.append(Solve(result, seconds * spent / seconds[-1]))
+    return sorted(solves, key=lambda each: each.seconds[-1])[REPEATS // 2]
 
 
-def solve_adam(problem: tuple[Any, Any, tuple[Any, ...]]) -> sjb.Result:
+def solve_adam(problem: tuple[Any, Any, tuple[Any, ...]]) -> Solve:
     """The lowest end of three learning rates."""
     ends = [
         solve(problem, backend="optax", method=optax.adam(rate)) for rate in (0.003, 0.03, 0.3)
     ]
-    return min(ends, key=lambda result: float(result.fun))
+    return min(ends, key=lambda each: float(each.result.fun))
 
 
-def measure_methods(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, sjb.Result]:
+def measure_methods(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, Solve]:
     """One result for each method."""
     return {
         name: solve_adam(problem) if "Adam" in name else solve(problem, **run)
@@ -91,17 +107,17 @@ def measure_methods(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, sjb.
     }
 
 
-def draw_methods(axes: list[Axes], found: dict[str, dict[str, sjb.Result]]) -> None:
+def draw_methods(axes: list[Axes], found: dict[str, dict[str, Solve]]) -> None:
     """The distance to the minimum over the time of solving."""
-    for ax, (title, results) in zip(axes, found.items(), strict=True):
-        least = min(float(result.fun) for result in results.values())
-        for (name, result), color, marker in zip(results.items(), COLORS, MARKERS, strict=False):
-            gap = np.minimum.accumulate(np.asarray(result.trace.fun)) - least
-            ms = 1e3 * np.asarray(result.trace.seconds)
+    for ax, (title, solves) in zip(axes, found.items(), strict=True):
+        least = min(float(each.result.fun) for each in solves.values())
+        for (name, each), color, marker in zip(solves.items(), COLORS, MARKERS, strict=False):
+            gap = np.minimum.accumulate(np.asarray(each.result.trace.fun)) - least
+            ms = 1e3 * each.seconds
             ax.loglog(ms, np.maximum(gap, 1e-16), color=color, label=name, lw=1.3)
             ax.plot(ms[-1], max(gap[-1], 1e-16), marker, color=color, ms=4)
         ax.set_title(title)
-        ax.set_xlabel("milliseconds of solving")
+        ax.set_xlabel("milliseconds of solving, CPU time")
     axes[0].set_ylabel("objective less the minimum")
     axes[0].legend(fontsize=7, loc="lower left")
 
@@ -112,9 +128,12 @@ def measure_backends(problem: tuple[Any, Any, tuple[Any, ...]]) -> dict[str, tup
     seconds = {}
     for backend in ("scipy", "optax"):
         solver = sjb.Minimizer(fun, backend=backend)
-        compile_s = solver.compile(start, args)
-        times = [solver(start, args).timing.solve_s for _ in range(REPEATS)]
-        seconds[backend] = compile_s, statistics.median(times)
+        times = []
+        for call in (solver.compile, *[solver] * REPEATS):
+            began = time.process_time()
+            jax.block_until_ready(call(start, args))
+            times.append(time.process_time() - began)
+        seconds[backend] = times[0], statistics.median(times[1:])
     return seconds
 
 
@@ -125,24 +144,52 @@ def draw_backends(axes: list[Axes], found: dict[str, dict[str, tuple[float, floa
             ax.loglog(FITS, compile_s + FITS * solve_s, color=color, label=backend)
         ax.set_title(title)
         ax.set_xlabel("fits of one shape")
-    axes[0].set_ylabel("seconds, compiling included")
+    axes[0].set_ylabel("CPU seconds, compiling included")
     axes[0].legend()
+
+
+def write_table(name: str, head: list[str], rows: list[list[str]]) -> None:
+    """Put a table into choosing.md between the marks of that name."""
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    load = f"load average {os.getloadavg()[0]:.1f}"
+    machine = f"{os.cpu_count()} cores of a shared machine with other work, {load}"
+    note = f"`python docs/draw_choosing.py`, {machine}; CPU time, float64, medians of {REPEATS}."
+    page = HERE / "choosing.md"
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(start)
+    _, after = rest.split(end)
+    page.write_text(f"{before}{start}\n\n{note}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+
+
+def write_ms(seconds: float) -> str:
+    """Milliseconds in three digits."""
+    return f"{float(f'{1e3 * seconds:.3g}'):,g} ms"
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     problems = make_problems()
     backends = {title: measure_backends(problem) for title, problem in problems.items()}
-    save("backends", lambda axes: draw_backends(axes, backends), columns=3, height=3.0)
-    for title, seconds in backends.items():
-        cells = " | ".join(f"{1e3 * each:.3g} ms" for pair in seconds.values() for each in pair)
-        print(f"| {title} | {cells} |")
     small = list(problems)[:2]
     methods = {title: measure_methods(problems[title]) for title in small}
+    save("backends", lambda axes: draw_backends(axes, backends), columns=3, height=3.0)
     save("methods", lambda axes: draw_methods(axes, methods), height=4.0)
-    for name in RUNS:
-        ends = [methods[title][name] for title in small]
-        cells = " | ".join(
-            f"{r.status} | {int(r.nfev)} | {1e3 * r.timing.solve_s:.3g} ms" for r in ends
-        )
-        print(f"| {name} | {cells} |")
+    head = ["problem", "scipy: compile", "solve", "optax: compile", "solve"]
+    rows = [
+        [title, *(write_ms(each) for pair in found.values() for each in pair)]
+        for title, found in backends.items()
+    ]
+    write_table("backends", head, rows)
+    head = ["method", *(cell for title in small for cell in (title, "nfev", "solve"))]
+    rows = [[name] for name in RUNS]
+    for row in rows:
+        for each in [methods[title][row[0]] for title in small]:
+            cells = [
+                str(each.result.status),
+                f"{int(each.result.nfev):,}",
+                write_ms(each.seconds[-1]),
+            ]
+            row += cells
+    write_table("methods", head, rows)

@@ -16,9 +16,11 @@ import inspect
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
+import tomllib
 import types
 import warnings
 from collections.abc import Iterator
@@ -92,6 +94,8 @@ class Session:
             self.run_alone(block)
         else:
             self.space.pop("best", None)
+            if block.title == "after":
+                self.space.pop("result", None)
             program = compile("\n" * block.line + block.code, self.page, "exec")
             with contextlib.redirect_stdout(io.StringIO()) as output, warnings.catch_warnings():
                 if block.title.startswith("before"):
@@ -117,6 +121,7 @@ class Session:
             self.before = {name: self.space.pop(name) for name in ("params", "minimum")}
         elif block.title == "after":
             assert np.isfinite(float(self.space["minimum"]))
+            assert "result" not in self.space or self.space["result"].success
             if self.before:
                 assert float(self.space["minimum"]) == pytest.approx(float(self.before["minimum"]), rel=1e-6)
                 compare_trees(self.space["params"], self.before["params"], 1e-4)
@@ -182,7 +187,17 @@ def test_the_pages_have_what_was_asked_for() -> None:
             assert word in code, f"{word} in {page}"
 
 
-@pytest.mark.parametrize("name", [name for name in dir(sjb) if not name.startswith("_")])
+PUBLIC = [name for name in dir(sjb) if not name.startswith("_")]
+
+
+def test_the_reference_has_every_public_name() -> None:
+    assert (
+        sorted(re.findall(r"^::: scipy_jax_bridge\.(\w+)$", (DOCS / "reference.md").read_text(), re.MULTILINE))
+        == PUBLIC
+    )
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_the_examples_of_the_reference_run(name: str) -> None:
     thing = getattr(sjb, name)
     finder = doctest.DocTestFinder(recurse=inspect.isclass(thing))
@@ -247,3 +262,15 @@ def test_what_tests_a_promise_is_there() -> None:
     named = re.findall(r"`((?:tests|benchmarks)/\w+\.py)`", (DOCS / "promises.md").read_text())
     assert len(named) > 20
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_way_of_params_is_as_its_script_draws_it() -> None:
+    assert runpy.run_path(str(DOCS / "draw_way.py"))["draw"]() == (DOCS / "way.svg").read_text()
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    released = re.search(r"^## \[(\d.*?)\] - (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released is not None and released[1] == version
+    assert f'date-released: "{released[2]}"' in (ROOT / "CITATION.cff").read_text()

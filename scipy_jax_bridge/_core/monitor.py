@@ -32,6 +32,14 @@ class Progress:
         grad_norm: max abs of the projected gradient there; NaN if unknown.
         seconds: time since the solve began.
         params: the current iterate; made on first access.
+
+    Examples:
+        >>> import scipy_jax_bridge as sjb
+        >>> def stop(progress):
+        ...     if progress.nit == 2:
+        ...         raise StopIteration
+        >>> sjb.minimize(lambda x: (x - 1.0) ** 4, 3.0, callback=stop).nit
+        2
     """
 
     nit: int

@@ -14,6 +14,13 @@ class Status(enum.IntEnum):
     higher precision.
 
     `status.sentence` explains the likely cause and the cure.
+
+    Examples:
+        >>> import scipy_jax_bridge as sjb
+        >>> sjb.Status.FTOL.success, sjb.Status.MAXITER.success
+        (True, False)
+        >>> sjb.Status.MAXITER.sentence
+        'Stopped at maxiter iterations. Raise maxiter, and pass the result as params to go on.'
     """
 
     sentence: str

@@ -24,6 +24,12 @@ class Trace(NamedTuple):
         nfev: evaluations so far.
         seconds: time since the solve began. A device loop has no clock: the time of each chunk is spread evenly over
             its evaluations.
+
+    Examples:
+        >>> import scipy_jax_bridge as sjb
+        >>> result = sjb.minimize(lambda x: (x - 1.0) ** 2, 3.0)
+        >>> len(result.trace.fun) == result.nit + 1, float(result.trace.fun[0])
+        (True, 4.0)
     """
 
     fun: Array | np.ndarray

@@ -39,6 +39,11 @@ else:  # a batch, a traced solve and what jax.tree.map makes of a result hold ar
 class TreeDef(Protocol):
     """The structure of a tree, `jax.tree_util.PyTreeDef`, which type checkers do not know."""
 
+    @property
+    def num_leaves(self) -> int:
+        """The number of leaves."""
+        ...
+
     def unflatten(self, leaves: Iterable[PyTree], /) -> PyTree:
         """Return the tree with these leaves."""
         ...

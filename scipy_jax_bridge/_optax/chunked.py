@@ -24,6 +24,7 @@ from .device_solver import (
     find_points,
     unwrap_counts,
 )
+from .loop_tools import COUNT_MODULUS
 
 CHUNK_S = 0.1  # seconds of a chunk: how long the clock, the keyboard and the callback wait
 FIRST_CHUNK = 1  # evaluations of the first chunk if their speed is not known
@@ -131,14 +132,15 @@ class ChunkedRun:
         expected = (
             self.speed * min(CHUNK_S, left) if self.speed else (self._evals_per_second or 0.0) * min(FIRST_S, left)
         )
-        return int(np.clip(expected, FIRST_CHUNK, ROWS - 2))
+        return int(min(max(expected, FIRST_CHUNK), ROWS - 2))
 
     def _collect(self, scalars: LoopScalars, ring: HostRows, last: Evaluation) -> None:
         """Collect the new rows of the trace, and call the callback."""
         nfev, now = int(scalars.nfev), self._monitor.seconds
         known, self.nit = self.nit, int(scalars.nit)
         rows = _take_rows(ring, known + 1, self.nit + 1)
-        rows[:, 2] = unwrap_counts(rows[:, 2], nfev)
+        if nfev >= COUNT_MODULUS:
+            rows[:, 2] = unwrap_counts(rows[:, 2], nfev)
         spent = (rows[:, 2] - self.nfev) / max(nfev - self.nfev, 1)
         self._rows.append(rows)
         self._seconds.append(self._earlier_s + self._last_s + spent * (now - self._last_s))

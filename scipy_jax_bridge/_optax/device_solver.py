@@ -86,7 +86,7 @@ class DeviceState(Protocol):
     def rows(self) -> Float[Array, "rows 3"]:
         """The trace: value, grad_norm, and nfev modulo COUNT_MODULUS. Iteration k has row k modulo their number.
 
-        `resume` leaves the rows out of a ResumeState: the result has the trace already.
+        Between chunks a state has no rows, (): the host has collected them.
         """
         ...
 
@@ -130,6 +130,9 @@ class DeviceSolver(Generic[State]):
         find_value: on the host, the objective at the state's x.
         find_nonfinite: on the host, after NONFINITE, the last trial that was not finite.
         with_hyperparams: (state, new state) -> the state with the hyperparameters of the new one.
+        run: (state, data, tolerances, box, until, active) -> the state after turns that need no judgment, with the
+            next trial, and what is known of that; None if every turn is judged. It takes the place of `propose` and
+            `evaluate` in the loop.
     """
 
     start: Callable[[Leaves, Data, Box | None], State]
@@ -143,6 +146,12 @@ class DeviceSolver(Generic[State]):
     find_value: Callable[[State], float]
     find_nonfinite: Callable[[State], np.ndarray]
     with_hyperparams: Callable[[State, State], State]
+    run: Callable[[State, Data, Tolerances, Box | None, Array, Flag], tuple[State, Evaluated]] | None = None
+
+
+def with_rows(state: State) -> State:
+    """Return the state with empty rows of the trace, as a chunk begins: the host has collected those before."""
+    return state._replace(rows=jnp.zeros((ROWS, 3), state.x.dtype))
 
 
 class Evaluation(NamedTuple):

@@ -28,8 +28,12 @@ def advance(
 
     def body(state: State) -> State:
         active = is_active(goes_on(state))
-        state = solver.propose(state, data, box, active)
-        return solver.process(state, solver.evaluate(state, data, box), limits, box, active)
+        if solver.run is None:
+            state = solver.propose(state, data, box, active)
+            known = solver.evaluate(state, data, box)
+        else:
+            state, known = solver.run(state, data, limits, box, until, active)
+        return solver.process(state, known, limits, box, active)
 
     with standard_promotion():
         return lax.while_loop(lambda state: any_active(goes_on(state)), body, state)

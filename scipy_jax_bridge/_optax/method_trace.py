@@ -96,6 +96,7 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
         move=bind_consts(moved, split, count),
         tree=moves.structure,
         can_reuse=moves.can_reuse,
+        has_effects=bool(moved.jaxpr.effects),
     )
 
 

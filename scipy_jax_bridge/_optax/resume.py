@@ -20,7 +20,7 @@ from .chunked import ChunkedRun
 from .device_solver import DeviceSolver, DeviceState, Evaluation, Leaves
 from .digest import digest
 
-FORMAT = 2  # version of the leaves of a ResumeState; increase it when their meaning changes
+FORMAT = 3  # version of the leaves of a ResumeState; increase it when their meaning changes
 TOLERANCE_EPS = 1e3  # multiples of eps by which two evaluations at one point may differ
 
 ANOTHER_VERSION = "The result is of another version of scipy_jax_bridge."

@@ -43,6 +43,7 @@ from .device_solver import (
     LoopScalars,
     find_points,
     unwrap_counts,
+    with_rows,
 )
 from .host_loop import compile_turn
 from .limits import Box, Tolerances, box_of, tolerances_of
@@ -64,19 +65,22 @@ class LoopPrograms(NamedTuple):
 def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> Compiled[LoopPrograms]:
     """Compile the loop, or find it compiled."""
     problem = arrange(problem)
+    return _compile(algorithm.device_solver(problem, options, ROWS), problem, options)
+
+
+def _compile(solver: DeviceSolver, problem: Problem, options: Options) -> Compiled[LoopPrograms]:
     name = (problem.method_key, problem.bounds is not None, options.maxcor, ROWS)
-    solver = algorithm.device_solver(problem, options, ROWS)
 
     on_host = solver.start_on_host
     if on_host is None or isinstance(problem.spec.params, SplitSpec):
         begin, begin_s = compile_start(problem, solver, name, lambda: _shapes_of_state(problem, solver))
     else:
         begin, begin_s = lambda free, box: on_host(to_host(free), box), 0.0
-    limits = tolerances_of(problem, options)
     if problem.spec.is_host:
+        limits = tolerances_of(problem, options)
         run, run_s = compile_turn(problem, solver, name, lambda: _shapes_of_state(problem, solver), limits)
     else:
-        run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, limits))
+        run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, options))
     return Compiled(
         programs=LoopPrograms(begin, run),
         seconds=begin_s + run_s,
@@ -88,19 +92,20 @@ def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> C
 
 def _shapes_of_state(problem: Problem, solver: DeviceSolver) -> DeviceState:
     free = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in problem.spec.params.optimized]
-    return jax.eval_shape(solver.start, free, problem.data, box_of(problem))
+    return jax.eval_shape(solver.start, free, problem.data, box_of(problem))._replace(rows=())
 
 
-def _make_advance(problem: Problem, solver: DeviceSolver, limits: Tolerances) -> ToCompile:
+def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> ToCompile:
     """Return the function of a chunk of the loop, and inputs of the types that it will have."""
 
     def run(
         state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
     ) -> tuple[DeviceState, LoopReport]:
-        state = advance(solver, state, data, limits, box, until)
-        return state, solver.report(state)
+        state = advance(solver, with_rows(state), data, limits, box, until)
+        return state._replace(rows=()), solver.report(state)
 
-    shapes, inputs = _shapes_of_state(problem, solver), (problem.data, limits, box_on_device(problem), np.int32(0))
+    limits, box = tolerances_of(problem, options), box_on_device(problem)
+    shapes, inputs = _shapes_of_state(problem, solver), (problem.data, limits, box, np.int32(0))
     placement = placement_of(problem)
     if placement is None:
         return jax.jit(run, donate_argnums=0), (shapes, *inputs)
@@ -127,10 +132,10 @@ def solve_optax(
     """
     problem = arrange(problem)
     paces = problem.spec.programs.paces
-    compiled = compile_optax(problem, algorithm, options)
+    solver = algorithm.device_solver(problem, options, ROWS)
+    compiled = _compile(solver, problem, options)
     programs = compiled.programs
     limits, box = tolerances_of(problem, options), box_on_device(problem)
-    solver = algorithm.device_solver(problem, options, ROWS)
 
     def advance_to(state: DeviceState, until: int) -> tuple[DeviceState, LoopReport]:
         count = np.int32(min(until, COUNT_MAX))
@@ -139,7 +144,7 @@ def solve_optax(
 
     def start(free: Leaves) -> DeviceState:
         with jax.debug_infs(False):  # before the first evaluation the least value is infinite
-            return programs.start(free, box)
+            return programs.start(free, box)._replace(rows=())
 
     monitor.begin()
     chunks = ChunkedRun(problem, monitor, advance_to, paces.get(problem.method_key))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._core.options import Options
 from .._problem.objective import Data
 from .._problem.problem import Problem
-from .device_solver import DeviceSolver, Leaves, LoopReport, LoopScalars, make_report
-from .limits import Box
+from .device_solver import DeviceSolver, Evaluated, Flag, Leaves, LoopReport, LoopScalars, make_report
+from .limits import Box, Tolerances
+from .ordinary import can_run, run_ordinary
 from .transform_step import Held, TransformState, evaluate_trial, process_trial, propose, start_transform
 
 
@@ -31,6 +32,11 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         inner, new = (method.tree.unflatten(each.inner) for each in (state, fresh))
         return state._replace(inner=jax.tree.leaves(_take_hyperparams(inner, new)))
 
+    def run(
+        state: TransformState, data: Data, limits: Tolerances, box: Box | None, until: Array, active: Flag
+    ) -> tuple[TransformState, Evaluated]:
+        return run_ordinary(method, flat, state, data, limits, held(box), until, active)
+
     return DeviceSolver(
         start=start,
         start_on_host=None,
@@ -45,6 +51,7 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         find_value=lambda state: float(state.value),
         find_nonfinite=lambda state: np.asarray(state.trial),
         with_hyperparams=with_hyperparams,
+        run=run if can_run(method) else None,
     )
 
 

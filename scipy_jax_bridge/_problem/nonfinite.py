@@ -14,7 +14,17 @@ from .prefix import leaf_paths
 
 
 class NonfiniteStart(ValueError):
-    """The objective or its gradient is not finite at the start."""
+    """The objective or its gradient is not finite at the start.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import scipy_jax_bridge as sjb
+        >>> try:
+        ...     sjb.minimize(lambda x: jnp.log(x), -1.0)
+        ... except sjb.NonfiniteStart as error:
+        ...     print("nan" in str(error))
+        True
+    """
 
 
 def refuse_start(what: str, args: tuple[PyTree, ...]) -> NonfiniteStart:

@@ -87,6 +87,7 @@ class TracedMethod(NamedTuple):
             components that stay where they are; None without bounds.
         tree: the tree of the state.
         can_reuse: whether the last line search of the method knows value and gradient of its trial.
+        has_effects: whether a move does more than compute, as by `jax.debug.print`.
     """
 
     key: Hashable
@@ -95,6 +96,7 @@ class TracedMethod(NamedTuple):
     move: Callable[..., list[Array]]
     tree: TreeDef
     can_reuse: bool
+    has_effects: bool
 
 
 def trace_objective(

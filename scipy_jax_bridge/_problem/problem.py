@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypedDict
 
 import jax
@@ -82,13 +83,13 @@ class ProblemSpec:
         """Whether Python evaluates the objective."""
         return self.objective.host is not None
 
-    @property
+    @cached_property
     def flat(self) -> FlatObjective:
         """The objective as a function of the flat vector."""
         leaves = replace(self.params, treedef=NO_TREE, leaves=tuple(self.params.optimized))
         return FlatObjective(self.objective.evaluate, leaves, self.dtype, self.objective.has_grad)
 
-    @property
+    @cached_property
     def rounding(self) -> float:
         """The relative rounding of an objective value."""
         return float(jnp.finfo(self.dtype if self.narrowest is None else self.narrowest.dtype).eps)

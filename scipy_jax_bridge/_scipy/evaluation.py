@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import PyTree
 from scipy.linalg.blas import dasum, idamax  # type: ignore[attr-defined]
 
+from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, is_endless
+from .._core.stopping import BACKOFF, CURVATURE, SUFFICIENT_DECREASE, is_endless, is_flat
 from .._core.types import HostVector
 
 # Value and slope, in units of the predicted decrease, of a parabola whose minimum lies at BACKOFF times the step.
@@ -89,6 +90,26 @@ def hides_decrease(before: Evaluation, after: Evaluation, rounding: float) -> bo
     assert before.grad is not None
     required = SUFFICIENT_DECREASE * float(before.grad @ (after.x - before.x))
     return bool(abs(required) <= rounding / 2 * abs(before.value))
+
+
+def test_iterate(
+    before: Evaluation | None, point: Evaluation, norm: float, options: Options, rounding: float, *, reduced: bool
+) -> Status | None:
+    """Apply gtol and ftol for a method whose own tests are different.
+
+    Args:
+        before: the iterate before, or None.
+        point: the new iterate.
+        norm: the norm of its projected gradient.
+        options: the tolerances.
+        rounding: relative rounding of the objective.
+        reduced: whether a trial that was not finite shortened the step; such a step proves nothing.
+    """
+    if norm <= options.gtol:
+        return Status.GTOL
+    if before is None or before.grad is None or reduced or not is_flat(before.value, point.value, options.ftol):
+        return None
+    return Status.FTOL if before.value > point.value or hides_decrease(before, point, rounding) else None
 
 
 def still_descends(before: Evaluation | None, after: Evaluation) -> bool:

@@ -41,11 +41,12 @@ class NoiseMeter:
         """Return the noise of values of this size."""
         return max(float(noise(size, self._rounding)), self.shown)
 
-    def see(self, iterate: Evaluation, trial: Evaluation) -> None:
+    def see(self, iterate: Evaluation, trial: Evaluation | None) -> None:
         """Compare value and slopes of a trial with each other and with the trials before."""
-        rise, step = _rise(iterate, trial), trial.x - iterate.x
-        if rise is None:
+        rise = None if trial is None else _rise(iterate, trial)
+        if rise is None or trial is None:
             return
+        step = trial.x - iterate.x
         if self._step is not None and not _is_along(self._step, step, trial.x):  # SciPy began anew, along the gradient
             self._trials = []
         size = max(abs(float(iterate.value)), abs(float(trial.value)), 1.0)

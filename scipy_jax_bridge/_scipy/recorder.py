@@ -11,9 +11,9 @@ from scipy.optimize import OptimizeResult
 from .._core.monitor import Progress, SolveMonitor
 from .._core.options import Options
 from .._core.status import Status
-from .._core.stopping import MAX_UNCHANGED_TRIALS, is_flat
+from .._core.stopping import MAX_UNCHANGED_TRIALS, noise
 from .._core.trace import Trace
-from .evaluation import Evaluation, Search, Stop, hides_decrease, is_endless_step, nonfinite_value, still_descends
+from .evaluation import Evaluation, Search, Stop, is_endless_step, nonfinite_value, still_descends, test_iterate
 from .evaluator import HostEvaluator
 from .finite import FiniteEvaluations
 from .fixed import FreeVector
@@ -130,7 +130,11 @@ class SolveRecorder:
         self.iterate = point
         norm = self._write_row(point)
         status = self._report(point, norm) if self._monitor.callback is not None else None
-        status = self._test(before, point, norm) if status is None else status
+        if status is None and self._applies_tests:
+            reduced, rounding = self.step_was_reduced is not None, self.evaluator.rounding
+            status = test_iterate(before, point, norm, self.options, rounding, reduced=reduced)
+            if status is None and self.nit >= self.options.maxiter:
+                status = Status.MAXITER
         if status is not None:
             raise Stop(status)
 
@@ -206,16 +210,11 @@ class SolveRecorder:
         SciPy's search assumes the rounding of float64 and would use up maxls every time.
         """
         search = self.search
-        if search.finite_trials == 2 and search.first_trial is not None:
-            self.noise.see(iterate, search.first_trial)
-        self.noise.see(iterate, trial)
-        unchanged = abs(trial.value - iterate.value) <= self.noise.level(abs(iterate.value))
-        if (
-            not self.evaluator.is_coarse
-            or self.noise.contradicted
-            or search.finite_trials < MAX_UNCHANGED_TRIALS
-            or not unchanged
-        ):
+        for each in (search.first_trial, trial) if search.finite_trials == 2 else (trial,):
+            self.noise.see(iterate, each)
+        unchanged = abs(trial.value - iterate.value) <= noise(abs(iterate.value), self.evaluator.rounding)
+        lasts = unchanged and search.finite_trials >= MAX_UNCHANGED_TRIALS
+        if not (lasts and self.evaluator.is_coarse and not self.noise.contradicted):
             return
         if search.nonfinite_trial is not None:  # a reduced step changes little, and rounding is not the reason
             raise Stop(Status.NONFINITE, self.describe_trial(search.nonfinite_trial))
@@ -249,16 +248,3 @@ class SolveRecorder:
         norm = self.evaluator.projected_norm(point)
         self._rows.append((point.value, norm, self.nfev, self._monitor.seconds))
         return norm
-
-    def _test(self, before: Evaluation | None, point: Evaluation, norm: float) -> Status | None:
-        """Apply gtol, ftol and maxiter for a method whose own tests are different."""
-        if not self._applies_tests:
-            return None
-        limit = Status.MAXITER if self.nit >= self.options.maxiter else None
-        if norm <= self.options.gtol:
-            return Status.GTOL
-        if before is None or before.grad is None or self.step_was_reduced is not None:
-            return limit
-        flat = is_flat(before.value, point.value, self.options.ftol)
-        accepted = before.value > point.value or hides_decrease(before, point, self.evaluator.rounding)
-        return Status.FTOL if flat and accepted else limit

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from ..._core.manual import vary_with
 from ..limits import Box
 from .cauchy import CauchyPoint, find_cauchy_point
 from .compact import (
@@ -28,7 +29,9 @@ from .compact import (
     w_times,
 )
 from .direction import Direction
-from .memory import Flag, Halves, Vector, multiply, multiply_rows
+from .memory import Rows, Vector, multiply
+
+PART = 8192  # components of the vectors that are multiplied at once
 
 
 def bounded_direction(box: Box) -> Direction:
@@ -77,25 +80,39 @@ def _subspace_minimum(
 def _subspace_matrix(memory: BoundedMemory, free: Mask) -> CompactMatrix:
     """Return M^-1 - W'Z Z'W / theta, where the columns of Z are the unit vectors of the free variables.
 
-    The sums are arranged so that no large terms cancel. They are computed vector by vector, so that no masked copy
-    of the memory is made.
+    The sums are arranged so that no large terms cancel: S'Z Z'S is needed over the variables that are not free,
+    Y'Z Z'Y over the free ones, S'Z Z'Y over both.
     """
-    rows, theta = memory.rows, memory.theta
-
-    def products(task: tuple[Int[Array, ""], Flag]) -> Halves:
-        index, omitted = task
-        return multiply_rows(rows, jnp.where(free == omitted, 0, rows[index]))
-
-    filled = filled_slots(memory)
-    of_s = 2 * jnp.arange(filled.size)
-    # S'Z Z'S is needed over the variables that are not free, Y'Z Z'Y over the free ones, S'Z Z'Y over both.
-    tasks = (jnp.concatenate([of_s, of_s + 1, of_s + 1]), jnp.repeat(jnp.array([True, False, True]), filled.size))
-    s_products, y_products = lax.map(products, tasks)
-    ss_fixed, sy_free, sy_fixed = jnp.split(s_products, 3)
-    _, yy_free, _ = jnp.split(y_products, 3)
-    corner = jnp.where(newer(memory), sy_fixed.T, -sy_free.T)
+    theta, filled = memory.theta, filled_slots(memory)
+    products = _masked_products(memory.rows, free)
+    ss_fixed, sy_fixed = products[0::2, 0::2], products[0::2, 1::2]
+    sy_free, yy_free = products[1::2, 0::2].T, products[1::2, 1::2]
+    corner = jnp.where(newer(memory), sy_fixed, -sy_free)
     both = filled[:, None] & filled[None, :]
     blocks = (theta * ss_fixed, corner, -yy_free / theta - jnp.diag(jnp.diagonal(memory.sy)))
     first, corner, last = (jnp.where(both, block, 0) for block in blocks)
     unit = jnp.diag(jnp.where(filled, 0, 1).astype(theta.dtype))
     return jnp.block([[first + unit, corner], [corner.T, last - unit]])
+
+
+def _masked_products(rows: Rows, free: Mask) -> CompactMatrix:
+    """Return the products of all rows, with s_i over the variables that are not free and y_i over the free ones.
+
+    One pass over the memory, in parts, so that no masked copy of it is made.
+    """
+    count, size = rows.shape
+    is_y = jnp.arange(count) % 2 == 1
+
+    def multiply_part(rows: Rows, free: Mask, counted: Mask | bool) -> CompactMatrix:
+        return multiply(jnp.where((is_y[:, None] == free) & counted, rows, 0), rows.T)
+
+    if size <= PART:
+        return multiply_part(rows, free, True)
+
+    def add_part(place: Int[Array, ""], total: CompactMatrix) -> CompactMatrix:
+        first = jnp.minimum(place * PART, size - PART)  # the last part repeats some of the one before
+        of_rows, of_free = (lax.dynamic_slice_in_dim(each, first, PART, axis) for each, axis in ((rows, 1), (free, 0)))
+        return total + multiply_part(of_rows, of_free, first + jnp.arange(PART) >= place * PART)
+
+    zeros = vary_with(jnp.zeros((count, count), rows.dtype), rows)
+    return lax.fori_loop(0, -(-size // PART), add_part, zeros)

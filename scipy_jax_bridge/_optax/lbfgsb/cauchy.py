@@ -40,6 +40,9 @@ class PathState(NamedTuple):
     stopped: Mask  # the variables that have reached their bound
 
 
+FEW = 1024  # breakpoints that are sorted by themselves
+
+
 def find_cauchy_point(
     memory: BoundedMemory,
     middle: CompactMatrix,
@@ -95,13 +98,60 @@ def _start_path(memory: BoundedMemory, middle: CompactMatrix, d: Vector) -> tupl
 def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> PathState:
     """Pass every breakpoint that lies before the minimum of its segment.
 
-    The breakpoints are computed again one by one, so that the loop holds no vectors of them.
+    Sorting all breakpoints of a long vector would take longer than all else. Most steps pass none or few: those before
+    the minimum of the first segment are sorted first, and all only if the path goes on beyond it.
     """
     if count_parts() > 1:
         return _follow_in_parts(memory, middle, path)
     d, _, breakpoints = _breakpoints(*path)
-    _, order = lax.sort((breakpoints, lax.iota(jnp.int32, breakpoints.size)), num_keys=1)
     start, f2_min = _start_path(memory, middle, d)
+    start = vary_with(start, d)
+
+    def follow(state: PathState, order: Int[Array, " _"], known: int | Array) -> PathState:
+        return _pass_breakpoints(memory, middle, path, f2_min, state, order, known)
+
+    if breakpoints.size <= FEW:
+        return follow(start, _sort(breakpoints, lax.iota(jnp.int32, breakpoints.size)), breakpoints.size)
+    reach = -start.f1 / start.f2
+    near = breakpoints <= reach
+    count = jnp.sum(near)
+
+    def sort_near() -> tuple[Int[Array, " n"], Array]:
+        places = jnp.nonzero(near, size=FEW, fill_value=0)[0].astype(jnp.int32)
+        order = _sort(jnp.where(jnp.arange(FEW) < count, breakpoints[places], jnp.inf), places)
+        return jnp.pad(order, (0, breakpoints.size - FEW)), count
+
+    def sort_all() -> tuple[Int[Array, " n"], Array]:
+        return _sort(breakpoints, lax.iota(jnp.int32, breakpoints.size)), jnp.full_like(count, breakpoints.size)
+
+    def follow_known(carry: tuple[PathState, Flag, Flag]) -> tuple[PathState, Flag, Flag]:
+        state, _, needs_all = carry
+        order, known = lax.cond(needs_all, sort_all, sort_near)
+        state = follow(state, order, known)
+        beyond = ~needs_all & (state.passed == known) & (-state.f1 / state.f2 >= reach - state.t)
+        return state, beyond, beyond
+
+    return lax.while_loop(lambda carry: carry[1], follow_known, (start, count > 0, count > FEW))[0]
+
+
+def _sort(breakpoints: Array, places: Int[Array, " _"]) -> Int[Array, " _"]:
+    """Return the places in the order of their breakpoints."""
+    return lax.sort((breakpoints, places), num_keys=1)[1]
+
+
+def _pass_breakpoints(
+    memory: BoundedMemory,
+    middle: CompactMatrix,
+    path: Path,
+    f2_min: Scalar,
+    start: PathState,
+    order: Int[Array, " _"],
+    known: int | Array,
+) -> PathState:
+    """Pass the first `known` breakpoints of the order that lie before the minimum of their segment.
+
+    They are computed again one by one, so that the loop holds no vectors of them.
+    """
 
     def next_breakpoint(state: PathState) -> tuple[Array, tuple[Scalar, Scalar, Scalar]]:
         index = order[jnp.minimum(state.passed, order.size - 1)]
@@ -109,14 +159,14 @@ def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> Pa
 
     def goes_on(state: PathState) -> Flag:
         _, (_, _, t_next) = next_breakpoint(state)
-        return (state.passed < order.size) & (t_next < jnp.inf) & (-state.f1 / state.f2 >= t_next - state.t)
+        return (state.passed < known) & (t_next < jnp.inf) & (-state.f1 / state.f2 >= t_next - state.t)
 
     def pass_breakpoint(state: PathState) -> PathState:
         index, found = next_breakpoint(state)
         state = _pass(memory, middle, state, found, memory.rows[:, index], f2_min)
         return state._replace(stopped=state.stopped.at[index].set(True))
 
-    return lax.while_loop(goes_on, pass_breakpoint, vary_with(start, d))
+    return lax.while_loop(goes_on, pass_breakpoint, start)
 
 
 def _pass(

@@ -130,7 +130,8 @@ def _decide(
     curvature = (slope - slope_start) * search.step
     exhausted = finite & (verdict.stuck | (tried.step == search.step))
     eps, last = jnp.finfo(slope.dtype).eps, tried.evaluations >= limit.maxls
-    plateau = (jnp.abs(evaluation.value - start) <= seen.noise) & (tried.evaluations >= MAX_UNCHANGED_TRIALS)
+    unchanged = jnp.abs(evaluation.value - start) <= noise(jnp.abs(start), limit.rounding)
+    plateau = unchanged & (tried.evaluations >= MAX_UNCHANGED_TRIALS)
     # Only noise is left: with an ftol, that is a reduction of 0. Until the last trial the point must not be higher.
     settles = flat & plateau & ((evaluation.value <= start) | last)
     accepted = finite & descends & (verdict.accepted | (exhausted & ((seen.value < start) | flat)) | settles)

@@ -11,6 +11,7 @@ objective once. Nothing branches, so a batch of solves costs one loop, in which 
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -74,8 +75,6 @@ def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) ->
     xp: Any = np if isinstance(x, np.ndarray) else jnp
     x = x if box is None else xp.clip(x, box.lower, box.upper)
     zeros = xp.zeros(x.shape, x.dtype)
-    search, scalars = unpack(SCALAR_KINDS, np.zeros(len(pack(SCALAR_KINDS, ()))))
-    scalars = scalars._replace(status=RUNNING, least_value=np.inf, best_value=np.inf, is_start=True, memory_empty=True)
     return State(
         trial=x,
         x=x,
@@ -86,11 +85,19 @@ def start_state(x: Any, aux: PyTree, maxcor: int, rows: int, box: Box | None) ->
         aux=_zeros_like(xp, aux),
         best_aux=_zeros_like(xp, aux),  # other arrays than those of `aux`: the loop donates each of them
         memory=_direction(box).empty_memory(xp, x.size, maxcor, x.dtype),
-        scalars=xp.asarray(pack(OUTCOME_KINDS, (search, scalars)), x.dtype),
+        scalars=xp.asarray(_start_scalars(), x.dtype),
         nit=xp.zeros((), np.int32),
         nfev=xp.zeros((), np.int32),
         rows=xp.zeros((rows, 3), x.dtype),
     )
+
+
+@cache
+def _start_scalars() -> list[Any]:
+    """Return the packed scalars before the first evaluation."""
+    search, scalars = unpack(SCALAR_KINDS, np.zeros(len(pack(SCALAR_KINDS, ()))))
+    scalars = scalars._replace(status=RUNNING, least_value=np.inf, best_value=np.inf, is_start=True, memory_empty=True)
+    return pack(OUTCOME_KINDS, (search, scalars))
 
 
 def read_scalars(state: State) -> tuple[Search, SolveScalars]:
