@@ -24,8 +24,8 @@ BACKOFF = 0.1  # after a trial that is not finite, the next one is this fraction
 NOISE_FACTOR = 10.0  # two values that differ by less than this times eps times their size count as equal
 CLEAR_FACTOR = 100.0  # this many times the noise is a real difference, even if the objective is noisier than its type
 # A trial shorter by SHORTER shows noise if what its slopes do not explain is still LASTING of the longer one's. Noise
-# of two trials may differ much more; so a much shorter one may show less, by this power of the lengths.
-SHORTER, LASTING, LASTING_POWER = 0.55, 0.75, 0.125
+# of two trials may differ much more; so a much shorter one may show less, by the eighth root of the lengths' ratio.
+SHORTER, LASTING = 0.55, 0.75
 NOISE_SPREAD = 2.0  # the noise is taken for this many times what two trials show of it
 DOUBT = 0.1  # of the noise that trials have shown: it is measured, so that less of a contradiction is clear
 LOST_FACTOR = 10.0  # slopes below this many times the noise cannot be seen in the values
@@ -62,13 +62,14 @@ def contradiction(rise: Number, begin: Number, end: Number, xp: Any) -> Any:
     return xp.maximum(xp.where(end > 0, turns, falls), beyond)
 
 
-def largest_noise(size: Number, rounding: Number) -> Any:
+def largest_noise(size: Number, rounding: Number, xp: Any) -> Any:
     """Return the largest difference of two values that is taken for noise: half of the digits. More is a jump.
 
     Args:
         size, rounding: as in `noise`.
+        xp: numpy or jax.numpy.
     """
-    return rounding**0.5 * size
+    return xp.sqrt(rounding) * size
 
 
 def unexplained(rise: Number, begin: Number, end: Number) -> Any:
@@ -90,7 +91,7 @@ def measured_noise(trial: Rise, longer: Rise, limit: Number, xp: Any) -> Any:
     """
     short, long = abs(unexplained(*trial)), abs(unexplained(*longer))
     shrink = abs(trial[1]) / xp.maximum(abs(longer[1]), np.finfo(np.float32).tiny)
-    lasts = (shrink <= SHORTER) & (short >= LASTING * long * shrink**LASTING_POWER)
+    lasts = (shrink <= SHORTER) & (short >= LASTING * long * xp.sqrt(xp.sqrt(xp.sqrt(shrink))))
     unlike = short > abs(trial[1]) + abs(trial[2])
     level = NOISE_SPREAD * xp.maximum(short, long)
     return xp.where(lasts & unlike & (level <= limit), level, 0)

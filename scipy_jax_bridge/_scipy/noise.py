@@ -50,7 +50,7 @@ class NoiseMeter:
         if self._step is not None and not _is_along(self._step, step, trial.x):  # SciPy began anew, along the gradient
             self._trials = []
         size = max(abs(float(iterate.value)), abs(float(trial.value)), 1.0)
-        limit = largest_noise(size, self._rounding)
+        limit = largest_noise(size, self._rounding, np)
         self.shown = max(self.shown, *(float(measured_noise(rise, longer, limit, np)) for longer in self._trials), 0.0)
         self._trials, self._step = [*self._trials, rise], step
         level = float(contradiction(*rise, np))

@@ -43,7 +43,7 @@ def see(
     rise, begin, end = value - start, search.step * slope_start, search.step * slope
     longer = search.value_other - start, search.step_other * slope_start, search.step_other * search.slope_other
     size = jnp.maximum(jnp.maximum(jnp.abs(start), jnp.abs(value)), 1)
-    found = measured_noise((rise, begin, end), longer, largest_noise(size, limit.rounding), jnp)
+    found = measured_noise((rise, begin, end), longer, largest_noise(size, limit.rounding, jnp), jnp)
     shown = jnp.where(finite, jnp.maximum(shown, found), shown)
     level = jnp.maximum(noise(jnp.abs(start), limit.rounding), shown)
     against = contradiction(rise, begin, end, jnp)
