@@ -21,7 +21,7 @@ from timing import Row, interleave
 
 MAXCOR, FIRST, LAST = 10, 12, 27  # between these iterations the memory is full
 SIZES, MANY = {1_000_000: (1.8, 1.2), 10_000_000: (1.1, None)}, 10_000_000
-EVERY, MAX_N = 4, 200  # of the CUTEst problems
+EVERY, MAX_N = 6, 200  # of the CUTEst problems
 
 
 def separable(x: jax.Array, scale: jax.Array, center: jax.Array) -> jax.Array:
@@ -98,7 +98,7 @@ def _scipy(x0: jax.Array, args: tuple[Any, ...]) -> Callable[[int], tuple[int, i
 
 
 def compilation(repeats: int) -> list[Row]:
-    """Tracing and compiling, over every fourth CUTEst problem from A to H."""
+    """Tracing and compiling, over every sixth CUTEst problem from A to H."""
     ratios, seconds = [], {"sjb": [], "optax_loop": []}
     names = [name for _, name, _ in cutest_problems.select(["unconstrained"], ("A", "H"), (), MAX_N)][::EVERY]
     for place, name in enumerate(names):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -266,6 +267,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    warnings.simplefilter("ignore", sjb.RecompilationWarning)  # new objectives on purpose
     for row in asked.rows:
         ROWS[row](asked.count, asked.seed)
 
