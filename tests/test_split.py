@@ -118,7 +118,7 @@ for over, specs in TREES:
 if LONG:
     bounded = sjb.minimize(loss, params, (far,), backend="optax", bounds=(0.2, 0.8), options=tight)
     near(bounded.params, alone[0.2, 0.8].params)
-    moved()
+    assert max(sent := moved(), default=0) <= share, sent
 adam = sjb.minimize(loss, params, (far,), backend="optax", method=optax.adam(0.01), options={"maxiter": 50})
 assert max(sent := moved(), default=0) <= share, sent
 known = sjb.minimize(loss, start, (target,), backend="optax", method=optax.adam(0.01), options={"maxiter": 50})

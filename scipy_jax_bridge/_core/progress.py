@@ -37,7 +37,7 @@ def show_progress(monitor: SolveMonitor, options: Options) -> Iterator[None]:
             "progress=True needs tqdm: pip install 'scipy_jax_bridge[progress]', or leave progress out."
         ) from error
     callback = monitor.callback
-    late = jax.process_index() and 1e-9  # in other processes than the first the bar appears with a report, if any comes
+    late = jax.process_index() and 0.01  # in other processes than the first the bar appears with a report, if any comes
     with tqdm(unit=" iterations", delay=late) as bar:
 
         def show(progress: Progress) -> None:

@@ -148,7 +148,8 @@ class ChunkedRun:
             self.speed = (nfev - self.nfev) / max(now - self._last_s, 1e-9)
         self._last_s, self.nfev = now, nfev
         is_due = self.nit > known or not self._problem.spec.is_host  # once an iteration, or a chunk
-        if is_due and (self._monitor.callback is not None or self._monitor.agreement is not None):
+        together = self._monitor.agreement is not None and not is_whole(last.x)  # one process alone cannot copy x
+        if is_due and (together or self._monitor.callback is not None):
             self._call_back(scalars, last)
 
     def trace(self) -> Trace:

@@ -44,7 +44,7 @@ class SplitSpec(TreeSpec):
     @functools.cached_property
     def size(self) -> int:
         """The length of the flat vector, with its padding."""
-        return self._devices * sum(self._width(leaf) for leaf in self.optimized)
+        return self.devices * sum(self._width(leaf) for leaf in self.optimized)
 
     def place(self, *dims: Axes | None) -> NamedSharding:
         """Return the sharding of an array that is split along these dimensions."""
@@ -69,7 +69,7 @@ class SplitSpec(TreeSpec):
 
     def unravel(self, x: Vector) -> list[Leaf]:
         """Split the vector into the optimized leaves, each in its shape and type."""
-        matrix, leaves, begin = x.reshape(self._devices, -1), [], 0
+        matrix, leaves, begin = x.reshape(self.devices, -1), [], 0
         xp: Any = np if isinstance(x, np.ndarray) else jnp
         for leaf in self.optimized:
             width = self._width(leaf)
@@ -103,7 +103,8 @@ class SplitSpec(TreeSpec):
         return self.combine(x if isinstance(x, list) else self.snapshot(x), data)
 
     @property
-    def _devices(self) -> int:
+    def devices(self) -> int:
+        """The number of parts of the flat vector."""
         return math.prod(self.mesh.shape[name] for name in self.axes)
 
     def _sizes(self, names: Sequence[str]) -> tuple[int, ...]:
@@ -116,7 +117,7 @@ class SplitSpec(TreeSpec):
 
     def _width(self, leaf: LeafSpec) -> int:
         """Return how many numbers of the leaf a device holds in the vector."""
-        return -(-leaf.size // self._devices)
+        return -(-leaf.size // self.devices)
 
     def _fold(self, xp: Any, leaf: LeafSpec, value: Any) -> Any:
         """Return the leaf as a matrix with a row for each device."""
@@ -129,7 +130,7 @@ class SplitSpec(TreeSpec):
         value = xp.pad(value, [(0, 0)] * len(used) + [(0, missing)]) if missing else value
         value = value.reshape(*self._sizes((*used, *others)), -1)
         order = [(*used, *others).index(name) for name in self.axes]
-        return value.transpose([*order, len(order)]).reshape(self._devices, -1)
+        return value.transpose([*order, len(order)]).reshape(self.devices, -1)
 
     def _unfold(self, xp: Any, leaf: LeafSpec, matrix: Any) -> Any:
         """Return the leaf of such a matrix."""

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from ..._core.manual import vary_with
+from .cauchy_parts import Heads, SortedParts, count_parts
 from .compact import BoundedMemory, Compact, CompactMatrix, Mask, times_w
 from .memory import Flag, Scalar, Vector, multiply
 
@@ -100,6 +101,8 @@ def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> Pa
     Sorting all breakpoints of a long vector would take longer than all else. Most steps pass none or few: those before
     the minimum of the first segment are sorted first, and all only if the path goes on beyond it.
     """
+    if count_parts() > 1:
+        return _follow_in_parts(memory, middle, path)
     d, _, breakpoints = _breakpoints(*path)
     start, f2_min = _start_path(memory, middle, d)
     start = vary_with(start, d)
@@ -159,17 +162,51 @@ def _pass_breakpoints(
         return (state.passed < known) & (t_next < jnp.inf) & (-state.f1 / state.f2 >= t_next - state.t)
 
     def pass_breakpoint(state: PathState) -> PathState:
-        index, (d_b, gap, t_next) = next_breakpoint(state)
-        z_b = jnp.sign(d_b) * gap
-        column = memory.rows[:, index]
-        w_b = jnp.concatenate([memory.theta * column[0::2], column[1::2]])
-        dt = t_next - state.t
-        c = state.c + dt * state.p
-        mw_b = multiply(middle, w_b)
-        f1 = state.f1 + dt * state.f2 + d_b**2 - memory.theta * d_b * z_b + d_b * (mw_b @ c)  # (4.9), g_b = -d_b
-        f2 = state.f2 - memory.theta * d_b**2 + 2 * d_b * (mw_b @ state.p)
-        f2 = jnp.maximum(f2 - d_b**2 * (mw_b @ w_b), f2_min)  # (4.10)
-        p = state.p - d_b * w_b
-        return PathState(state.passed + 1, t_next, f1, f2, p, c, state.stopped.at[index].set(True))
+        index, found = next_breakpoint(state)
+        state = _pass(memory, middle, state, found, memory.rows[:, index], f2_min)
+        return state._replace(stopped=state.stopped.at[index].set(True))
 
     return lax.while_loop(goes_on, pass_breakpoint, start)
+
+
+def _pass(
+    memory: BoundedMemory,
+    middle: CompactMatrix,
+    state: PathState,
+    found: tuple[Scalar, Scalar, Scalar],
+    column: Compact,
+    f2_min: Scalar,
+) -> PathState:
+    """Return the state behind a breakpoint, but for the variable that stops there."""
+    d_b, gap, t_next = found
+    z_b = jnp.sign(d_b) * gap
+    w_b = jnp.concatenate([memory.theta * column[0::2], column[1::2]])
+    dt = t_next - state.t
+    c = state.c + dt * state.p
+    mw_b = multiply(middle, w_b)
+    f1 = state.f1 + dt * state.f2 + d_b**2 - memory.theta * d_b * z_b + d_b * (mw_b @ c)  # (4.9), g_b = -d_b
+    f2 = state.f2 - memory.theta * d_b**2 + 2 * d_b * (mw_b @ state.p)
+    f2 = jnp.maximum(f2 - d_b**2 * (mw_b @ w_b), f2_min)  # (4.10)
+    p = state.p - d_b * w_b
+    return state._replace(passed=state.passed + 1, t=t_next, f1=f1, f2=f2, p=p, c=c)
+
+
+def _follow_in_parts(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> PathState:
+    """Pass the same breakpoints of vectors that are split over devices."""
+    d, _, breakpoints = _breakpoints(*path)
+    parts = SortedParts(breakpoints, path, memory.rows)
+    start, f2_min = _start_path(memory, middle, d)
+
+    def goes_on(carry: tuple[PathState, Heads]) -> Flag:
+        state, heads = carry
+        found = parts.next(heads)
+        _, _, t_next = _breakpoints(*found.variable)
+        return found.exists & (-state.f1 / state.f2 >= t_next - state.t)
+
+    def pass_breakpoint(carry: tuple[PathState, Heads]) -> tuple[PathState, Heads]:
+        state, heads = carry
+        found = parts.next(heads)
+        return _pass(memory, middle, state, _breakpoints(*found.variable), found.column, f2_min), found.heads
+
+    state, heads = lax.while_loop(goes_on, pass_breakpoint, (start, parts.begin()))
+    return state._replace(stopped=parts.stopped(heads))

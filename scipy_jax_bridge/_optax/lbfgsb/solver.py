@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from ..._core.options import Options
@@ -9,8 +12,10 @@ from ..._core.status import Status
 from ..._core.types import Vector
 from ..._problem.objective import Data
 from ..._problem.problem import Problem
+from ..._problem.split import SplitSpec
 from ..device_solver import DeviceSolver, Evaluated, Leaves, LoopReport, LoopScalars, make_report
 from ..limits import Box
+from .cauchy_parts import in_parts
 from .lanes import pack, unpack
 from .linesearch import Search
 from .records import OUTCOME_KINDS, SCALAR_KINDS, SolveScalars
@@ -38,7 +43,7 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         start_on_host=start_on_host,
         propose=lambda state, data, box, active: state,
         evaluate=evaluate,
-        process=process,
+        process=_process_parts(spec.params) if isinstance(spec.params, SplitSpec) else process,
         status=lambda state: read_scalars(state)[1].status,
         report=_report,
         with_status=_with_status,
@@ -46,6 +51,16 @@ def device_solver(problem: Problem, options: Options, rows: int) -> DeviceSolver
         find_nonfinite=_find_nonfinite,
         with_hyperparams=lambda state, fresh: state,
     )
+
+
+def _process_parts(params: SplitSpec) -> Callable[..., State]:
+    """Return the function that processes a trial, for vectors that are split over devices."""
+
+    def process_parts(*inputs: Any) -> State:
+        with in_parts(params.devices):
+            return process(*inputs)
+
+    return process_parts
 
 
 def _report(state: State) -> LoopReport:
