@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for name in chosen.rows or ROWS:
         measure, repeats = ROWS[name]
-        rows += measure(chosen.repeats or repeats)
-        print(f"measured: {name}", flush=True)
+        found = measure(chosen.repeats or repeats)
+        print(f"\n{table(found)}", flush=True)
+        rows += found
     text = f"\n{table(rows)}"
     print(text)
     if not chosen.rows:

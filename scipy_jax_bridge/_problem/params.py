@@ -98,7 +98,8 @@ class TreeSpec:
         All go in one transfer, unless the caller committed a leaf to a device. A vector that is one leaf as it is
         stays. A vector on the device is split on the host, since slicing it would compile a program for each leaf.
         """
-        specs, move = self.optimized, jax.device_put if self.size > SMALL or is_debugging() else _move
+        explicit = value is None or self.size > SMALL or is_debugging()  # outside a solve a transfer guard may hold
+        specs, move = self.optimized, jax.device_put if explicit else _move
         if len(specs) == 1 and all(_is_leaf(x, specs[0]) for x in vectors):
             return move(value), [[x] for x in vectors if isinstance(x, jax.Array)]
         parts = [None if x is None else self.unravel(np.asarray(x)) for x in vectors]

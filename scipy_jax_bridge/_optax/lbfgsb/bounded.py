@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 from ..._core.manual import vary_with
 from ..limits import Box
 from .cauchy import CauchyPoint, find_cauchy_point
+from .cauchy_parts import count_parts
 from .compact import (
     BoundedMemory,
     CompactMatrix,
@@ -106,7 +107,7 @@ def _masked_products(rows: Rows, free: Mask) -> CompactMatrix:
     def multiply_part(rows: Rows, free: Mask, counted: Mask | bool) -> CompactMatrix:
         return multiply(jnp.where((is_y[:, None] == free) & counted, rows, 0), rows.T)
 
-    if size <= PART:
+    if size <= PART or count_parts() > 1:  # a part of vectors that are split over devices would have to be gathered
         return multiply_part(rows, free, True)
 
     def add_part(place: Int[Array, ""], total: CompactMatrix) -> CompactMatrix:
