@@ -30,6 +30,7 @@ NOISE_SPREAD = 2.0  # the noise is taken for this many times what two trials sho
 DOUBT = 0.1  # of the noise that trials have shown: it is measured, so that less of a contradiction is clear
 LOST_FACTOR = 10.0  # slopes below this many times the noise cannot be seen in the values
 LONGEST_STEP = 0.99e10  # the limit of the line search is 1e10; the margin allows for rounding
+TINY = float(np.finfo(np.float32).tiny)  # keeps a quotient finite in both types
 MAX_UNCHANGED_TRIALS = 6  # trials of one search; from then on a trial that leaves the value unchanged ends the search
 
 
@@ -55,9 +56,8 @@ def contradiction(rise: Number, begin: Number, end: Number, xp: Any) -> Any:
         rise, begin, end: the trial, as in the module's header.
         xp: numpy or jax.numpy, for numbers of this kind.
     """
-    tiny = np.finfo(np.float32).tiny
     falls = xp.minimum(rise, -(begin + end) / (2 * CLEAR_FACTOR))
-    turns = begin * begin / (2 * CLEAR_FACTOR * xp.maximum(end - begin, abs(begin) + tiny))
+    turns = begin * begin / (2 * CLEAR_FACTOR * xp.maximum(end - begin, abs(begin) + TINY))
     beyond = xp.minimum(rise, rise - end) / CLEAR_FACTOR
     return xp.maximum(xp.where(end > 0, turns, falls), beyond)
 
@@ -90,7 +90,7 @@ def measured_noise(trial: Rise, longer: Rise, limit: Number, xp: Any) -> Any:
         xp: numpy or jax.numpy.
     """
     short, long = abs(unexplained(*trial)), abs(unexplained(*longer))
-    shrink = abs(trial[1]) / xp.maximum(abs(longer[1]), np.finfo(np.float32).tiny)
+    shrink = abs(trial[1]) / xp.maximum(abs(longer[1]), TINY)
     lasts = (shrink <= SHORTER) & (short >= LASTING * long * xp.sqrt(xp.sqrt(xp.sqrt(shrink))))
     unlike = short > abs(trial[1]) + abs(trial[2])
     level = NOISE_SPREAD * xp.maximum(short, long)
