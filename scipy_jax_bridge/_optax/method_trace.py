@@ -31,9 +31,11 @@ class _Moves:
 
     Attributes:
         structure: the tree of the transformation's state, known after `start`.
+        searches: whether a line search is among the transformations, known after `start`.
     """
 
     structure: TreeDef
+    searches: bool
 
     def __init__(self, problem: Problem, method: optax.GradientTransformation) -> None:
         self._spec, self._method = problem.spec, optax.with_extra_args_support(method)
@@ -51,7 +53,9 @@ class _Moves:
 
     def start(self, x: FlatVector) -> list[Array]:
         """Return the leaves of the first state."""
-        leaves, self.structure = jax.tree.flatten(self._method.init(self._to_tree(x)))
+        state = self._method.init(self._to_tree(x))
+        leaves, self.structure = jax.tree.flatten(state)
+        self.searches = bool(optax.tree_utils.tree_get_all_with_path(state, "num_linesearch_steps"))
         return leaves
 
     def move(
@@ -97,6 +101,7 @@ def trace_method(problem: Problem, method: optax.GradientTransformation) -> Trac
         tree=moves.structure,
         can_reuse=moves.can_reuse,
         has_effects=bool(moved.jaxpr.effects),
+        searches=moves.searches,
     )
 
 

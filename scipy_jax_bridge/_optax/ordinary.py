@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
@@ -52,8 +51,7 @@ class Run(NamedTuple):
 
 def can_run(method: TracedMethod) -> bool:
     """Return whether moves may be computed in vain, and need one evaluation each: no line search is among them."""
-    places = method.tree.unflatten(range(method.tree.num_leaves))
-    return not (method.has_effects or optax.tree_utils.tree_get_all_with_path(places, "num_linesearch_steps"))
+    return not (method.has_effects or method.searches)
 
 
 def run_ordinary(

@@ -88,6 +88,7 @@ class TracedMethod(NamedTuple):
         tree: the tree of the state.
         can_reuse: whether the last line search of the method knows value and gradient of its trial.
         has_effects: whether a move does more than compute, as by `jax.debug.print`.
+        searches: whether a move may evaluate the objective more than once.
     """
 
     key: Hashable
@@ -97,6 +98,7 @@ class TracedMethod(NamedTuple):
     tree: TreeDef
     can_reuse: bool
     has_effects: bool
+    searches: bool
 
 
 def trace_objective(
