@@ -47,9 +47,8 @@ def any_wrong(x: Any, case: Any, height: Any) -> Any:
 
 
 @backends
-@pytest.mark.parametrize("gtol", [1e-5, 1e-8])
-def test_a_wrong_gradient_is_called_so(backend: str, gtol: float) -> None:
-    solve = sjb.Minimizer(any_wrong, backend=backend, options={"gtol": gtol, "ftol": 0.0})
+def test_a_wrong_gradient_is_called_so(backend: str) -> None:
+    solve = sjb.Minimizer(any_wrong, backend=backend, options={"gtol": 1e-8, "ftol": 0.0})
     start = jnp.array([-1.0, 0.5, -0.5, 1.2])
     for height in (0.0, 1.0):
         for case, name in enumerate(study.WRONG):
