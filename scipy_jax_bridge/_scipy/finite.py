@@ -38,5 +38,5 @@ class FiniteEvaluations:
 
     def _is_better(self, evaluation: Evaluation, best: Evaluation) -> bool:
         if self._noise is None or abs(evaluation.value - self._least) > self._noise.level(abs(self._least)):
-            return evaluation.value < self._least
+            return bool(evaluation.value < self._least)
         return self._projected_norm(evaluation) < self._projected_norm(best)

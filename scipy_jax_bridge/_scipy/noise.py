@@ -29,7 +29,7 @@ class NoiseMeter:
     @property
     def contradicted(self) -> bool:
         """Whether a trial of this search contradicts the gradient."""
-        return self._contradiction > DOUBT * self.shown
+        return bool(self._contradiction > DOUBT * self.shown)
 
     def begin_search(self, progress: bool) -> None:
         """Forget the trials of the last search; with progress, also what contradicted."""

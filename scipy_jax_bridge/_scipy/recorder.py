@@ -180,7 +180,7 @@ class SolveRecorder:
         self.misled = self.noise.contradicted and before is not None and point.value >= before.value
         self.search = Search()
         fell = before is None or point.value < before.value - self.noise.level(abs(before.value))
-        self.noise.begin_search(progress=fell)
+        self.noise.begin_search(progress=bool(fell))
 
     def _report(self, point: Evaluation, norm: float) -> Status | None:
         params = functools.partial(self.evaluator.host.to_params, point.x)
