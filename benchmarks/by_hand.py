@@ -11,17 +11,14 @@ machine has other work. The table is written to benchmarks/results/DEVICE/by_han
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
-
-import jax
+from collections.abc import Callable
 
 import by_hand_chunks
 import by_hand_large
 import by_hand_loops
 import by_hand_scipy
 from results import folder, header
-from timing import Row, table
+from timing import Row, measure_rows, table
 
 ROWS: dict[str, tuple[Callable[[int], list[Row]], int]] = {  # with the repeats of each
     "scipy": (by_hand_scipy.small, 301),
@@ -38,25 +35,7 @@ ROWS: dict[str, tuple[Callable[[int], list[Row]], int]] = {  # with the repeats 
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", choices=ROWS, action="append", help="these rows only; all when left out")
-    parser.add_argument("--repeats", type=int, help="rounds, instead of each row's own number")
-    chosen = parser.parse_args(argv)
-    jax.config.update("jax_enable_x64", True)
-    print(header(), flush=True)
-    rows = []
-    for name in chosen.rows or ROWS:
-        measure, repeats = ROWS[name]
-        found = measure(chosen.repeats or repeats)
-        print(f"\n{table(found)}", flush=True)
-        rows += found
-    text = f"\n{table(rows)}"
-    print(text)
-    if not chosen.rows:
-        (folder() / "by_hand.txt").write_text(f"{header()}\n{text}\n")
-
-
 if __name__ == "__main__":
-    main()
+    found, complete = measure_rows(str(__doc__), ROWS)
+    if complete:
+        (folder() / "by_hand.txt").write_text(f"{header()}\n\n{table(found)}\n")

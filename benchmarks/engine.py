@@ -10,9 +10,8 @@ problems are in `benchmarks/cutest.py`.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import scipy_jax_bridge as sjb
 from rivals import GTOL, by_hand, check_stationary, documented_loop, jaxopt_lbfgs, optimistix_lbfgs
 from scipy_jax_bridge._problem.cache import compile_anew
 from scipy_jax_bridge.models import rosenbrock
-from timing import Row, Seconds, compare, header, interleave, table
+from timing import Row, Seconds, compare, interleave, measure_rows
 from workloads import WORKLOADS, Workload
 
 OPTIONS = {"gtol": GTOL, "ftol": 0.0}
@@ -135,20 +134,5 @@ def _check_lanes(fun: Callable[..., jax.Array], points: dict[str, np.ndarray]) -
 ROWS = {"compile": (compile_rows, 7), "warm": (warm_rows, 101), "vmap": (batch_rows, 21)}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", choices=ROWS, action="append", help="these rows only; all when left out")
-    parser.add_argument("--repeats", type=int, help="rounds, instead of each row's own number")
-    chosen = parser.parse_args(argv)
-    jax.config.update("jax_enable_x64", True)
-    print(header(), flush=True)
-    rows = []
-    for name in chosen.rows or ROWS:
-        measure, repeats = ROWS[name]
-        rows += measure(chosen.repeats or repeats)
-    print("\n" + table(rows))
-
-
 if __name__ == "__main__":
-    main()
+    measure_rows(str(__doc__), ROWS)

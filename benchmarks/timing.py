@@ -6,6 +6,7 @@ printed beside it. The clock stops when the answer is there (`jax.block_until_re
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -220,3 +221,31 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def measure_rows(
+    description: str, measures: Mapping[str, tuple[Callable[[int], list[Row]], int]]
+) -> tuple[list[Row], bool]:
+    """Measures the rows that the command line names, and prints each table as it is there, then one of all.
+
+    Args:
+        description: what the command says of itself.
+        measures: by name, what measures some rows in so many rounds, and how many it takes by itself.
+
+    Returns:
+        The rows, and whether they are all there are.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", choices=measures, action="append", help="these rows only; all when left out")
+    parser.add_argument("--repeats", type=int, help="rounds, instead of each row's own number")
+    chosen = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    print(header(), flush=True)
+    rows: list[Row] = []
+    for name in chosen.rows or measures:
+        measure, repeats = measures[name]
+        found = measure(chosen.repeats or repeats)
+        print(f"\n{table(found)}", flush=True)
+        rows += found
+    print(f"\n{table(rows)}")
+    return rows, not chosen.rows

@@ -92,7 +92,7 @@ def hides_decrease(before: Evaluation, after: Evaluation, rounding: float) -> bo
     return bool(abs(required) <= rounding / 2 * abs(before.value))
 
 
-def test_iterate(
+def judge_iterate(
     before: Evaluation | None, point: Evaluation, norm: float, options: Options, rounding: float, *, reduced: bool
 ) -> Status | None:
     """Apply gtol and ftol for a method whose own tests are different.

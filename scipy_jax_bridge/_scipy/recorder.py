@@ -13,7 +13,7 @@ from .._core.options import Options
 from .._core.status import Status
 from .._core.stopping import MAX_UNCHANGED_TRIALS, noise
 from .._core.trace import Trace
-from .evaluation import Evaluation, Search, Stop, is_endless_step, nonfinite_value, still_descends, test_iterate
+from .evaluation import Evaluation, Search, Stop, is_endless_step, judge_iterate, nonfinite_value, still_descends
 from .evaluator import HostEvaluator
 from .finite import FiniteEvaluations
 from .fixed import FreeVector
@@ -132,7 +132,7 @@ class SolveRecorder:
         status = self._report(point, norm) if self._monitor.callback is not None else None
         if status is None and self._applies_tests:
             reduced, rounding = self.step_was_reduced is not None, self.evaluator.rounding
-            status = test_iterate(before, point, norm, self.options, rounding, reduced=reduced)
+            status = judge_iterate(before, point, norm, self.options, rounding, reduced=reduced)
             if status is None and self.nit >= self.options.maxiter:
                 status = Status.MAXITER
         if status is not None:

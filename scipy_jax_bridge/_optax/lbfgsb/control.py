@@ -1,7 +1,7 @@
 """Control logic after each trial: accept it, go on searching, restart, or stop with a status.
 
 The rules are those of L-BFGS-B 3.0, except where that code would end with ABNORMAL. There the solve restarts from
-the best point seen, and where noise hides the decrease the slopes decide (see `_Noise`). It ends when nothing has
+the best point seen, and where noise hides the decrease the slopes decide (see `noise.py`). It ends when nothing has
 improved for two whole searches, and reports whether noise is the reason.
 
 All of it is elementwise logic of scalars, so that `select_fused` can compute it in the lanes of one array.
@@ -33,7 +33,7 @@ from .noise import Seen, see
 from .records import After, Before, SolveScalars, TrialEvaluation, TrialOutcome
 
 OVERFLOW_MARGIN = 2.0**-20  # distance to overflow: gradients may still grow, and n squares are summed
-MAX_STALLED_SEARCHES = 2  # the solve ends after as many evaluations as these searches may take, without a decrease
+MAX_STALLED_SEARCHES = 2  # the solve ends after as many evaluations as these searches may take, without progress
 
 
 def accept_start(numbers: Before, evaluation: TrialEvaluation, limit: Tolerances) -> After:

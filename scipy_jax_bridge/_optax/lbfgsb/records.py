@@ -45,7 +45,7 @@ class TrialOutcome(NamedTuple):
     accepted: Flag  # the trial is the next iterate
     search_failed: Flag  # the search ended without a new iterate
     restarts: Flag  # the search failed without memory, but a lower point was seen: start again from there
-    improves_best: Flag  # the trial has the least value so far
+    improves_best: Flag  # the trial is the best point so far
     store_pair: Flag  # the step and the change of the gradient go into the memory
 
 

@@ -37,8 +37,8 @@ class LbfgsbState(NamedTuple):
     accepted: whether the last params became the iterate.
     value: the objective at the iterate.
     grad: its gradient there, as the tree of params.
-    best_value: the least finite value so far.
-    best_params: where it was seen.
+    best_value: the objective at the best point: the lowest or, with an ftol of 0, the flattest of the equally low.
+    best_params: the best point.
     trial: the point that the last update leads to, as one vector.
     x: the iterate, as one vector.
     x_full_step: the point to which the full step from x leads.
