@@ -59,7 +59,7 @@ class DeviceState(Protocol):
 
     @property
     def best_x(self) -> FlatVector:
-        """The finite point of least value so far. Read by `make_report`, and by `resume` to recognize params."""
+        """The best finite point so far. Read by `make_report`, and by `resume` to recognize params."""
         ...
 
     @property
