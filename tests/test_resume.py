@@ -19,6 +19,7 @@ import pytest
 import scipy_jax_bridge as sjb
 from problems import rosenbrock
 from scipy_jax_bridge import Status
+from scipy_jax_bridge._optax.chunked import ChunkedRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::scipy_jax_bridge.HeldLeafWarning")  # START holds an integer
 START = {"x": jnp.tile(jnp.array([-1.2, 1.0]), 5), "n": 3}
@@ -74,7 +75,9 @@ def test_many_stops(name: str) -> None:
     same(result, whole(name))
 
 
-def test_stopped_by_the_callback() -> None:
+def test_stopped_by_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChunkedRun, "next_chunk", lambda self: 23)
+
     def stop(progress: sjb.Progress) -> None:
         raise StopIteration
 

@@ -89,8 +89,8 @@ class ChunkedRun:
         """Evaluate the objective at a point with the compiled loop, without counting it."""
         params = self._problem.spec.params
         leaves = params.unravel(np.asarray(x)) if is_whole(x) else params.snapshot(x)
-        state, report = self._compute(start(leaves), 1, None)
-        return Evaluation(x, float(np.asarray(report.rows)[0, 0]), state.grad, state.aux)
+        state, _ = self._compute(start(leaves), 1, None)
+        return Evaluation(x, float(np.asarray(state.rows)[0, 0]), state.grad, state.aux)
 
     def run(self, state: DeviceState) -> tuple[DeviceState, Status | None]:
         """Run one chunk. Return the state, and the status if the solve has ended or is to be stopped."""
@@ -105,7 +105,7 @@ class ChunkedRun:
         converged, last, best = find_points(state, report, scalars)
         self.best = best if np.isfinite(best.value) else None
         self.found = last if converged else best
-        self._collect(scalars, np.asarray(report.rows), last)
+        self._collect(scalars, np.asarray(state.rows), last)
         if self._monitor.agreement is not None:
             self.seen = fingerprint(values)
         return state, None if scalars.status == RUNNING else Status(int(scalars.status))

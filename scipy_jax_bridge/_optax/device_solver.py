@@ -22,7 +22,7 @@ from .._problem.objective import Data
 from .limits import Box, Tolerances
 from .loop_tools import COUNT_MODULUS
 
-ROWS = 4096  # rows of the trace on the device; the host collects them after each chunk
+ROWS = 16384  # rows of the trace on the device; the host collects them after each chunk
 ROWS_INSIDE = 1024  # rows of the trace of a solve inside jit or vmap, where no host collects them
 
 Leaves = Sequence[Leaf]  # the free leaves of params
@@ -86,7 +86,7 @@ class DeviceState(Protocol):
     def rows(self) -> Float[Array, "rows 3"]:
         """The trace: value, grad_norm, and nfev modulo COUNT_MODULUS. Iteration k has row k modulo their number.
 
-        Between chunks a state has no rows, (): the host has collected them.
+        The host collects the new ones after each chunk. The others are those of earlier chunks and solves.
         """
         ...
 
@@ -149,11 +149,6 @@ class DeviceSolver(Generic[State]):
     run: Callable[[State, Data, Tolerances, Box | None, Array, Flag], tuple[State, Evaluated]] | None = None
 
 
-def with_rows(state: State) -> State:
-    """Return the state with empty rows of the trace, as a chunk begins: the host has collected those before."""
-    return state._replace(rows=jnp.zeros((ROWS, 3), state.x.dtype))
-
-
 class Evaluation(NamedTuple):
     """The objective at a point, all as flat vectors."""
 
@@ -179,7 +174,6 @@ class LoopReport(NamedTuple):
 
     counts: Int[Array, 3]  # the first three of LoopScalars
     values: Float[Array, 3]  # the others
-    rows: Float[Array, "rows 3"]
     best: tuple[FlatVector, FlatVector, PyTree]  # the best point, its gradient and its auxiliary output
 
 
@@ -192,7 +186,6 @@ def make_report(state: DeviceState, scalars: LoopScalars) -> LoopReport:
     return LoopReport(
         counts=jnp.stack([jnp.asarray(each, jnp.int32) for each in counts]),
         values=jnp.stack([jnp.asarray(each, state.x.dtype) for each in values]),
-        rows=state.rows,
         best=(state.best_x, state.best_grad, state.best_aux),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from .._core.promotion import standard_promotion
 from .._problem.objective import Data
 from .._problem.problem import Problem
-from .device_solver import DeviceSolver, DeviceState, Evaluated, LoopReport, with_rows
+from .device_solver import DeviceSolver, DeviceState, Evaluated, LoopReport
 from .limits import Box, Tolerances, box_of
 
 Advance = Callable[..., tuple[DeviceState, LoopReport]]
@@ -46,8 +46,8 @@ def compile_turn(
         state: DeviceState, known: tuple[Any, ...], limits: Tolerances, box: Box | None
     ) -> tuple[DeviceState, LoopReport]:
         with standard_promotion():
-            state = solver.process(with_rows(state), Evaluated(*known), limits, box, on)
-            return state._replace(rows=()), solver.report(state)
+            state = solver.process(state, Evaluated(*known), limits, box, on)
+            return state, solver.report(state)
 
     known = (value, x, spec.objective.aux, nfev)
     to_propose = lambda: (jax.jit(propose, donate_argnums=0), (shapes(), problem.data, box))  # noqa: E731

@@ -46,13 +46,13 @@ class Placement:
         """Return where the arrays of a state lie. JAX chooses for the auxiliary output: it may be as large as data."""
         placed = jax.tree.map(lambda each: self.place(each.shape), shapes)
         nowhere = jax.tree.map(lambda _: None, shapes.aux)
-        return placed._replace(aux=nowhere, best_aux=nowhere)
+        return placed._replace(aux=nowhere, best_aux=nowhere, rows=self._whole)
 
     def of_report(self, shapes: DeviceState) -> Any:
         """Return where the arrays of a report lie."""
         state = self.of_state(shapes)
         where: Any = self._whole
-        return LoopReport(where, where, where, best=(state.best_x, state.best_grad, state.best_aux))
+        return LoopReport(where, where, best=(state.best_x, state.best_grad, state.best_aux))
 
     def start(self, free: Leaves) -> list[Leaf]:
         """Return leaves as the program of the start takes them: split ones where they lie, others from the host."""
@@ -126,11 +126,7 @@ def compile_start(
         compiled, seconds = problem.compile(("start", *name), lambda: (jax.jit(solver.start), inputs))
         return lambda free, box: compiled(to_host(free), data, box), seconds
     state, inputs = shapes(), (placement.start(problem.start_leaves), data, box)
-
-    def start(*inputs: Any) -> DeviceState:
-        return solver.start(*inputs)._replace(rows=())
-
-    placed = jax.jit(start, out_shardings=placement.of_state(state))
+    placed = jax.jit(solver.start, out_shardings=placement.of_state(state))
     compiled, seconds = problem.compile(("start", *name), lambda: (placed, inputs))
 
     def begin(free: Leaves, box: Box | None) -> DeviceState:

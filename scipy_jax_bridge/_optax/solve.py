@@ -7,7 +7,7 @@ callback. The next chunk continues bit for bit. Inside a trace the solve is one 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import NamedTuple
 
 import jax
@@ -43,7 +43,6 @@ from .device_solver import (
     LoopScalars,
     find_points,
     unwrap_counts,
-    with_rows,
 )
 from .host_loop import compile_turn
 from .limits import Box, Tolerances, box_of, tolerances_of
@@ -56,16 +55,17 @@ RESUMABLE = (Status.MAXITER, Status.MAXFUN, Status.TIMEOUT, Status.CALLBACK, Sta
 
 
 class LoopPrograms(NamedTuple):
-    """The compiled loop."""
+    """The compiled loop, and rows of the trace that earlier solves left to it: new ones take time to fill."""
 
     start: Begin  # free leaves, box -> the state before the first evaluation
     advance: Callable[..., tuple[DeviceState, LoopReport]]  # state, data, tolerances, box, until -> state, report
+    spare_rows: list[Array]
 
 
 def compile_optax(problem: Problem, algorithm: Algorithm, options: Options) -> Compiled[LoopPrograms]:
     """Compile the loop, or find it compiled."""
     problem = arrange(problem)
-    return _compile(algorithm.device_solver(problem, options, ROWS), problem, options)
+    return _compile(algorithm.device_solver(problem, options, 0), problem, options)
 
 
 def _compile(solver: DeviceSolver, problem: Problem, options: Options) -> Compiled[LoopPrograms]:
@@ -82,7 +82,7 @@ def _compile(solver: DeviceSolver, problem: Problem, options: Options) -> Compil
     else:
         run, run_s = problem.compile(("advance", *name), lambda: _make_advance(problem, solver, options))
     return Compiled(
-        programs=LoopPrograms(begin, run),
+        programs=LoopPrograms(begin, run, problem.spec.programs.keep(("rows", *name), list)),
         seconds=begin_s + run_s,
         compiles=(begin_s > 0) + (run_s > 0),
         reports_per_s=1 / CHUNK_S,
@@ -92,7 +92,8 @@ def _compile(solver: DeviceSolver, problem: Problem, options: Options) -> Compil
 
 def _shapes_of_state(problem: Problem, solver: DeviceSolver) -> DeviceState:
     free = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in problem.spec.params.optimized]
-    return jax.eval_shape(solver.start, free, problem.data, box_of(problem))._replace(rows=())
+    rows = jax.ShapeDtypeStruct((ROWS, 3), problem.spec.dtype)
+    return jax.eval_shape(solver.start, free, problem.data, box_of(problem))._replace(rows=rows)
 
 
 def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> ToCompile:
@@ -101,8 +102,8 @@ def _make_advance(problem: Problem, solver: DeviceSolver, options: Options) -> T
     def run(
         state: DeviceState, data: Data, limits: Tolerances, box: Box | None, until: Int[Array, ""]
     ) -> tuple[DeviceState, LoopReport]:
-        state = advance(solver, with_rows(state), data, limits, box, until)
-        return state._replace(rows=()), solver.report(state)
+        state = advance(solver, state, data, limits, box, until)
+        return state, solver.report(state)
 
     limits, box = tolerances_of(problem, options), box_on_device(problem)
     shapes, inputs = _shapes_of_state(problem, solver), (problem.data, limits, box, np.int32(0))
@@ -132,7 +133,7 @@ def solve_optax(
     """
     problem = arrange(problem)
     paces = problem.spec.programs.paces
-    solver = algorithm.device_solver(problem, options, ROWS)
+    solver = algorithm.device_solver(problem, options, 0)
     compiled = _compile(solver, problem, options)
     programs = compiled.programs
     limits, box = tolerances_of(problem, options), box_on_device(problem)
@@ -144,7 +145,10 @@ def solve_optax(
 
     def start(free: Leaves) -> DeviceState:
         with jax.debug_infs(False):  # before the first evaluation the least value is infinite
-            return programs.start(free, box)._replace(rows=())
+            state = programs.start(free, box)
+        with suppress(IndexError):
+            return state._replace(rows=programs.spare_rows.pop())
+        return state._replace(rows=np.zeros((ROWS, 3), problem.spec.dtype))
 
     monitor.begin()
     chunks = ChunkedRun(problem, monitor, advance_to, paces.get(problem.method_key))
@@ -160,6 +164,7 @@ def solve_optax(
     while status is None:
         state, status = chunks.run(state)
     chunks.end(status)
+    programs.spare_rows.append(state.rows)
     if chunks.speed is not None:
         paces[problem.method_key] = chunks.speed
     detail = _explain_nonfinite(problem, solver, state, chunks, start) if status == Status.NONFINITE else ""
@@ -235,7 +240,7 @@ def _read_end(report: LoopReport, state: DeviceState) -> FlatOutcome:
     point = select(converged, last, best)
     counts = (scalars.nit, scalars.nfev, scalars.status)
     x, value, grad = map(jnp.asarray, (point.x, point.value, point.grad))
-    return FlatOutcome(x, value, grad, point.aux, *counts, _trace_inside(report.rows, scalars))
+    return FlatOutcome(x, value, grad, point.aux, *counts, _trace_inside(state.rows, scalars))
 
 
 def _trace_inside(ring: Float[Array, "rows 3"], scalars: LoopScalars) -> Trace:
