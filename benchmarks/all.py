@@ -3,9 +3,8 @@
     python benchmarks/all.py
     python benchmarks/all.py --only side_by_side,original_report
 
-Needs `pip install -e '.[bench]'`. It runs unchanged on a GPU: the folder has the device's name. Beside the scripts
-that write tables of their own, what `bridge.py`, `adapter.py`, `engine.py`, `stops.py` and `cutest.py` print is kept as
-it is. CUTEst takes the longest, and runs where it is named.
+Needs `pip install -e '.[bench]'`. It runs unchanged on a GPU: the folder has the device's name. Some scripts write
+tables of their own. What the others print is kept as it is. CUTEst takes the longest, and runs where it is named.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from results import folder
 
 HERE = Path(__file__).parent
 OWN = ("original_report", "side_by_side", "overhead", "break_even")  # write their tables themselves
-PRINTED = ("bridge", "adapter", "engine", "stops")
+PRINTED = ("bridge", "adapter", "engine", "stops", "processes")
 LONG = ("cutest",)
 
 
