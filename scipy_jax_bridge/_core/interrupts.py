@@ -172,6 +172,7 @@ class SigintHandler:
             found = signal.signal(signal.SIGINT, self._previous)
             if found is not self._installed:  # a handler that was set during the solve stays
                 signal.signal(signal.SIGINT, found)
+            self._installed = None  # a method of this object
         dropped, self._interrupts.raised = self._interrupts.raised is not None, None
         if kind is None and dropped:
             raise KeyboardInterrupt

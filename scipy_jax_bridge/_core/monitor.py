@@ -99,6 +99,7 @@ class SolveMonitor:
         if kind is not None and self.agreement is not None:
             with suppress(Exception):  # the processes may be gone
                 run_in_thread(self.agreement.leave).result()
+        self.best_so_far = None  # it refers to all of the solve, which refers to the monitor
         self._sigint.__exit__(kind, *details)
 
     def begin(self) -> None:
