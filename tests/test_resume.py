@@ -86,6 +86,20 @@ def test_stopped_by_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     same(solve("engine")(first, 0.01), whole("engine"))
 
 
+def test_stopped_by_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an exception carries goes on bit for bit, too."""
+    monkeypatch.setattr(ChunkedRun, "next_chunk", lambda self: 23)
+
+    def fail(progress: sjb.Progress) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as caught:
+        sjb.minimize(lambda p, s: fun(p, s), START, 0.01, backend="optax", callback=fail, options=LIMITS)
+    best = caught.value.best_result  # type: ignore[attr-defined]
+    assert best.status == Status.ERROR and best.nfev < whole("engine").nfev
+    same(solve("engine")(best, 0.01), whole("engine"))
+
+
 CHILD = """
 import pickle, sys
 import jax

@@ -9,8 +9,9 @@ import optax
 
 from .._backend import Backend
 from .algorithm import algorithm_of
+from .inside import trace_optax
 from .lbfgsb.transformation import make_lbfgsb as make_lbfgsb
-from .solve import compile_optax, solve_optax, trace_optax
+from .solve import compile_optax, solve_optax
 
 
 def choose(method: Any) -> Backend:

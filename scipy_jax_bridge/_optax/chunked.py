@@ -39,6 +39,7 @@ class ChunkedRun:
     Attributes:
         found: what the solve returns if it ends here.
         best: the best finite point so far, or None.
+        state: the state after the last chunk; None while a chunk takes it over.
         speed: evaluations per second in the last chunk, or None before it.
         nit, nfev: iterations and evaluations so far.
         seen: a fingerprint of what the processes of a solve over several have to have in common.
@@ -46,6 +47,7 @@ class ChunkedRun:
 
     found: Evaluation
     best: Evaluation | None
+    state: DeviceState | None
     speed: float | None
     seen: int
 
@@ -69,7 +71,7 @@ class ChunkedRun:
         self._seconds: list[HostVector] = []
         self._last_s = self._earlier_s = 0.0
         self._evals_per_second = evals_per_second
-        self.best, self.speed, self.seen = None, None, 0
+        self.best, self.state, self.speed, self.seen = None, None, None, 0
         self.nit, self.nfev = -1, 0
 
     def resume(self, earlier: Result) -> None:
@@ -99,7 +101,9 @@ class ChunkedRun:
             return state, stop
         speed = self.speed or self._evals_per_second
         expected_s = None if speed is None else evaluations / speed
-        state, report = self._compute(state, self.nfev + evaluations, expected_s)
+        self.state = None
+        self.state, report = self._compute(state, self.nfev + evaluations, expected_s)
+        state = self.state
         values = np.asarray(report.values, dtype=np.float64)
         scalars = LoopScalars(*np.asarray(report.counts).tolist(), *values.tolist())
         converged, last, best = find_points(state, report, scalars)
