@@ -7,28 +7,18 @@ be compared enters by identity: at worst a program is compiled once too often.
 from __future__ import annotations
 
 import dataclasses
-import enum
-import functools
-import hashlib
-import types
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from .._core.types import Tracer
 from .hoisting import JIT
+from .value_key import FUNCTIONS, PLAIN, ById, describe_array, describe_function, describe_object, is_known, is_own
 
-PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, np.dtype, enum.Enum)
 EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare as they are
-KNOWN = frozenset({"builtins", "functools", "types"})  # modules of plain values, containers and functions
-LIBRARIES = frozenset({"jax", "jaxlib", "numpy"})  # their objects compare by value where they say so
-FUNCTIONS = (types.FunctionType, functools.partial, types.MethodType, types.BuiltinMethodType)
-SMALL = 256  # bytes of an array that are kept as they are
 HOLDERS = ("callback", "custom_partitioning")  # ends of the names of primitives whose programs hold a function
 RULES = ("custom_jvp_call", "custom_vjp_call")  # primitives whose rules of differentiation are no part of a program
 
@@ -49,29 +39,6 @@ class JaxprKey:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, JaxprKey) and self._hash == other._hash and self.tokens == other.tokens
-
-
-class ById:
-    """A value by its identity. A weak reference holds it where possible, so that no place in memory is mistaken."""
-
-    def __init__(self, value: Any) -> None:
-        self._id = id(value)
-        try:
-            self._read: Callable[[], Any] = weakref.ref(value)
-        except TypeError:
-            self._read = lambda: value
-
-    def __hash__(self) -> int:
-        return self._id
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ById) or self._id != other._id:
-            return False
-        value = self._read()
-        return value is not None and value is other._read()
-
-    def __repr__(self) -> str:
-        return f"another {type(self._read()).__name__} each time"
 
 
 def key_of(closed: ClosedJaxpr) -> JaxprKey:
@@ -108,6 +75,11 @@ class _Reader:
             tokens.append((equation.primitive.name, inputs, self._read_params(equation), define(equation.outvars)))
         return *tokens, use(jaxpr.outvars)
 
+    def _read_nested(self, jaxpr: Jaxpr) -> tuple[Hashable, ...]:
+        if jaxpr not in _read:
+            _read[jaxpr] = self.read(jaxpr)
+        return _read[jaxpr]
+
     def _read_params(self, equation: JaxprEqn) -> tuple[Hashable, ...]:
         name, tokens = equation.primitive.name, list[Hashable]([equation.primitive])
         has_rules, is_jit = name.startswith(RULES), name in JIT
@@ -132,16 +104,14 @@ class _Reader:
         kind = type(value)
         if kind in EXACT:
             return kind, value
-        if not _is_known(kind):  # it may have attributes, or change
-            return _describe_object(value)
+        if not is_known(kind):  # it may have attributes, or change
+            return describe_object(value)
         if isinstance(value, PLAIN):
             return kind, repr(value) if isinstance(value, float | complex | np.generic) else value
         if isinstance(value, ClosedJaxpr):
-            return "jaxpr", self._describe(value.jaxpr), tuple(map(describe_array, value.consts))
-        if isinstance(value, Jaxpr):
-            if value not in _read:
-                _read[value] = self.read(value)
-            return _read[value]
+            return "jaxpr", self._read_nested(value.jaxpr), tuple(map(describe_array, value.consts))
+        if isinstance(value, Jaxpr):  # since JAX 0.12 a ClosedJaxpr is a Jaxpr, and its own `jaxpr`
+            return self._read_nested(value)
         if isinstance(value, tuple | list):
             return kind, tuple(map(self._describe, value))
         if isinstance(value, frozenset):
@@ -151,11 +121,11 @@ class _Reader:
         if isinstance(value, np.ndarray | jax.Array):
             return describe_array(value)
         if isinstance(value, FUNCTIONS):
-            return _describe_function(value) if self._holds else ById(value)
+            return describe_function(value) if self._holds or is_own(value) else ById(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = dataclasses.fields(value)
             return kind, tuple((each.name, self._describe(getattr(value, each.name))) for each in fields)
-        return _describe_object(value)
+        return describe_object(value)
 
 
 def _read_aval(aval: Any) -> Hashable:
@@ -164,87 +134,3 @@ def _read_aval(aval: Any) -> Hashable:
 
 def _read_literal(literal: Literal) -> Hashable:
     return _read_aval(literal.aval), describe_array(literal.val)
-
-
-def _is_known(kind: type) -> bool:
-    """Whether values of this type are described by what they hold: built-in ones, enumerations and JAX's own."""
-    return kind.__module__ in KNOWN or issubclass(kind, enum.Enum) or _is_of_library(kind.__module__)
-
-
-def _describe_object(value: Any) -> Hashable:
-    if isinstance(value, type):
-        return value
-    if _is_of_library(type(value).__module__) and type(value).__eq__ is not object.__eq__:
-        try:
-            hash(value)
-        except TypeError:
-            return ById(value)
-        return type(value), value
-    return ById(value)
-
-
-def describe_array(value: Any) -> Hashable:
-    """Describe an array by its type and bytes; a large one by their digest, so that no copy of it is kept."""
-    if isinstance(value, Tracer) or jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
-        return ById(value)
-    array = np.asarray(value)
-    content = array.tobytes() if array.nbytes <= SMALL else hashlib.sha256(array.tobytes()).digest()
-    return str(array.dtype), array.shape, getattr(value, "weak_type", None), content
-
-
-def _describe_function(value: Any) -> Hashable:
-    """Describe a function that the host calls, by its code, and by identity what that reads from outside.
-
-    A program holds such a function in any case, so what it reads may be held here. A cell is not known by its
-    content, which may change under the function that the program holds; but JAX's own functions keep theirs.
-    """
-    if not _is_known(type(value)):
-        return _Held(value)
-    if isinstance(value, functools.partial):
-        parts = (value.func, *value.args, *(each for item in sorted(value.keywords.items()) for each in item))
-        return "partial", tuple(map(_describe_function, parts))
-    if isinstance(value, types.MethodType):
-        return _describe_function(value.__func__), _Held(value.__self__)
-    if isinstance(value, types.BuiltinMethodType):
-        return value.__name__, _Held(value.__self__)
-    if isinstance(value, types.FunctionType):
-        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
-        cells = value.__closure__ or ()
-        if _is_of_library(value.__globals__.get("__name__")):
-            return value.__code__, tuple(_describe_cell(cell.cell_contents) for cell in cells)
-        return value.__code__, tuple(map(_Held, (value.__globals__, *cells, *defaults)))
-    if isinstance(value, tuple):
-        return type(value), tuple(map(_describe_function, value))
-    if isinstance(value, PLAIN):
-        return type(value), repr(value)
-    found = _describe_object(value)
-    return _Held(value) if isinstance(found, ById) else found
-
-
-def _describe_cell(value: Any) -> Hashable:
-    """Describe what a function of JAX's closes over. It does not change its own containers later."""
-    kind = type(value)
-    if kind in (set, frozenset):
-        return kind, frozenset(map(_describe_function, value))
-    if kind is dict:
-        return kind, tuple((repr(name), _describe_cell(each)) for name, each in value.items())
-    if kind in (tuple, list):
-        return kind, tuple(map(_describe_cell, value))
-    return _describe_function(value)
-
-
-def _is_of_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in LIBRARIES
-
-
-class _Held:
-    """A value by its identity, kept alive."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.value is other.value

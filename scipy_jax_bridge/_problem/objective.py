@@ -170,11 +170,11 @@ def bind_consts(closed: ClosedJaxpr, first: int, inputs: int) -> Callable[..., l
         first: position of its first constant in the data.
         inputs: how many of the first data are its inputs, behind the leaves of the trees.
     """
-    jaxpr = closed.jaxpr
+    jaxpr, count = strip(closed).jaxpr, len(closed.consts)
 
     def run(*given: PyTree) -> list[Array]:
         *trees, data = given
-        consts = data[first : first + len(jaxpr.constvars)]
+        consts = data[first : first + count]
         outputs = jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*jax.tree.leaves(trees), *data[:inputs])
         return list(map(jnp.asarray, outputs))  # JAX may hand over its own literals, which are no arrays
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from .._core.types import Objective, Tracer, TreeDef
 from .codes import read_code
-from .jaxpr_key import ById
 from .params import TreeSpec
+from .value_key import ById
 
 
 def _words(text: str) -> frozenset[str]:

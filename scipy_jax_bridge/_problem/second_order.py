@@ -10,8 +10,9 @@ from jaxtyping import Array
 
 from .._core.types import Leaf, is_traced
 from .hoisting import hoist_consts
-from .jaxpr_key import describe_array, key_of
+from .jaxpr_key import key_of
 from .problem import Problem
+from .value_key import describe_array
 
 
 def second_order_key(problem: Problem) -> Hashable:
