@@ -7,22 +7,24 @@ wrong by itself; compiling at almost every call is. So is tracing, where it take
 
 from __future__ import annotations
 
-import functools
 import re
 import threading
 import types
 import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import PyTree
 
 from .._core.errors import warn
 from .._core.types import Objective
+from .functions import find_code, is_same, refer
 from .jaxpr_key import JaxprKey
+from .leaves import StaticValue
 from .prefix import leaf_paths
 from .problem import Problem
+from .value_key import ById
 
 MANY = 8  # compilations of one code
 SHARE = 0.8  # of its calls: more of them compile than this
@@ -47,11 +49,21 @@ class RecompilationWarning(UserWarning):
     """One objective is compiled, or traced at length, at almost every call; with the argument, cause and cure."""
 
 
+class _Static(NamedTuple):
+    """A static value in words, and by identity if they tell its place in memory, where the next one may lie."""
+
+    words: str
+    value: Hashable
+
+    def __str__(self) -> str:
+        return self.words
+
+
 class _Leaf(NamedTuple):
     """A leaf in words, so that nothing of the user's is kept alive."""
 
     path: str
-    static: str
+    static: _Static | None
     shape: str
     dtype: str
     weak: str
@@ -115,10 +127,10 @@ def count_compilation(fun: Objective, problem: Problem, inputs: tuple[PyTree, Py
         if count is None:
             return
         before, sketch = count.last, _draw(problem, inputs)
-        same = count.owner is not None and _is_same(count.owner(), fun)
+        same = count.owner is not None and is_same(count.owner(), fun)
         count.wasted += same or hash(sketch) in count.seen
         operations = _describe_operations(problem.spec.objective.key)
-        count.last, count.owner = (sketch, operations), _refer(fun)
+        count.last, count.owner = (sketch, operations), refer(fun)
         count.seen.add(hash(sketch))
         due = count.wasted >= MANY and count.wasted >= SHARE * count.solves and not count.warned
         count.warned |= due
@@ -144,8 +156,8 @@ def count_trace(fun: Objective, solver: Hashable, trace_s: float, solve_s: float
         count = _count_of(fun, solver)
         if count is None:
             return
-        if count.traced is None or not _is_same(count.traced(), fun):  # another function cannot keep a Minimizer
-            count.traced, count.traces, count.trace_s, count.solve_s = _refer(fun), 0, 0.0, 0.0
+        if count.traced is None or not is_same(count.traced(), fun):  # another function cannot keep a Minimizer
+            count.traced, count.traces, count.trace_s, count.solve_s = refer(fun), 0, 0.0, 0.0
         count.traces += trace_s > 0
         count.trace_s += trace_s
         count.solve_s += solve_s
@@ -173,11 +185,18 @@ def _draw(problem: Problem, inputs: tuple[PyTree, PyTree]) -> _Sketch:
     trees = (params, args if isinstance(args, tuple) else (args,))
     for name, structure, tree in zip(("params", "args"), (key.params, key.args), trees, strict=True):
         for path, leaf in zip(leaf_paths(tree, name), structure.leaves, strict=True):
-            static = "" if leaf.static is None else _shorten(leaf.static)
+            static = _draw_static(leaf.static)
             words = ("a strong type (an array)", "a weak type (a plain number)")[leaf.weak_type]
             words = words if leaf.kind == "data" else ""
             leaves.append(_Leaf(path, static, str(leaf.shape), str(leaf.dtype), words, str(leaf.sharding)))
     return _Sketch(_shorten(key.params.treedef), _shorten(key.args.treedef), tuple(leaves), str(key.settings))
+
+
+def _draw_static(static: StaticValue | None) -> _Static | None:
+    if static is None:
+        return None
+    words = _shorten(static)
+    return _Static(words, ById(static.value) if " at 0x" in words else None)
 
 
 def _describe_operations(key: Hashable) -> tuple[str, ...]:
@@ -218,31 +237,3 @@ def _find_operation(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str,
 def _shorten(value: Hashable) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."
-
-
-def _is_same(fun: Objective | None, other: Objective) -> bool:
-    """Whether two functions are one. A bound method is a new object at each access."""
-    return fun is other or (isinstance(fun, types.MethodType) and fun == other)
-
-
-def _refer(fun: Objective) -> weakref.ref[Objective] | None:
-    try:
-        return weakref.WeakMethod(fun) if isinstance(fun, types.MethodType) else weakref.ref(fun)
-    except TypeError:
-        return None
-
-
-def find_code(fun: Any) -> types.CodeType | None:
-    """Return the code behind the function, through wrappers; None for what has none."""
-    while not isinstance(fun, types.FunctionType):
-        if isinstance(fun, functools.partial):
-            fun = fun.func
-        elif isinstance(fun, types.MethodType):
-            fun = fun.__func__
-        elif hasattr(fun, "__wrapped__"):
-            fun = fun.__wrapped__
-        elif isinstance(type(fun).__dict__.get("__call__"), types.FunctionType):
-            fun = type(fun).__dict__["__call__"]
-        else:
-            return None
-    return fun.__code__
