@@ -271,9 +271,7 @@ def test_single_precision_leaves_stay_inside_bounds_they_cannot_hold(backend: st
     np.testing.assert_allclose(x, [lower, upper], rtol=1e-6)
 
 
-SINGLE = tuple(
-    padded(named(name), 10) for name in ("rosenbrock 2", "log sum", "himmelblau", "hs5", "start on a bound")
-)
+SINGLE = tuple(padded(named(name), 10) for name in ("rosenbrock 2", "log sum", "himmelblau", "hs5", "start on a bound"))
 
 
 @backends

@@ -80,11 +80,11 @@ def test_a_hundred_further_calls_compile_nothing(backend: str, door: str) -> Non
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_minimize_and_minimizer_share_programs(backend: str) -> None:
-    def fun(x: Any) -> Any:
-        return jnp.sum((x - 1.0) ** 2)
+    def fun(x: Any, c: Any) -> Any:
+        return jnp.sum((x - c) ** 2)
 
-    sjb.minimize(fun, np.zeros(3), backend=backend)
-    assert sjb.Minimizer(fun, backend=backend)(np.zeros(3)).timing.compiles == 0
+    sjb.minimize(fun, np.zeros(2), (1.0,), backend=backend)
+    assert sjb.Minimizer(fun, backend=backend)(np.zeros(2), (1.0,)).timing.compiles == 0
 
 
 @anew
@@ -232,8 +232,8 @@ def test_data_are_not_kept_alive(backend: str) -> None:
     class Array(np.ndarray):
         pass
 
-    y = np.ones(1000).view(Array)
-    start = jnp.zeros(1000)
+    y = np.ones(2).view(Array)
+    start = jnp.zeros(2)
     alive = weakref.ref(y), weakref.ref(start)
     sjb.minimize(fun, start, (y,), backend=backend)
     del y, start
@@ -341,7 +341,7 @@ def test_threads_solve_different_problems(backend: str) -> None:
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
         for number in range(20):
-            center = np.full(2 + number % 3, rng.normal())
+            center = np.full(2 + number % 2, rng.normal())
             results.append((doors[(seed + number) % 2](np.zeros(center.size), (center,)), center))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
@@ -350,7 +350,7 @@ def test_threads_solve_different_problems(backend: str) -> None:
     for thread in threads:
         thread.join()
     assert len(results) == 160
-    assert sum(result.timing.compiles for result, _ in results) == 3 * PROGRAMS[backend]
+    assert sum(result.timing.compiles for result, _ in results) == 2 * PROGRAMS[backend]
     gradient = jax.jit(jax.grad(fun))
     for result, center in results:
         assert result.success and float(jnp.max(jnp.abs(gradient(result.params, center)))) <= 1e-4
