@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import scipy_jax_bridge as sjb
@@ -27,6 +29,14 @@ from scipy_jax_bridge._problem.purity import prove
 
 anew = pytest.mark.usefixtures("no_programs")  # what this module compiled before does not count
 PROGRAMS = {"scipy": 1, "optax": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def moved_once() -> None:
+    """What moves arrays of these shapes to the device is compiled, once, too: no test counts it, whichever is first."""
+    settings = [{"backend": "scipy"}, {"backend": "optax", "method": optax.sgd(0.1)}]
+    for n, more in itertools.product((2, 3), settings):
+        sjb.minimize(lambda x, y: jnp.sum(x * y), np.zeros(n), (np.ones(n),), options={"maxiter": 0}, **more)
 
 
 def loss(params: Any, x: Any, y: Any) -> Any:
