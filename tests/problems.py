@@ -198,7 +198,7 @@ STYBLINSKI_VALUE = 0.5 * (STYBLINSKI**4 - 16 * STYBLINSKI**2 + 5 * STYBLINSKI)
 HS110 = -45.77846970744627  # ten times ln(t - 2)^2 + ln(10 - t)^2, less t^2,
 HS110_AT = 9.350265833069385  # at its stationary point
 
-# The sizes are few, so that a few programs serve all problems: see `in_one_program`.
+# A few programs serve all problems: see `padded` and `in_one_program`.
 UNBOUNDED = (
     free("rosenbrock 2", rosenbrock, [-1.2, 1], 0.0, [1, 1], "MGH 1"),
     free("rosenbrock 20", rosenbrock, [-1.2, 1] * 10, 0.0, np.ones(20), "MGH 21, chained"),
@@ -271,21 +271,51 @@ BOUNDED = (
 PROBLEMS = UNBOUNDED + BOUNDED
 
 
+def widened(fun: Callable[[jax.Array], jax.Array], size: int) -> Callable[[jax.Array], jax.Array]:
+    return lambda x: fun(x[:size])
+
+
 @cache
-def family(size: int, bounded: bool) -> tuple[tuple[Problem, ...], Callable[[jax.Array, int], jax.Array]]:
-    """The problems of a size, with and without bounds apart, and one function that is each of them by its number.
+def padded(problem: Problem, width: int) -> Problem:
+    """The problem with further variables that the objective does not read; they start at 0 and stay there.
+
+    They have bounds on both sides if all others have, since the first step of L-BFGS-B is another one then.
+    """
+    size, more = problem.start.size, width - problem.start.size
+    if not more:
+        return problem
+    boxed = problem.bounded and np.all(np.isfinite([problem.lower, problem.upper]))
+    zeros, side = np.zeros(more), np.full(more, 1.0 if boxed else INF)
+    return Problem(
+        problem.name,
+        widened(problem.fun, size),
+        np.append(problem.start, zeros),
+        problem.minimum,
+        None if problem.minimizer is None else np.append(problem.minimizer, zeros),
+        None if problem.lower is None else np.append(problem.lower, -side),
+        None if problem.upper is None else np.append(problem.upper, side),
+        problem.source,
+    )
+
+
+@cache
+def switched(members: tuple[Problem, ...]) -> Callable[[jax.Array, int], jax.Array]:
+    """One function that is each of these problems by its number.
 
     It reads nothing that can change, so that `minimize` traces it once.
     """
-    members = tuple(each for each in PROBLEMS if (each.start.size, each.bounded) == (size, bounded))
     branches = tuple(each.fun for each in members)
-    return members, lambda x, which: jax.lax.switch(which, branches, x)
+    return lambda x, which: jax.lax.switch(which, branches, x)
 
 
-def in_one_program(problem: Problem) -> tuple[Callable[[jax.Array, int], jax.Array], int]:
+def in_one_program(
+    problem: Problem, among: tuple[Problem, ...] = PROBLEMS
+) -> tuple[Callable[[jax.Array, int], jax.Array], int]:
     """A function of params and a number, and the number at which it is the problem.
 
-    Its program serves every problem of this size, so that a solver is compiled a few times and not for each problem.
+    Its program serves all problems of this size among these, those with and without bounds apart, so that a solver is
+    compiled a few times and not for each problem.
     """
-    members, fun = family(problem.start.size, problem.bounded)
-    return fun, members.index(problem)
+    kind = problem.start.size, problem.bounded
+    members = tuple(each for each in among if (each.start.size, each.bounded) == kind)
+    return switched(members), members.index(problem)

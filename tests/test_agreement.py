@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 
 import scipy_jax_bridge as sjb
-from problems import BACKENDS, BOUNDED, PROBLEMS, Problem, in_one_program
+from problems import BACKENDS, PROBLEMS, Problem, in_one_program, padded
 from scipy_jax_bridge import Status
 
 TABLE = np.arange(3)
 SHAPES = ("dict", "nested")
+
+# Of few sizes, so that a few programs serve all problems. Each comes in one of the shapes, in turn, and in one size.
+WIDTH = max(each.start.size for each in PROBLEMS)
+FLAT = tuple(padded(each, next(n for n in (2, 10, WIDTH) if n >= each.start.size)) for each in PROBLEMS)
+WIDE = {shape: tuple(padded(each, WIDTH) for each in PROBLEMS[place::2]) for place, shape in enumerate(SHAPES)}
+IN_SHAPE = [(flat, SHAPES[place % 2], WIDE[SHAPES[place % 2]][place // 2]) for place, flat in enumerate(FLAT)]
 
 ROUGH = {"badly scaled"}  # whose gradient is computed to about 1e-4 only: which test ends it is up to rounding
 
@@ -85,7 +91,7 @@ def program(fun: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax
 
 def evaluate(problem: Problem, x: Any) -> tuple[float, np.ndarray]:
     """The objective's value and gradient, by a program that has nothing of the package."""
-    fun, which = in_one_program(problem)
+    fun, which = in_one_program(problem, FLAT)
     value, grad = program(fun)(jnp.asarray(x), which)
     return float(value), np.asarray(grad)
 
@@ -94,7 +100,7 @@ def evaluate(problem: Problem, x: Any) -> tuple[float, np.ndarray]:
 def solve(problem: Problem, backend: str, shape: str = "flat", **options: Any) -> sjb.Result:
     start = TREES[shape].to_tree(jnp.asarray(problem.start))
     bounds = bounds_of(problem, shape)
-    fun, which = in_one_program(problem)
+    fun, which = in_one_program(problem, FLAT if shape == "flat" else WIDE[shape])
     return sjb.minimize(in_shape(fun, shape), start, (which,), backend=backend, bounds=bounds, options=options)
 
 
@@ -109,7 +115,7 @@ def projected(problem: Problem, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
 
 
 def named(name: str) -> Problem:
-    return next(problem for problem in PROBLEMS if problem.name == name)
+    return next(problem for problem in FLAT if problem.name == name)
 
 
 def cases(problems: tuple[Problem, ...]) -> list[Any]:
@@ -118,24 +124,8 @@ def cases(problems: tuple[Problem, ...]) -> list[Any]:
     ]
 
 
-every_problem = pytest.mark.parametrize(("problem", "backend"), cases(PROBLEMS))
-bounded_problems = pytest.mark.parametrize(("problem", "backend"), cases(BOUNDED))
-
-
-def shaped() -> list[Any]:
-    """Problem by shape by backend; on the device most problems come in one shape, that of their program."""
-    return [
-        pytest.param(problem, backend, shape, id=f"{problem.name}-{backend}-{shape}")
-        for problem in PROBLEMS
-        for backend in BACKENDS
-        for shape in (SHAPES if backend == "scipy" or problem.start.size == 2 else [shape_of(problem)])
-    ]
-
-
-def shape_of(problem: Problem) -> str:
-    """One shape for all problems of a program: those with and without bounds in turn, from size to size."""
-    turn = sorted({each.start.size for each in PROBLEMS}).index(problem.start.size)
-    return SHAPES[(turn + problem.bounded) % len(SHAPES)]
+every_problem = pytest.mark.parametrize(("problem", "backend"), cases(FLAT))
+bounded_problems = pytest.mark.parametrize(("problem", "backend"), cases(tuple(each for each in FLAT if each.bounded)))
 
 
 @every_problem
@@ -176,33 +166,37 @@ def test_trace(problem: Problem, backend: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::scipy_jax_bridge.HeldLeafWarning")  # integers ride along in one of the shapes
-@pytest.mark.parametrize(("problem", "backend", "shape"), shaped())
-def test_tree_and_flat_runs_agree(problem: Problem, backend: str, shape: str) -> None:
-    flat, result = solve(problem, backend), solve(problem, backend, shape)
+@backends
+@pytest.mark.parametrize(
+    ("problem", "shape", "wide"), IN_SHAPE, ids=[f"{problem.name}-{shape}" for problem, shape, _ in IN_SHAPE]
+)
+def test_tree_and_flat_runs_agree(problem: Problem, shape: str, wide: Problem, backend: str) -> None:
+    flat, result, size = solve(problem, backend), solve(wide, backend, shape), problem.start.size
     if problem.name not in {"rosenbrock 20", *ROUGH}:  # in a hundred iterations rounding grows to the size of the steps
         assert (result.nit, result.nfev, result.status) == (flat.nit, flat.nfev, flat.status)
     np.testing.assert_allclose(float(result.fun), float(flat.fun), rtol=1e-6, atol=1e-6)
-    start = TREES[shape].to_tree(jnp.asarray(problem.start))
+    start = TREES[shape].to_tree(jnp.asarray(wide.start))
     assert jax.tree.structure(result.params) == jax.tree.structure(start)
     for given, found in zip(jax.tree.leaves(start), jax.tree.leaves(result.params), strict=True):
         if isinstance(given, jax.Array):
             assert (found.shape, found.dtype) == (given.shape, given.dtype)
         else:
             assert found is given  # rides along untouched
-    assert jax.tree.structure(result.jac) == jax.tree.structure(TREES[shape].bound(jnp.asarray(problem.start)))
-    value, grad = evaluate(problem, vector(result, shape))
+    assert jax.tree.structure(result.jac) == jax.tree.structure(TREES[shape].bound(jnp.asarray(wide.start)))
+    x, jac = vector(result, shape), np.asarray(TREES[shape].to_vector(result.jac))
+    value, grad = evaluate(problem, x[:size])
     np.testing.assert_allclose(float(result.fun), value, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(TREES[shape].to_vector(result.jac), grad, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(jac[:size], grad, rtol=1e-9, atol=1e-9)
+    assert not np.any(x[size:]) and not np.any(jac[size:])
     if problem.bounded:
-        x = vector(result, shape)
-        assert np.all(x >= problem.lower) and np.all(x <= problem.upper)
+        assert np.all(x >= wide.lower) and np.all(x <= wide.upper)
 
 
 @backends
 @pytest.mark.parametrize("name", ["booth", "hs3", "hs45", "many active"])
 def test_starts_at_the_minimum(name: str, backend: str) -> None:
     problem = named(name)
-    fun, which = in_one_program(problem)
+    fun, which = in_one_program(problem, FLAT)
     start, bounds = jnp.asarray(problem.minimizer), bounds_of(problem)
     result = sjb.minimize(fun, start, (which,), backend=backend, bounds=bounds)
     assert (result.nit, result.nfev, result.status) == (0, 1, Status.GTOL)
@@ -257,7 +251,7 @@ def test_each_leaf_keeps_its_type(backend: str) -> None:
         "double": np.ones(3),
     }
     result = sjb.minimize(mixed, params, backend=backend)
-    value, grad = jax.value_and_grad(mixed)(result.params)
+    value, grad = program(mixed)(result.params)
     for name, leaf in params.items():
         assert result.params[name].dtype == result.jac[name].dtype == leaf.dtype
         assert np.abs(np.asarray(grad[name], np.float64)).max() < 0.05
@@ -277,14 +271,16 @@ def test_single_precision_leaves_stay_inside_bounds_they_cannot_hold(backend: st
     np.testing.assert_allclose(x, [lower, upper], rtol=1e-6)
 
 
+SINGLE = tuple(padded(named(name), 10) for name in ("rosenbrock 2", "log sum", "himmelblau", "hs5", "start on a bound"))
+
+
 @backends
-@pytest.mark.parametrize("name", ["rosenbrock 2", "log sum", "himmelblau", "hs5", "start on a bound"])
+@pytest.mark.parametrize("problem", SINGLE, ids=lambda problem: problem.name)
 @pytest.mark.usefixtures("x32")
-def test_single_precision(name: str, backend: str) -> None:
-    problem = named(name)
+def test_single_precision(problem: Problem, backend: str) -> None:
     start = jnp.asarray(problem.start)
     assert start.dtype == np.float32
-    fun, which = in_one_program(problem)
+    fun, which = in_one_program(problem, SINGLE)
     result = sjb.minimize(fun, start, (which,), backend=backend, bounds=bounds_of(problem))
     assert result.params.dtype == result.fun.dtype == np.float32
     assert result.status in {Status.GTOL, Status.FTOL, Status.NOISE_FLOOR}

@@ -257,9 +257,9 @@ def test_a_comparison_equals_itself_alone(comparison):
 
 
 def test_one_backend_as_a_word_is_no_comparison_but_works():
-    comparison = compare(bowl, START, (2.0,), backends="optax", repeats=1)
-    assert list(comparison.results) == ["optax"] and comparison.notes() == []
-    assert comparison.break_even() == [(1, "optax")]
+    comparison = compare(bowl, START, (2.0,), backends="scipy", repeats=1)
+    assert list(comparison.results) == ["scipy"] and comparison.notes() == []
+    assert comparison.break_even() == [(1, "scipy")]
 
 
 # Where the seconds go
@@ -538,7 +538,7 @@ def test_long_notes_go_on_below_indented(comparison):
 
 def test_html_holds_the_table_and_escapes_names():
     comparison = compare(
-        bowl, START, (2.0,), repeats=1, shares=True, runs={"<a & b>": {}, "plain": {"backend": "optax"}}
+        bowl, START, (2.0,), repeats=1, shares=True, runs={"<a & b>": {}, "plain": {"options": {"gtol": 1e-3}}}
     )
     page = comparison._repr_html_()
     assert "&lt;a &amp; b&gt;" in page and "<a &" not in page
@@ -662,7 +662,8 @@ def test_dark_plot_is_light_on_dark(comparison, tmp_path):
 def test_drifts_of_many_leaves_show_the_largest_and_count_the_rest(tmp_path):
     pytest.importorskip("matplotlib")
     params = {f"leaf {index:02}": np.zeros(1) for index in range(14)} | {"held": np.array([2.0])}
-    comparison = compare(bowl, params, (2.0,), repeats=1, fixed={name: name == "held" for name in params})
+    fixed = {name: name == "held" for name in params}
+    comparison = compare(bowl, params, (2.0,), repeats=1, fixed=fixed, runs={"one": {}, "two": {}})
     drift = comparison.plot().axes[-1]
     assert len(drift.get_yticks()) == 10 and "5 more moved less" in drift.get_xlabel()
 
@@ -693,10 +694,11 @@ def test_a_picture_is_named_after_the_objective(comparison):
     assert "bowl" not in str(jax.tree.structure(result)), "results of two objectives may be stacked"
 
 
-def test_plot_of_a_batch_is_an_error():
-    solve = jax.vmap(lambda x: sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), x, backend="optax"))
+def test_plot_of_a_batch_is_an_error(comparison):
+    result = comparison.results["optax"]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), result, result)  # as vmap makes it
     with pytest.raises(ValueError, match="batch"):
-        solve(jnp.zeros((2, 3))).plot()
+        batch.plot()
 
 
 def test_the_params_where_the_runs_ended_are_shown():

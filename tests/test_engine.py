@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 import scipy_jax_bridge as sjb
 import scipy_jax_bridge._optax.chunked as chunks
-from problems import hs5, rosenbrock, shifted_quadratic
+from problems import rosenbrock, shifted_quadratic
 from scipy_jax_bridge import Status
 
 
@@ -53,10 +53,14 @@ BOX = 5
 TRIALS: list[np.ndarray] = []
 
 
-def watched(x: jax.Array, center: jax.Array, stiffness: jax.Array) -> jax.Array:
-    jax.debug.callback(lambda x: TRIALS.append(np.array(x)), x)
+def stiff_bowl(x: jax.Array, center: jax.Array, stiffness: jax.Array) -> jax.Array:
     d = x - center
     return jnp.sum(stiffness * d**2) + 0.1 * jnp.sum(d) ** 2 + 0.05 * jnp.sum(d**4)
+
+
+def watched(x: jax.Array, center: jax.Array, stiffness: jax.Array) -> jax.Array:
+    jax.debug.callback(lambda x: TRIALS.append(np.array(x)), x)
+    return stiff_bowl(x, center, stiffness)
 
 
 numbers = st.floats(-3.0, 3.0, allow_nan=False).map(lambda value: round(value, 3))
@@ -86,7 +90,7 @@ def test_every_trial_is_inside_the_box(
     assert np.all(trials[:, held] == low[held])
     np.testing.assert_array_equal(TRIALS[0], np.clip(start, low, high))
     assert result.success, result.message
-    plain = sjb.minimize(watched, start, (center, stiffness), bounds=(low, high))
+    plain = sjb.minimize(stiff_bowl, start, (center, stiffness), bounds=(low, high))
     np.testing.assert_allclose(float(result.fun), float(plain.fun), rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(result.params, plain.params, atol=1e-3)
 
@@ -133,10 +137,14 @@ def test_a_unit_step_may_be_too_short_to_see(bounds: Any) -> None:
     assert result.success and float(result.fun) < 4
 
 
+def falling(x: jax.Array, which: int) -> jax.Array:
+    return -jnp.sum(jax.lax.switch(which, (jnp.exp, jnp.cosh), x))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("fun", [jnp.exp, jnp.cosh])
-def test_no_lower_bound_is_no_convergence(fun: Any, dtype: Any) -> None:
-    result = sjb.minimize(lambda x: -jnp.sum(fun(x)), jnp.asarray([5.0, 1.0], dtype), backend="optax")
+@pytest.mark.parametrize("which", [0, 1], ids=["exp", "cosh"])
+def test_no_lower_bound_is_no_convergence(which: int, dtype: Any) -> None:
+    result = sjb.minimize(falling, jnp.asarray([5.0, 1.0], dtype), (which,), backend="optax")
     assert result.status == Status.NONFINITE, result.message
     assert np.isfinite(result.fun) and float(result.fun) < result.trace.fun[0]
 
@@ -176,9 +184,8 @@ SHIFTED = {
 @pytest.mark.parametrize(
     ("name", "axes"),
     [
-        pytest.param("free", (0, None), id="free-params"),
-        pytest.param("free", (None, 0), id="free-args"),
-        pytest.param("bounded", (0, 0), id="bounded-both"),  # after one evaluation the state is batched in each case
+        pytest.param("free", (None, 0), id="free-args"),  # after one evaluation the state is batched, too
+        pytest.param("bounded", (0, None), id="bounded-params"),
     ],
 )
 def test_a_batch_is_the_loop_over_single_solves(name: str, axes: tuple[int | None, int | None]) -> None:
@@ -198,11 +205,10 @@ def test_a_batch_is_the_loop_over_single_solves(name: str, axes: tuple[int | Non
     assert np.all(batch.success) and np.all(batch.status == batch.code)
 
 
-@pytest.mark.parametrize(("fun", "bounds"), [(hs5, (-1.5, 4.0)), (shifted_quadratic, None)], ids=["bounded", "free"])
-def test_jit_is_the_eager_solve(fun: Any, bounds: Any) -> None:
-    solve = sjb.Minimizer(fun, backend="optax", bounds=bounds)
-    start = jnp.array([0.3, 0.7])
-    inside, outside = jax.jit(solve)(start), solve(start)
+@pytest.mark.parametrize("name", SHIFTED)
+def test_jit_is_the_eager_solve(name: str) -> None:
+    solve, start, center = SHIFTED[name], jnp.array([0.3, 0.7, -0.4]), jnp.array([0.2, -0.1, 0.4])
+    inside, outside = jax.jit(solve)(start, (center,)), solve(start, (center,))
     assert (int(inside.nit), int(inside.nfev), inside.status) == (outside.nit, outside.nfev, outside.status)
     np.testing.assert_allclose(inside.params, outside.params, atol=1e-12)
     assert bool(inside.success) and inside.backend == "optax"
@@ -229,32 +235,23 @@ def bowl(x: jax.Array) -> jax.Array:
 @METHODS
 @pytest.mark.usefixtures("x32")
 def test_a_strict_jax_is_strict_about_the_objective_alone(method: Any) -> None:
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with jax.checking_leaks(), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         np.testing.assert_allclose(minimize_with(method, bowl).params, CENTER, atol=1e-2)
         if method is None:
-            batch = jax.vmap(jax.jit(sjb.Minimizer(bowl, backend="optax")))(jnp.zeros((2, 3)))
-            np.testing.assert_allclose(batch.params[1], CENTER, atol=1e-2)
+            jax.jit(jax.vmap(sjb.Minimizer(bowl, backend="optax"))).lower(jnp.zeros((2, 3)))
     with jax.numpy_dtype_promotion("strict"), pytest.raises((TypeError, ValueError), match="promotion"):
         minimize_with(method, lambda x: jnp.sum(x * jnp.arange(3)))
     with jax.numpy_rank_promotion("raise"), pytest.raises((TypeError, ValueError), match="promotion"):
         minimize_with(method, lambda x: jnp.sum(jnp.ones((3, 3)) * x))
 
 
-@METHODS
-@pytest.mark.usefixtures("x32")
-def test_no_tracer_leaks(method: Any) -> None:
-    with jax.checking_leaks():
-        np.testing.assert_allclose(minimize_with(method, bowl).params, CENTER, atol=1e-2)
-
-
 def random_aux(x: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
     return jnp.sum((x - 1.0) ** 2), {"key": jax.random.split(jax.random.key(3), 2), "x": x}
 
 
-@pytest.mark.parametrize("method", [None, "bounds", optax.adam(0.1)], ids=["free", "bounded", "adam"])
+@pytest.mark.parametrize("method", [None, optax.adam(0.1)], ids=["engine", "adam"])
 def test_random_keys_in_the_auxiliary_output(method: Any) -> None:
-    bounds, method = ((-1.0, 2.0), None) if method == "bounds" else (None, method)
-    solve = sjb.Minimizer(random_aux, backend="optax", method=method, bounds=bounds, has_aux=True)
+    solve = sjb.Minimizer(random_aux, backend="optax", method=method, has_aux=True)
     eager, traced = solve(jnp.zeros(2)), jax.jit(solve)(jnp.zeros(2))
     expected = jax.random.key_data(random_aux(jnp.zeros(2))[1]["key"])
     for result in (eager, traced):

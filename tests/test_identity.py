@@ -29,7 +29,7 @@ class Estimator:
 
     def loss(self, x: Any) -> Any:
         self.traced += 1
-        return jnp.sum(jnp.abs(x - self.center) ** self.power) + 0 * self.power
+        return jnp.sum((x - self.center) ** self.power)
 
     def fit(self, center: Any, backend: str) -> Any:
         self.center = center
@@ -117,10 +117,11 @@ def test_options_may_be_traced_alone(name: str) -> None:
 
     values = jnp.array([2, 5]) if name.startswith("max") else jnp.array([1e-2, 1e-6])
     expected = [int(solve(float(value) if value < 1 else int(value))) for value in values]
+    if name == "ftol":  # traced by `jit` inside, too
+        assert jax.jit(jax.vmap(solve))(values).tolist() == expected
+        return
     program = jax.jit(solve)
     assert [int(program(value)) for value in values] == expected
-    if name == "ftol":
-        assert jax.vmap(solve)(values).tolist() == expected
 
 
 def test_a_batch_outside_jit_compiles_once() -> None:
@@ -128,10 +129,10 @@ def test_a_batch_outside_jit_compiles_once() -> None:
         return jnp.sum((x - y) ** 2)
 
     def fit(y: Any) -> Any:
-        return sjb.minimize(fun, jnp.zeros(2), (y,), backend="optax").params
+        return sjb.minimize(fun, y / 2, (y,), backend="optax").params
 
     ys = np.full((3, 2), 2.0)
-    jax.vmap(fit)(ys / 2)
+    jax.vmap(fit)(ys / 4)
     with count_compiles() as compiled:
         np.testing.assert_allclose(jax.vmap(fit)(ys), ys, rtol=1e-4)
     assert compiled == []
@@ -188,8 +189,7 @@ def test_a_batch_over_the_rate() -> None:
     rates = jnp.array([0.1, 0.2])
     expected = np.stack([solve(each) for each in rates])
     with jax.checking_leaks():
-        np.testing.assert_allclose(jax.vmap(solve)(rates), expected, rtol=1e-12)
-        np.testing.assert_allclose(jax.jit(solve)(rates[0]), expected[0], rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(jax.vmap(solve))(rates), expected, rtol=1e-12)
 
 
 def test_transformations_are_not_kept_alive() -> None:
@@ -254,23 +254,22 @@ def jitted() -> tuple[Callable[..., Any], Holder]:
     return jax.jit(fun), holder
 
 
-@pytest.mark.parametrize(
-    "make", [closure, small_lambda, partial, bound_method, callable_object, jitted], ids=lambda make: make.__name__
-)
 @backends
-def test_nothing_of_the_users_is_kept_alive(make: Callable[[], Any], backend: str) -> None:
-    fun, holder = make()
-    alive = weakref.ref(holder)
-    gc.collect()  # what earlier tests left in cycles would go at any time
-    array = weakref.ref(holder.array)
-    result = sjb.minimize(fun, np.zeros(5), backend=backend)
-    solver = sjb.Minimizer(fun, backend=backend)
-    assert solver(np.zeros(5)).timing.compiles == 0
-    jax.grad(lambda x: sjb.minimize(fun, x, backend=backend).fun)(jnp.zeros(5))
-    del fun, holder, solver
+def test_nothing_of_the_users_is_kept_alive(backend: str) -> None:
+    def solve(make: Callable[[], Any]) -> tuple[sjb.Result, Any, Any]:
+        fun, holder = make()
+        alive = weakref.ref(holder), weakref.ref(holder.array)
+        result = sjb.minimize(fun, np.zeros(5), backend=backend)
+        solver = sjb.Minimizer(fun, backend=backend)
+        assert solver(np.zeros(5)).timing.compiles == 0
+        jax.grad(lambda x: sjb.minimize(fun, x, backend=backend).fun)(jnp.zeros(5))
+        return result, *alive
+
+    found = {make: solve(make) for make in (closure, small_lambda, partial, bound_method, callable_object, jitted)}
     gc.collect()
-    assert alive() is None and array() is None
-    assert result.success  # and the result lives on
+    for make, (result, holder, array) in found.items():
+        assert holder() is None and array() is None, make
+        assert result.success  # and the result lives on
 
 
 # What cannot be had inside a trace is said

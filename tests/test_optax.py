@@ -110,10 +110,16 @@ def test_takes_the_steps_of_a_loop_by_hand() -> None:
     x = jnp.asarray(START)
     state = method.init(x)
     values = [float(bowl(x))]
-    for _ in range(20):
+
+    @jax.jit
+    def step(x: Any, state: Any) -> Any:
         updates, state = method.update(jax.grad(bowl)(x), state, x)
         x = optax.apply_updates(x, updates)
-        values.append(float(bowl(x)))
+        return x, state, bowl(x)
+
+    for _ in range(20):
+        x, state, value = step(x, state)
+        values.append(float(value))
     options = {"gtol": 0.0, "ftol": 0.0, "maxiter": 20}
     result = sjb.minimize(bowl, START, backend="optax", method=method, options=options)
     assert (result.status, result.nit, result.nfev) == (Status.MAXITER, 20, 21)
@@ -157,9 +163,10 @@ def test_labels_on_the_tree() -> None:
     np.testing.assert_allclose(result.params["slow"], CENTER * (1 - (1 - 2e-3) ** 30), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["adam", "lbfgs", "backtracking", None])
-def test_counts_are_the_true_evaluations(name: str | None) -> None:
-    method, base = TRANSFORMATIONS[name] if name else (None, rosenbrock)
+@pytest.mark.parametrize("name", ["adam", "lbfgs", "backtracking"])
+def test_counts_are_the_true_evaluations(name: str) -> None:
+    """Those of the engine are counted in `test_agreement`."""
+    method, base = TRANSFORMATIONS[name]
     calls = []
 
     def fun(x: jax.Array) -> jax.Array:
@@ -238,9 +245,9 @@ def test_callback_is_told_the_iterate_with_its_own_value(method: Any, monkeypatc
 
 def test_callback_hears_the_end() -> None:
     """Also of a solve that is over before the first chunk is."""
-    for _ in range(2):
+    for options in ({}, {}, {"maxiter": 3}):
         reports = []
-        result = sjb.minimize(rosenbrock, START, backend="optax", callback=reports.append)
+        result = sjb.minimize(rosenbrock, LONG, backend="optax", callback=reports.append, options=options)
         assert reports and (reports[-1].nit, reports[-1].fun) == (result.nit, float(result.fun))
 
 
@@ -389,7 +396,8 @@ def test_a_transformation_that_takes_none_of_the_extra_arguments() -> None:
 
 @pytest.mark.usefixtures("x32")
 def test_single_precision() -> None:
-    for name, (method, fun) in TRANSFORMATIONS.items():
+    for name in ("chain", "lbfgs", "backtracking"):  # which hold the others
+        method, fun = TRANSFORMATIONS[name]
         options = {"gtol": 1e-3, "maxiter": 1000}
         result = sjb.minimize(fun, jnp.array([-1.2, 1.0]), backend="optax", method=method, options=options)
         assert result.success, name

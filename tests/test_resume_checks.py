@@ -52,12 +52,12 @@ def is_true(result: sjb.Result, lower: np.ndarray, upper: np.ndarray) -> bool:
     return bool(before - last <= 2.3e-9 * max(abs(before), abs(last), 1) and last == float(result.fun))
 
 
-@pytest.mark.parametrize("backend", ["scipy", "optax"])
-def test_other_bounds_hold_and_success_is_true(backend: str) -> None:
-    """300 random resumptions, most of them from points that the new bounds exclude."""
+@pytest.mark.parametrize(("backend", "count"), [("scipy", 100), ("optax", 300)])
+def test_other_bounds_hold_and_success_is_true(backend: str, count: int) -> None:
+    """Random resumptions, most of them from points that the new bounds exclude; SciPy's have no memory to spoil."""
     random, first, successes = np.random.default_rng(5), stopped(maxfun=20), 0
     assert np.all(np.abs(np.asarray(first.params)) <= 3)
-    for _ in range(300):
+    for _ in range(count):
         middle = np.asarray(first.params) + random.normal(size=6) * random.choice([0.0, 0.1, 1.0])
         width = random.choice([1e-3, 0.1, 2.0], size=6) * random.random(6)
         lower = np.where(random.random(6) < 0.3, -np.inf, middle - width)
@@ -69,7 +69,7 @@ def test_other_bounds_hold_and_success_is_true(backend: str) -> None:
         assert float(result.fun) == pytest.approx(float(evaluate(x, 0.01)[0]), rel=1e-12, abs=1e-20)
         assert not result.success or is_true(result, lower, upper)
         successes += result.success
-    assert successes >= 270
+    assert successes >= 0.9 * count
 
 
 def test_wider_narrower_and_no_bounds_are_other_bounds() -> None:
@@ -89,10 +89,11 @@ def test_all_that_differs_is_named() -> None:
     assert "The objective or its data differ" in solve(stopped(), 0.02, bounds=BOX).note
     again = solve(stopped(bounds=None), method=optax.adam(1e-3), options={"maxiter": 2})
     assert "The method differs" in again.note and again.nit == 2
-    again = solve(replace(stopped(), params=np.float32(stopped().params)), bounds=BOX)
+    free = stopped(bounds=None)
+    again = solve(replace(free, params=np.float32(free.params)))
     assert "other leaves, shapes or types" in again.note and again.params.dtype == np.float32
     with_aux = sjb.minimize(
-        lambda x, s: (fun(x, s), x), stopped(), 0.01, backend="optax", bounds=BOX, has_aux=True, options={"maxiter": 1}
+        lambda x, s: (fun(x, s), x), free, 0.01, backend="optax", has_aux=True, options={"maxiter": 1}
     )
     assert "The auxiliary output" in with_aux.note
 
@@ -191,7 +192,7 @@ def test_status_numbers_never_change() -> None:
 def test_public_names_and_pickles_know_no_private_module() -> None:
     public = [value for name, value in vars(sjb).items() if not name.startswith("_") and hasattr(value, "__module__")]
     assert len(public) > 10 and all(value.__module__ == "scipy_jax_bridge" for value in public)
-    comparison = sjb.compare(fun, START, (0.01,), repeats=1)
+    comparison = sjb.compare(fun, START, (0.01,), repeats=1, backends="scipy")
     objects = (
         stopped(),
         stopped(optax.adam(0.02), None),

@@ -28,6 +28,10 @@ def convex(x: jax.Array) -> jax.Array:
     return jnp.sum(d**2) + 0.25 * jnp.sum(d**4) + 0.5 * (d[0] + d[1]) ** 2
 
 
+slope = jax.jit(jax.grad(convex))
+curvature = jax.jit(jax.hessian(convex))
+
+
 def methods(condition: Callable[[Method], bool] = lambda method: True) -> Any:
     """Every method of the table with this capability."""
     chosen = [method for method in METHODS.values() if condition(method)]
@@ -103,8 +107,8 @@ def test_gtol_has_one_meaning(method: Method) -> None:
     assert result.status == Status.GTOL
     norms = np.asarray(result.trace.grad_norm)
     assert norms[-1] <= 1e-3 and np.all(norms[:-1] > 1e-3)
-    assert float(jnp.max(jnp.abs(jax.grad(convex)(result.params)))) <= 1e-3 * (1 + 1e-12)
-    np.testing.assert_allclose(result.jac, jax.grad(convex)(result.params), rtol=1e-9, atol=1e-12)
+    assert float(jnp.max(jnp.abs(slope(result.params)))) <= 1e-3 * (1 + 1e-12)
+    np.testing.assert_allclose(result.jac, slope(result.params), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +315,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_second_derivatives_are_exact(method: Method, handed: list[dict[str, Any]]) -> None:
     sjb.minimize(convex, START, method=method.name)
     x, v = np.array([0.3, -0.7, 1.9]), np.array([1.0, 2.0, -0.5])
-    hessian = jax.hessian(convex)(x)
+    hessian = curvature(x)
     if method.derivatives == "hessian":
         np.testing.assert_allclose(handed[0]["hess"](x), hessian, rtol=1e-13)
     else:

@@ -1186,8 +1186,33 @@ def test_a_result_does_not_change_later(backend: str) -> None:
     np.testing.assert_array_equal(result.params["y"], 1)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", WAYS)
+# What a way changes is seen or not before a backend is chosen. On the device these would compile programs of their own.
+OF_NUMBERS_INSIDE = {
+    "a_scan_whose_body_is_made_inside",
+    "a_checkpoint_made_inside",
+    "a_condition_made_inside",
+    "a_jit_made_anew",
+    "the_offset_of_seeds",
+}
+# `compare` makes its solvers anew, whatever a way is.
+COMPARED = (
+    "a_global_four_calls_down",
+    "a_global_number",
+    "an_attribute_in_place",
+    "a_closure_assigned_again",
+    "a_function_in_a_reused_place_of_memory",
+    "a_class_among_the_args",
+    "a_rule_of_custom_vjp_that_reads_a_global",
+    "a_jit_made_anew",
+    "a_host_callback",
+    "an_environment_variable",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, backend) for name in WAYS for backend in BACKENDS if backend == "scipy" or name not in OF_NUMBERS_INSIDE],
+)
 def test_no_answer_is_stale(name: str, backend: str) -> None:
     for expected, given in zip((1, 2), WAYS[name](), strict=True):
         fun, args = given if isinstance(given, tuple) else (given, ())
@@ -1197,13 +1222,11 @@ def test_no_answer_is_stale(name: str, backend: str) -> None:
         del given, fun, result
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", COMPARED)
 def test_no_comparison_is_stale(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scipy_jax_bridge._compare.compare.LEAST", 0)
     for expected, given in zip((1, 2), WAYS[name](), strict=True):
         fun, args = given if isinstance(given, tuple) else (given, ())
-        if name.startswith("what_"):
-            return  # compare calls the objective more than once
         found = sjb.compare(fun, jnp.zeros(2), args, backends=("scipy",), repeats=1, shares=False)
         np.testing.assert_allclose(found.results["scipy"].params, expected, atol=1e-4)
 
