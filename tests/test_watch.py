@@ -67,22 +67,20 @@ print("ALIVE", flush=True)
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child on Windows")
 def test_ctrl_c_hands_back_the_best_so_far() -> None:
     """The signal is sent when an iteration is done, however long that takes; one process solves by both backends."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *BACKENDS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )
-    try:
-        assert child.stdout is not None
-        for _ in BACKENDS:
-            assert child.stdout.readline() == "GOING\n"
-            child.send_signal(signal.SIGINT)
-            assert child.stdout.readline() == "INTERRUPTED False True True True\n"
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command, env = [sys.executable, "-c", CHILD, *BACKENDS], {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, env=env, **pipes) as child:
+        watchdog = threading.Timer(200, child.kill)
+        watchdog.start()
+        try:
+            for _ in BACKENDS:
+                assert child.stdout.readline() == "GOING\n"
+                child.send_signal(signal.SIGINT)
+                assert child.stdout.readline() == "INTERRUPTED False True True True\n"
+            out, err = child.communicate(timeout=60)
+        finally:
+            watchdog.cancel()
+            child.kill()
     assert (out, child.returncode) == ("ALIVE\n", 0), err
 
 
