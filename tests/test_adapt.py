@@ -209,8 +209,9 @@ def test_threads_share_an_adapter() -> None:
     problem, points = sjb.adapt(loss, START, (CENTER,)), [point(seed) for seed in range(200)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(problem.value_and_grad, points))
+    alone = sjb.adapt(loss, START, (CENTER,))
     for x, (value, grad) in zip(points, found, strict=True):
-        again = sjb.adapt(loss, START, (CENTER,)).value_and_grad(x)
+        again = alone.value_and_grad(x)
         assert value == again[0] and np.array_equal(grad, again[1])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -46,13 +45,6 @@ def same(one: sjb.Result, other: sjb.Result) -> None:
     np.testing.assert_allclose(one.params, other.params, rtol=1e-6)
 
 
-@pytest.fixture(params=["jax_debug_nans", "jax_debug_infs"])
-def debug(request: pytest.FixtureRequest) -> Iterator[str]:
-    jax.config.update(request.param, True)
-    yield request.param
-    jax.config.update(request.param, False)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_debug_nans_and_infs_find_nothing_of_ours(name: str) -> None:
     """Both at once; infinite bounds were called an operation's infinity then."""
@@ -61,13 +53,14 @@ def test_debug_nans_and_infs_find_nothing_of_ours(name: str) -> None:
     same(one, solve(START, **METHODS[name]))
 
 
-def test_debugging_switches_inside_a_program(debug: str) -> None:
+def test_debugging_switches_inside_a_program() -> None:
+    """Both at once."""
     starts = jnp.stack([jnp.asarray(START), jnp.full(6, 0.5)])
-    batch = jax.jit(jax.vmap(solve))(starts)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        batch = jax.jit(jax.vmap(solve))(starts)
+        single = jax.jit(solve)(starts[1])
+        value, grad = jax.value_and_grad(lambda shift: solve(starts[1], shift, options={}).params[0])(0.01)
     result = jax.tree.map(lambda leaf: leaf[1], batch)
-    single = jax.jit(solve)(starts[1])
-    value, grad = jax.value_and_grad(lambda shift: solve(starts[1], shift, options={}).params[0])(0.01)
-    jax.config.update(debug, False)
     eager = solve(starts[1])
     for each in (result, single):
         same(each, eager)
@@ -158,18 +151,15 @@ def test_counts_beyond_what_float32_holds(method: Any) -> None:
 
 
 def test_limits_beyond_the_counters_are_no_limits() -> None:
-    limits = [
-        jnp.asarray(10**12),
-        jnp.float32(jnp.inf),
-        jnp.float64(1e300),
-        jnp.uint32(2**32 - 1),
-        np.int64(2**40),
-        BIG,
-    ]
     whole = solve(START, options={})
-    for limit in limits:
-        inside = jax.jit(lambda most: solve(START, options={"maxfun": most, "maxiter": most}))
-        result = inside(limit) if isinstance(limit, jax.Array) else solve(START, options={"maxfun": limit})
+    inside = jax.jit(lambda maxfun, maxiter: solve(START, options={"maxfun": maxfun, "maxiter": maxiter}))
+    results = [
+        inside(jnp.asarray(10**12), jnp.float32(jnp.inf)),
+        inside(jnp.float64(1e300), jnp.uint32(2**32 - 1)),
+        solve(START, options={"maxfun": np.int64(2**40)}),
+        solve(START, options={"maxfun": BIG}),
+    ]
+    for result in results:
         assert (int(result.nfev), int(result.code)) == (whole.nfev, whole.code)
     result = jax.jit(lambda most: solve(np.float32(START), options={"maxfun": most}))(7)
     assert (int(result.nfev), result.status) == (7, Status.MAXFUN)
@@ -188,7 +178,7 @@ def test_numbers_that_are_too_large_name_their_place(backend: str) -> None:
         refuses("option 'maxcor' must be a whole number from 1 to 1000", options={"maxcor": pairs})
     refuses(r"args\[0\] is a number of about 401 digits, more than int64 holds. Write it as a float", BIG)
     refuses(r"bounds.upper of params is a number of about 401 digits.*Use None or an infinity", bounds=(0, BIG))
-    result = sjb.minimize(fun, START, 0, backend=backend, bounds=(None, 2**70), options={"maxfun": 3})
+    result = sjb.minimize(fun, START, 0.0, backend=backend, bounds=(None, 2**70), options={"maxfun": 3})
     assert result.nfev == 3
 
 

@@ -213,22 +213,22 @@ def test_the_value_of_the_last_microbatch_misleads_the_search() -> None:
     exec(read_blocks("docs/lbfgsb.md")[0].code, space)
     loss, start, x, y, answer = (space[name] for name in ("loss", "start", "x", "y", "answer"))
 
+    opt = optax.MultiSteps(sjb.lbfgsb(), every_k_schedule=4)
+
+    @jax.jit
+    def step(params: Any, state: Any, x: Any, y: Any, total: Any, k: Any, is_mean: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        given = jnp.where(is_mean, (total + value) / (k + 1), value)
+        updates, state = opt.update(grads, state, params, value=given)
+        return optax.apply_updates(params, updates), state, total + value
+
     def end(is_mean: bool) -> float:
-        opt = optax.MultiSteps(sjb.lbfgsb(), every_k_schedule=4)
         params, state = start, opt.init(start)
-
-        @jax.jit
-        def step(params: Any, state: Any, x: Any, y: Any, total: Any, k: Any) -> Any:
-            value, grads = jax.value_and_grad(loss)(params, x, y)
-            given = (total + value) / (k + 1) if is_mean else value
-            updates, state = opt.update(grads, state, params, value=given)
-            return optax.apply_updates(params, updates), state, total + value
-
         for _ in range(40):
             total = jnp.zeros(())
             for k in range(4):
                 batch = slice(50 * k, 50 * (k + 1))
-                params, state, total = step(params, state, x[batch], y[batch], total, float(k))
+                params, state, total = step(params, state, x[batch], y[batch], total, float(k), is_mean)
         return float(loss(params, x, y)) - float(loss(answer, x, y))
 
     assert end(is_mean=True) < 1e-9 < 1e-4 < end(is_mean=False)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import scipy_jax_bridge as sjb
@@ -22,8 +23,7 @@ def loss(params: Any) -> Any:
 
 
 @pytest.mark.usefixtures("no_programs")
-@pytest.mark.parametrize("backend", ["scipy", "optax"])
-@pytest.mark.parametrize("zero", [0, np.int64(0)])
+@pytest.mark.parametrize(("backend", "zero"), [("scipy", 0), ("scipy", np.int64(0)), ("optax", np.int64(0))])
 def test_an_integer_is_named_once_a_structure(backend: str, zero: Any) -> None:
     solve = sjb.Minimizer(lambda p: loss(p), backend=backend)
     with pytest.warns(sjb.HeldLeafWarning, match=r"params\['a'\] is an integer and stays 0; write 0.0") as caught:
@@ -62,9 +62,9 @@ def test_fixed_silences() -> None:
 def test_all_free_says_so() -> None:
     result = sjb.minimize(lambda x: jnp.sum((x - 1.0) ** 2), np.zeros(4))
     assert "4 free\n" in str(result)
-    batch = jax.vmap(lambda c: sjb.minimize(lambda x: jnp.sum((x - c) ** 2), jnp.zeros(2), backend="optax"))(
-        jnp.ones(2)
-    )
+    batch = jax.vmap(
+        lambda c: sjb.minimize(lambda x: jnp.sum((x - c) ** 2), jnp.zeros(2), backend="optax", method=optax.sgd(0.1))
+    )(jnp.ones(2))
     assert "2 free\n" in str(jax.tree.map(lambda leaf: leaf[0], batch))
 
 

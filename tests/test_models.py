@@ -87,7 +87,8 @@ def test_objective_is_a_finite_scalar_with_a_finite_gradient(model):
 
 
 def test_gradient_agrees_with_finite_differences(model):
-    jax.test_util.check_grads(lambda params: model.fun(params, *model.args), (model.params,), order=1, modes="rev")
+    fun = jax.jit(model.fun)
+    jax.test_util.check_grads(lambda params: fun(params, *model.args), (model.params,), order=1, modes="rev")
 
 
 def test_data_are_arguments_and_not_constants(model):

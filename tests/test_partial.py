@@ -14,6 +14,7 @@ import scipy.optimize
 import scipy_jax_bridge as sjb
 from problems import BACKENDS
 from scipy_jax_bridge import Bounds
+from scipy_jax_bridge._compare import compare as _compare
 from scipy_jax_bridge._problem.prefix import spread_prefix
 from scipy_jax_bridge._scipy.methods import METHODS
 
@@ -190,7 +191,7 @@ def test_masks_and_sides_may_be_traced() -> None:
 
     for mask in (MASK, ~MASK):
         result = solve(start, mask, 2.0)
-        expected = sjb.minimize(valley, start, backend="optax", fixed=mask, bounds=(None, 2.0))
+        expected = sjb.minimize(valley, start, fixed=mask, bounds=(None, 2.0))
         np.testing.assert_array_equal(np.asarray(result.params)[mask], np.asarray(start)[mask])
         np.testing.assert_allclose(result.params, expected.params, atol=1e-4)
     assert len(traces) == 1
@@ -208,8 +209,11 @@ def test_a_solver_with_a_mask_is_used_again_and_pickled() -> None:
         np.testing.assert_array_equal(np.asarray(solve(start).params)[MASK], start[MASK])
 
 
-def test_a_comparison_writes_bounds_by_path() -> None:
+def test_a_comparison_writes_bounds_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compare, "LEAST", 0.0)  # a turn is one solve however short
     given = {"a": (0.0, 1.0), "b": (None, 1.0)}
-    comparison = sjb.compare(pull, {"a": 0.5, "b": 0.5, "c": 0.5}, repeats=1, bounds=given, fixed={"c": True})
+    comparison = sjb.compare(
+        pull, {"a": 0.5, "b": 0.5, "c": 0.5}, repeats=1, shares=False, bounds=given, fixed={"c": True}
+    )
     setting = comparison.setting.runs["optax"]
     assert "lower['a']: 0.0" in setting["lower bounds"] and "upper['b']: 1.0" in setting["upper bounds"]

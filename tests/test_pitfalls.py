@@ -107,20 +107,16 @@ def test_a_loop_that_compiles_in_every_call_is_not_compared():
 
     solve()
     with count_compiles() as naive:
-        for _ in range(3):
-            solve()
-    assert len(naive) >= 3, "called without jax.jit, the documented loop compiles every time"
+        solve()
+    assert naive, "called without jax.jit, the documented loop compiles every time"
 
     solver = optax.lbfgs()
     state = solver.init(start)
     value, grad = jax.value_and_grad(model.fun)(start)
     solver.update(grad, state, start, value=value, grad=grad, value_fn=model.fun)
     with count_compiles() as steps:
-        for _ in range(2):
-            solver.update(grad, state, start, value=value, grad=grad, value_fn=model.fun)
-    assert len(steps) >= 2, (
-        "and so does every step of a loop in Python, https://github.com/google-deepmind/optax/issues/1171"
-    )
+        solver.update(grad, state, start, value=value, grad=grad, value_fn=model.fun)
+    assert steps, "and so does every step of a loop in Python, https://github.com/google-deepmind/optax/issues/1171"
 
     with count_compiles() as once:
         sjb.compare(model.fun, model.params, repeats=1, shares=False)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import scipy_jax_bridge as sjb
@@ -87,7 +88,8 @@ def test_jit_returns_a_result() -> None:
 
 def test_vmap_returns_a_batch() -> None:
     centers = jnp.arange(4.0)
-    batch = jax.vmap(lambda c: sjb.minimize(lambda x: (x - c) ** 2, jnp.zeros(()), backend="optax"))(centers)
+    given = {"backend": "optax", "method": optax.sgd(0.4)}
+    batch = jax.vmap(lambda c: sjb.minimize(lambda x: (x - c) ** 2, jnp.zeros(()), **given))(centers)
     np.testing.assert_allclose(batch.params, centers, atol=1e-5)
     assert batch.status.shape == (4,) and bool(jnp.all(batch.success))
     assert "batched" in str(batch) and batch.message

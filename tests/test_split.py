@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 START = """
@@ -172,27 +173,15 @@ for backend in ("scipy", "optax"):
 """
 
 
-def run_on_eight_devices(script: str) -> None:
+PARTS = {"data": DATA, "meshes with explicit axes": EXPLICIT, "params": PARAMS}  # the last one changes a limit
+
+
+@pytest.mark.slow
+def test_what_is_split_stays_where_it_is() -> None:
+    """One process for all parts: importing is a good part of what each costs."""
+    parts = {name: part for name, part in PARTS.items() if part is not EXPLICIT or hasattr(jax, "set_mesh")}
+    program = f"{START}\nfor name, part in {parts!r}.items():\n    exec(compile(part, name, 'exec'), dict(globals()))"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags}
-    done = subprocess.run([sys.executable, "-c", START + script], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_split_data_stay_where_they_are() -> None:
-    run_on_eight_devices(DATA)
-
-
-@pytest.mark.slow
-def test_vectors_lie_where_split_params_do() -> None:
-    run_on_eight_devices(PARAMS)
-
-
-@pytest.mark.slow
-def test_meshes_with_explicit_axes() -> None:
-    import jax
-
-    if not hasattr(jax, "set_mesh"):
-        pytest.skip("this JAX has no jax.set_mesh")
-    run_on_eight_devices(EXPLICIT)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import scipy_jax_bridge as sjb
@@ -80,7 +81,8 @@ def test_a_large_tree_is_cut_and_a_long_path_keeps_its_end() -> None:
 
 
 def test_a_batch_is_summarized_and_names_the_first_that_failed() -> None:
-    solve = jax.vmap(lambda n: sjb.minimize(lambda x: jnp.sum((x - 1) ** 4), jnp.zeros(2), backend="optax", options=n))
+    given = {"backend": "optax", "method": optax.sgd(0.4)}
+    solve = jax.vmap(lambda n: sjb.minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(2), **given, options=n))
     batch = solve({"maxiter": jnp.array([100, 100, 1, 100])})
     text = str(batch)
     assert text.startswith("3 of 4 batched solves converged (") and "1 MAXITER" in text

@@ -135,9 +135,11 @@ class Family(NamedTuple):
 def family(names: list[str]) -> Family:
     branches = [KINDS[name] for name in names]
 
+    @jax.jit  # JAX traces it once
     def fun(x: jax.Array, d: Data) -> jax.Array:
         return jax.lax.switch(d.kind, branches, tilt(x, d.scale), d)
 
+    @jax.jit
     def told(x: jax.Array, d: Data) -> jax.Array:
         value = fun(x, d)
         jax.debug.callback(_note, jax.lax.stop_gradient(x))
