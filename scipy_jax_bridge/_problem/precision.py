@@ -7,6 +7,7 @@ of a loop, are part of the graph. What a loop feeds back is a cycle in it.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -144,8 +145,10 @@ class _Dataflow:
             condition = self._include(test, given[:first] + carried) if self._has_conditions else []
             return [[each, *condition] for each in carried]
         if name == "scan":
-            outputs = self._loop(params["jaxpr"].jaxpr, given, params["num_consts"], params["num_carry"])
-            return [[each] for each in outputs]
+            body = inner[0]  # with one axis less of what is scanned
+            carried = _count_alike(equation.outvars, body.outvars)
+            scanned = len(given) - _count_alike(equation.invars, body.invars)
+            return [[each] for each in self._loop(body, given, len(given) - scanned - carried, carried)]
         if name == "cond":
             branches, condition = [self._include(each, given[1:]) for each in inner], given[: self._has_conditions]
             return [[*each, *condition] for each in zip(*branches, strict=True)]
@@ -167,6 +170,12 @@ class _Dataflow:
         for each, again in zip(carry, outputs[:carried], strict=True):
             self.sources[each].append(again)
         return carry + outputs[carried:]
+
+
+def _count_alike(outside: Iterable[Var | Literal], inside: Iterable[Var | Literal]) -> int:
+    """Count the values that have the same shape outside and inside of a loop."""
+    shapes = [[getattr(each.aval, "shape", ()) for each in values] for values in (outside, inside)]
+    return sum(map(operator.eq, *shapes))
 
 
 def _reachable(edges: Sequence[Sequence[int]], starts: Iterable[int]) -> set[int]:
