@@ -143,7 +143,6 @@ def at_random(seed: str) -> Any:
     """A solve of 2 to 60 chunks that ends by a stop of a random kind in a random process, or by itself."""
     draw = random.Random(int(seed))
     kind, count, who = draw.choice(KINDS), draw.randint(2, 60), draw.randrange(COUNT)
-    chunked.CHUNK_S = 0.02
     settings: dict[str, Any] = {"backend": draw.choice(["optax", "scipy"]), "options": dict(ENDLESS)}
     acts = {"callback": stop, "error": fail, "interrupt": interrupt}
     settings["callback"] = at_call(count, who, acts.get(kind, lambda: None))
@@ -192,6 +191,7 @@ def main() -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     heartbeat = {"heartbeat_timeout_seconds": 60} if os.environ.get("SJB_HEARTBEAT") else {}
     jax.distributed.initialize(f"127.0.0.1:{port}", COUNT, RANK, **heartbeat)
+    chunked.CHUNK_S = 0.02  # so that a solve has chunks enough for each stop
     known = {each.__name__: each for each in SCENARIOS}
     for argument in sys.argv[4:]:
         name, _, given = argument.partition(":")
