@@ -1,7 +1,7 @@
 """Two processes against one, a core each, on data of which each holds its share: seconds an evaluation.
 
     python benchmarks/processes.py
-    python benchmarks/processes.py --rounds 9 --rows 1280000
+    python benchmarks/processes.py --rounds 3 --rows 640000
 
 Logistic regression in single precision on the CPU, over gloo. Each process repeats the solve, compiled before, and in
 turn as many evaluations of value and gradient by hand: what those lose to one process, the machine and the runtime
@@ -114,7 +114,7 @@ def compare_counts(rounds: int, rows: int) -> list[Row]:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_280_000)
     for name, kind in {"address": str, "count": int, "number": int}.items():
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
