@@ -5,23 +5,15 @@ therefore switch XLA's optimizations off and take the older, cheaper emitters of
 `rounding`, whose outcome depends on how a program rounds, keep the optimizations; `-m rounding` keeps the emitters too.
 """
 
-import atexit
 import functools
 import gc
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that tests start, too
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two wait for one another, by half of the CPU time of a fit
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers and the processes of one run share what XLA compiled
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, programs, ignore_errors=True)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import numpy as np
