@@ -102,8 +102,8 @@ class ChunkedRun:
         speed = self.speed or self._evals_per_second
         expected_s = None if speed is None else evaluations / speed
         self.state = None
-        self.state, report = self._compute(state, self.nfev + evaluations, expected_s)
-        state = self.state
+        state, report = self._compute(state, self.nfev + evaluations, expected_s)
+        self.state = state
         values = np.asarray(report.values, dtype=np.float64)
         scalars = LoopScalars(*np.asarray(report.counts).tolist(), *values.tolist())
         converged, last, best = find_points(state, report, scalars)

@@ -16,7 +16,16 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from .hoisting import JIT
-from .value_key import FUNCTIONS, PLAIN, ById, describe_array, describe_function, describe_object, is_known, is_own
+from .value_key import (
+    FUNCTIONS,
+    PLAIN,
+    ById,
+    describe_array,
+    describe_function,
+    describe_object,
+    is_known,
+    is_library_function,
+)
 
 EXACT = frozenset({str, bytes, bool, int, type(None)})  # whose values compare as they are
 HOLDERS = ("callback", "custom_partitioning")  # ends of the names of primitives whose programs hold a function
@@ -121,7 +130,7 @@ class _Reader:
         if isinstance(value, np.ndarray | jax.Array):
             return describe_array(value)
         if isinstance(value, FUNCTIONS):
-            return describe_function(value) if self._holds or is_own(value) else ById(value)
+            return describe_function(value) if self._holds or is_library_function(value) else ById(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = dataclasses.fields(value)
             return kind, tuple((each.name, self._describe(getattr(value, each.name))) for each in fields)

@@ -195,8 +195,9 @@ def _draw(problem: Problem, inputs: tuple[PyTree, PyTree]) -> _Sketch:
 def _draw_static(static: StaticValue | None) -> _Static | None:
     if static is None:
         return None
-    words = _shorten(static)
-    return _Static(words, ById(static.value) if " at 0x" in words else None)
+    words, value = _shorten(static), static.value
+    is_weak = not isinstance(value, types.MethodType) and refer(value) is not None  # a method is new at each access
+    return _Static(words, ById(value) if is_weak and " at 0x" in words else None)
 
 
 def _describe_operations(key: Hashable) -> tuple[str, ...]:

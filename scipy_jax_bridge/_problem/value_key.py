@@ -55,6 +55,7 @@ def is_known(kind: type) -> bool:
 
 
 def describe_object(value: Any) -> Hashable:
+    """Describe an object by its value if its library compares it so, else by its identity."""
     if isinstance(value, type):
         return value
     if _is_of_library(type(value).__module__) and type(value).__eq__ is not object.__eq__:
@@ -116,8 +117,8 @@ def _describe_cell(value: Any) -> Hashable:
     return describe_function(value)
 
 
-def is_own(function: Any) -> bool:
-    """Whether this is a function of JAX's own over plain values, such as a policy of what to save."""
+def is_library_function(function: Any) -> bool:
+    """Whether this is a function of JAX or NumPy that closes over plain values, as a policy of what to save does."""
     if not isinstance(function, types.FunctionType) or not _is_of_library(function.__globals__.get("__name__")):
         return False
     if function.__defaults__ or function.__kwdefaults__:
