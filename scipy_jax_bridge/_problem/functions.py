@@ -15,10 +15,10 @@ def is_same(fun: Objective | None, other: Objective) -> bool:
     return fun is other or (isinstance(fun, types.MethodType) and fun == other)
 
 
-def refer(fun: Objective) -> weakref.ref[Objective] | None:
-    """Return a weak reference to a function, or None where there is none."""
+def refer(value: Any) -> weakref.ref[Any] | None:
+    """Return a weak reference to a function or another value, or None where there is none."""
     try:
-        return weakref.WeakMethod(fun) if isinstance(fun, types.MethodType) else weakref.ref(fun)
+        return weakref.WeakMethod(value) if isinstance(value, types.MethodType) else weakref.ref(value)
     except TypeError:
         return None
 
