@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[Callable[[int], list[Row]], int]] = {  # with the repeats 
     "engine": (by_hand_loops.engine, 51),
     "vmap": (by_hand_loops.vmap, 7),
     "chunks": (by_hand_chunks.chunks, 5),
-    "iteration": (by_hand_large.iteration, 5),
+    "iteration": (by_hand_large.iteration, 3),
     "compile": (by_hand_large.compilation, 1),
 }
 

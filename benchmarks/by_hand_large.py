@@ -19,7 +19,7 @@ import peers
 import scipy_jax_bridge as sjb
 from timing import Row, interleave
 
-MAXCOR, FIRST, LAST = 10, 12, 27  # between these iterations the memory is full
+MAXCOR, FULL, FEW, MORE = 10, 12, 13, 18  # after 12 iterations the memory is full; between 13 and 18 the clock runs
 SIZES, MANY = {1_000_000: (1.8, 1.2), 10_000_000: (1.1, None)}, 10_000_000
 EVERY, MAX_N = 6, 200  # of the CUTEst problems
 
@@ -33,7 +33,7 @@ def iteration(repeats: int) -> list[Row]:
     """An iteration without its evaluations: free over copies, with bounds over free, with bounds over SciPy's."""
     rows = []
     for n, (target, aim) in SIZES.items():
-        spent, size = _measure(n, repeats if n < MANY else 3), f"n = {n:.0e}"
+        spent, size = _measure(n, repeats if n < MANY else 1), f"n = {n:.0e}"
         copies, free, bounded = (4 * MAXCOR + 10) / 2 * spent["copy"], spent["free"], spent["bounded"]
         what = f"an iteration without evaluations, free, {size}"
         rows.append(Row(what, f"{4 * MAXCOR + 10} vectors copied", free, copies, target, aim=aim))
@@ -50,51 +50,68 @@ def _measure(n: int, repeats: int) -> dict[str, float]:
     args = (jnp.asarray(rng.permutation(np.geomspace(1.0, 1e4, n))), jnp.asarray(rng.normal(0.5, 1.0, n)))
     both, copy = jax.jit(jax.value_and_grad(separable)), jax.jit(jnp.copy)
     solves = {"free": _ours(x0, args, None), "bounded": _ours(x0, args, (0.0, None))}
-    if n < MANY:
-        solves["scipy"] = _scipy(x0, args)
+    counts: dict[tuple[str, int], int] = {}
+
+    def run(name: str, limit: int) -> None:
+        counts[name, limit] = solves[name](limit)
+
     contenders: dict[str, Callable[[], Any]] = {"copy": lambda: copy(x0), "evaluation": lambda: both(x0, *args)}
-    counts = {name: {limit: solve(limit) for limit in (FIRST, LAST)} for name, solve in solves.items()}
-    for name, solve in solves.items():
-        contenders |= {f"{name} {limit}": functools.partial(solve, limit) for limit in (FIRST, LAST)}
+    contenders |= {f"{name} {limit}": functools.partial(run, name, limit) for name in solves for limit in (FEW, MORE)}
+    of_scipy: list[float] = []
+    if n < MANY:
+        contenders["scipy"] = lambda: of_scipy.append(_iteration_of_scipy(x0, args))
     times = {name: statistics.median(each) for name, each in interleave(contenders, repeats).items()}
-    return {"copy": times["copy"]} | {name: _one_iteration(times, name, counts[name]) for name in solves}
+
+    def one_iteration(name: str) -> float:
+        evaluations = (counts[name, MORE] - counts[name, FEW]) * times["evaluation"]
+        return (times[f"{name} {MORE}"] - times[f"{name} {FEW}"] - evaluations) / (MORE - FEW)
+
+    spent = {"copy": times["copy"]} | {name: one_iteration(name) for name in solves}
+    return spent | ({"scipy": statistics.median(of_scipy)} if of_scipy else {})
 
 
-def _one_iteration(times: dict[str, float], name: str, counts: dict[int, tuple[int, int]]) -> float:
-    nit, nfev = (counts[LAST][place] - counts[FIRST][place] for place in (0, 1))
-    return (times[f"{name} {LAST}"] - times[f"{name} {FIRST}"] - nfev * times["evaluation"]) / nit
+def _options(limit: int) -> dict[str, Any]:
+    return {"gtol": 0.0, "ftol": 0.0, "maxiter": limit, "maxcor": MAXCOR}
 
 
-def _ours(x0: jax.Array, args: tuple[Any, ...], bounds: Any) -> Callable[[int], tuple[int, int]]:
-    def solver(limit: int) -> sjb.Minimizer:
-        options = {"gtol": 0.0, "ftol": 0.0, "maxiter": limit, "maxcor": MAXCOR}
-        return sjb.Minimizer(separable, backend="optax", bounds=bounds, options=options)
+def _ours(x0: jax.Array, args: tuple[Any, ...], bounds: Any) -> Callable[[int], int]:
+    """A solve that goes on, up to a limit of iterations, from where the memory is full; it returns its evaluations."""
+    solvers = {
+        limit: sjb.Minimizer(separable, backend="optax", bounds=bounds, options=_options(limit))
+        for limit in (FULL, FEW, MORE)
+    }
+    full = solvers[FULL](x0, args)
 
-    solvers = {limit: solver(limit) for limit in (FIRST, LAST)}
-
-    def solve(limit: int) -> tuple[int, int]:
-        result = jax.block_until_ready(solvers[limit](x0, args))
-        assert result.nit == limit and result.fun < result.trace.fun[0]
-        return int(result.nit), int(result.nfev)
+    def solve(limit: int) -> int:
+        result = jax.block_until_ready(solvers[limit](full, args))
+        assert result.nit == limit and result.fun < full.fun
+        return int(result.nfev)
 
     return solve
 
 
-def _scipy(x0: jax.Array, args: tuple[Any, ...]) -> Callable[[int], tuple[int, int]]:
+def _iteration_of_scipy(x0: jax.Array, args: tuple[Any, ...]) -> float:
+    """Seconds of an iteration without its evaluations, by the clock between two callbacks of one solve."""
     both, start = jax.jit(jax.value_and_grad(separable)), np.asarray(x0)
     box = scipy.optimize.Bounds(np.zeros(start.size), np.full(start.size, np.inf))
+    evaluating, ends = 0.0, []
 
     def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal evaluating
+        began = time.perf_counter()
         value, grad = both(x, *args)
-        return float(value), np.asarray(grad)
+        found = float(value), np.asarray(grad)
+        evaluating += time.perf_counter() - began
+        return found
 
-    def solve(limit: int) -> tuple[int, int]:
-        options = {"gtol": 0.0, "ftol": 0.0, "maxiter": limit, "maxcor": MAXCOR}
-        found = scipy.optimize.minimize(evaluate, start, jac=True, method="L-BFGS-B", bounds=box, options=options)
-        assert found.nit == limit
-        return found.nit, found.nfev
+    def callback(_: np.ndarray) -> None:
+        ends.append(time.perf_counter() - evaluating)
 
-    return solve
+    scipy.optimize.minimize(
+        evaluate, start, jac=True, method="L-BFGS-B", bounds=box, callback=callback, options=_options(MORE)
+    )
+    assert len(ends) == MORE
+    return (ends[-1] - ends[FEW - 1]) / (MORE - FEW)
 
 
 def compilation(repeats: int) -> list[Row]:

@@ -32,7 +32,8 @@ from .compact import (
 from .direction import Direction
 from .memory import Rows, Vector, multiply
 
-PART = 8192  # components of the vectors that are multiplied at once
+LONG = 8192  # vectors that are longer are multiplied in parts
+PART = 512  # components of a part; those of all pairs stay in the cache
 
 
 def bounded_direction(box: Box) -> Direction:
@@ -107,7 +108,7 @@ def _masked_products(rows: Rows, free: Mask) -> CompactMatrix:
     def multiply_part(rows: Rows, free: Mask, counted: Mask | bool) -> CompactMatrix:
         return multiply(jnp.where((is_y[:, None] == free) & counted, rows, 0), rows.T)
 
-    if size <= PART or count_parts() > 1:  # a part of vectors that are split over devices would have to be gathered
+    if size <= LONG or count_parts() > 1:  # a part of vectors that are split over devices would have to be gathered
         return multiply_part(rows, free, True)
 
     def add_part(place: Int[Array, ""], total: CompactMatrix) -> CompactMatrix:
