@@ -404,6 +404,7 @@ for more in ({"backend": "scipy"}, {"backend": "optax"}, {"backend": "optax", "m
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_programs(tmp_path: Path) -> None:
     """With JAX's persistent cache: the programs are the same to the last name, so their keys are."""
     settings = {

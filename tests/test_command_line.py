@@ -53,6 +53,7 @@ def hopeless(monkeypatch) -> str:
 # What it prints
 
 
+@pytest.mark.slow
 def test_digits_by_default_agree_with_scikit_learn(capsys, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
@@ -229,6 +230,7 @@ def refuse(capsys, *words: str) -> str:
     return captured.err
 
 
+@pytest.mark.slow
 def test_the_file_that_the_errors_show_works(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     target = write(EXAMPLE) + ":objective"

@@ -53,6 +53,7 @@ def test_debug_nans_and_infs_find_nothing_of_ours(name: str) -> None:
     same(one, solve(START, **METHODS[name]))
 
 
+@pytest.mark.slow
 def test_debugging_switches_inside_a_program() -> None:
     """Both at once."""
     starts = jnp.stack([jnp.asarray(START), jnp.full(6, 0.5)])
@@ -182,6 +183,7 @@ def test_numbers_that_are_too_large_name_their_place(backend: str) -> None:
     assert result.nfev == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scipy", "optax"])
 @pytest.mark.parametrize("setting", [jax.debug_nans, jax.disable_jit])
 def test_a_debugged_call_leaves_nothing_alive(backend: str, setting: Any) -> None:

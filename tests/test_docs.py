@@ -156,6 +156,7 @@ def session_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
         update(name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("session_settings")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:

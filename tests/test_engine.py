@@ -181,6 +181,7 @@ SHIFTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "axes"),
     [

@@ -428,8 +428,7 @@ def pairs_of(seed: int, count: int) -> list[tuple[Vector, Vector]]:
     return [(s, A @ s) for s in rng.normal(size=(count, SIZE))]
 
 
-@pytest.fixture(scope="module")
-def parts() -> dict[str, Callable[..., Any]]:
+def compile_parts() -> dict[str, Callable[..., Any]]:
     """Every function of memory and step, compiled once for one size."""
     return {
         "write bounded": jax.jit(_compact.update_memory),
@@ -450,6 +449,19 @@ def parts() -> dict[str, Callable[..., Any]]:
             )
         ),
     }
+
+
+parts = pytest.fixture(scope="module")(compile_parts)
+as_long = pytest.fixture(scope="module", name="as_long")(compile_parts)
+
+
+@pytest.fixture
+def long_parts(as_long: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same functions, compiled as for vectors too long to sort, or to multiply, at once."""
+    monkeypatch.setattr(_cauchy, "FEW", 3)
+    monkeypatch.setattr(_bounded, "LONG", 4)
+    monkeypatch.setattr(_bounded, "PART", 5)
+    return as_long
 
 
 def remember(
@@ -534,9 +546,11 @@ def random_box(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
     return x, np.where(kind == 5, -INF, lower), np.where(kind == 5, INF, upper)
 
 
+@pytest.mark.parametrize("length", ["parts", "long_parts"], ids=["short", "long"])
 @bounded_histories
-def test_cauchy_point_and_bounded_step(parts: Any, name: str) -> None:
+def test_cauchy_point_and_bounded_step(name: str, length: str, request: pytest.FixtureRequest) -> None:
     """The same point, the same free variables and the same full step as the plain reference in random boxes."""
+    parts = request.getfixturevalue(length)
     memory, S, Y = history(parts, "bounded", name)
     theta = scale_of(S, Y)
     B = reference.hessian(SIZE, S, Y, theta)

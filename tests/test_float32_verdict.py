@@ -87,6 +87,7 @@ def test_a_wrong_gradient_is_called_so(name: str, ftol: float, dtype: str, backe
     assert "check_grads" in result.message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x32")
 def test_one_verdict() -> None:
     """A small version of `benchmarks/float32.py`; what is by luck there, SciPy's ABNORMAL, is success here.

@@ -116,6 +116,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "dispatch"), [("scipy", "asynchronous"), ("optax", "synchronous")])
 def test_a_process_can_be_left_while_an_evaluation_goes_on(backend: str, dispatch: str) -> None:
     """The program call itself must not block the main thread; a third Ctrl-C ends a process that waits to exit."""

@@ -189,6 +189,7 @@ def test_co2_objective_agrees_with_scikit_learn():
     np.testing.assert_allclose(model.metrics(model.params, model.args)["log_marginal_likelihood"], theirs, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_co2_solution_is_a_minimum_on_its_bounds():
     model = load("co2")
     assert len(model.args[0]) == 521

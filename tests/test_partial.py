@@ -180,6 +180,7 @@ def test_another_component_compiles_nothing(backend: str) -> None:
     np.testing.assert_array_equal(whole.params["w"], start["w"])
 
 
+@pytest.mark.slow
 def test_masks_and_sides_may_be_traced() -> None:
     start = jnp.array([-1.2, 1.0, -1.2, 0.7])
     traces = []

@@ -39,6 +39,7 @@ def matrix() -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=(300, 300)) / 25)
 
 
+@pytest.mark.slow
 def test_a_dispatch_is_not_a_solve(matrix, monkeypatch):
     if not getattr(jax.config, "jax_cpu_enable_async_dispatch", True):
         pytest.skip("programs run in their dispatch here")
@@ -98,6 +99,7 @@ def test_compilation_is_not_a_solve(monkeypatch):
     assert all(result.timing.compiles == 0 for result in comparison.results.values())
 
 
+@pytest.mark.slow
 def test_a_loop_that_compiles_in_every_call_is_not_compared():
     model = rosenbrock.build(4)
     start = jnp.asarray(model.params)
@@ -125,6 +127,7 @@ def test_a_loop_that_compiles_in_every_call_is_not_compared():
     assert len(often) == len(once), "compare compiles for the first solve and for no other"
 
 
+@pytest.mark.slow
 def test_single_is_not_compared_with_double_precision(x32):
     model = rosenbrock.build(20)
     asked = {"gtol": 1e-9, "ftol": 0.0, "maxiter": 500}

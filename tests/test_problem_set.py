@@ -16,6 +16,7 @@ NEEDS = {"digits": "sklearn", "co2": "statsmodels"}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NEEDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SLOW, *(name for name in CASES if name not in NEEDS)])
 def test_a_case_is_solved_by_both_backends_to_one_answer(name):
     if name in NEEDS:

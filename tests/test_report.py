@@ -98,6 +98,7 @@ class Check(HTMLParser):
 # What is in it
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_says_what_was_run(page, comparison):
     text = page.read_text(encoding="utf-8")
     check = Check()
@@ -195,6 +196,7 @@ def near(pixels: np.ndarray, color: str) -> int:
     return int((np.abs(pixels - wanted).max(axis=-1) < 0.02).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 400)])  # colors do not depend on the width
 def test_screenshots_in_light_and_dark_narrow_and_wide(browser, page, tmp_path, width, theme):
     image = pytest.importorskip("matplotlib.image")

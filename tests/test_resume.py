@@ -112,6 +112,7 @@ pickle.dump(result, sys.stdout.buffer)
 """
 
 
+@pytest.mark.slow
 def test_in_a_new_process() -> None:
     stopped = solve("engine", maxfun=23)(START, 0.01)
     done = subprocess.run(

@@ -82,6 +82,7 @@ def test_wider_narrower_and_no_bounds_are_other_bounds() -> None:
     assert not solve(stopped(), bounds=(jnp.full(6, -3.0), 3.0)).note  # the same, given in another way
 
 
+@pytest.mark.slow
 def test_all_that_differs_is_named() -> None:
     again = solve(stopped(), bounds=(-1.0, 3.0), options={"maxcor": 4})
     assert "The bounds differ" in again.note and "maxcor differs" in again.note and "fresh memory" in again.note
@@ -157,6 +158,7 @@ def test_a_longer_memory_of_optax_begins_anew() -> None:
     assert "The method differs" in again.note and again.nit == 2
 
 
+@pytest.mark.slow
 def test_pickles_of_the_last_version_load() -> None:
     old = pickle.loads(gzip.decompress(OLD.read_bytes()))
     more = {"engine": {}, "bounded": {"bounds": (-1.5, 0.9)}, "adam": {"method": optax.adam(0.02)}, "scipy": {}}

@@ -359,6 +359,7 @@ def run_all(
 QUICK = [each for each in SOLVERS if each[0] not in {"sgd", "momentum", "clip + adam", "lbfgs", *ROUGH}]
 
 
+@pytest.mark.slow
 def test_no_lie_and_nothing_lost() -> None:
     counts = run_all(SMALL, 1, solvers=QUICK, steps=200)
     faults = {each: number for each, number in counts.items() if each[1] in ("lie", "lost", "raised")}

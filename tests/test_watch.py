@@ -64,6 +64,7 @@ print("ALIVE", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child on Windows")
 def test_ctrl_c_hands_back_the_best_so_far() -> None:
     """The signal is sent when an iteration is done, however long that takes; one process solves by both backends."""

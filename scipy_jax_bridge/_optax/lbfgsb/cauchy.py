@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 
 from ..._core.manual import vary_with
 from .cauchy_parts import Heads, SortedParts, count_parts
-from .compact import BoundedMemory, Compact, CompactMatrix, Mask, times_w
+from .compact import BoundedMemory, Compact, CompactMatrix, Mask, filled_slots, times_w
 from .memory import Flag, Scalar, Vector, multiply
 
 Path = tuple[Vector, Vector, Vector, Vector]  # x, gradient, lower and upper bounds
@@ -99,7 +99,8 @@ def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> Pa
     """Pass every breakpoint that lies before the minimum of its segment.
 
     Sorting all breakpoints of a long vector would take longer than all else. Most steps pass none or few: those before
-    the minimum of the first segment are sorted first, and all only if the path goes on beyond it.
+    the minimum of the first segment are sorted first, and all only if the path goes on beyond it. Without pairs,
+    B = theta I, whose model has its minimum at t = 1 / theta in every variable: what reaches its bound before, stops.
     """
     if count_parts() > 1:
         return _follow_in_parts(memory, middle, path)
@@ -114,7 +115,9 @@ def _follow_path(memory: BoundedMemory, middle: CompactMatrix, path: Path) -> Pa
         return follow(start, _sort(breakpoints, lax.iota(jnp.int32, breakpoints.size)), breakpoints.size)
     reach = -start.f1 / start.f2
     near = breakpoints <= reach
-    count = jnp.sum(near)
+    no_pairs = ~jnp.any(filled_slots(memory))
+    start = start._replace(stopped=near & no_pairs)
+    count = jnp.where(no_pairs, 0, jnp.sum(near))
 
     def sort_near() -> tuple[Int[Array, " n"], Array]:
         places = jnp.nonzero(near, size=FEW, fill_value=0)[0].astype(jnp.int32)
