@@ -214,7 +214,8 @@ def _find_cause(before: tuple[_Sketch, tuple[str, ...]], now: tuple[_Sketch, tup
     for old, new in zip(old_sketch.leaves, sketch.leaves, strict=False):
         for kind, was, is_now in zip(KINDS, old[1:], new[1:], strict=True):
             if was != is_now:
-                return new.path, f"its {kind} went from {was} to {is_now}", kind
+                words = "another one, at the same place in memory" if str(was) == str(is_now) else is_now
+                return new.path, f"its {kind} went from {was} to {words}", kind
     if old_sketch.settings != sketch.settings:
         return "none", f"JAX's settings went from {old_sketch.settings} to {sketch.settings}", "settings"
     return "fun", *_find_operation(old_operations, operations)
