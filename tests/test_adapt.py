@@ -74,6 +74,7 @@ def point(seed: int = 0, size: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.5, 1.5, size)
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_the_functions_are_those_by_hand() -> None:
     problem, x, v = sjb.adapt(loss, START, (CENTER,)), point(), point(1)
@@ -371,6 +372,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_fork_is_refused_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "forks.py").write_text(FORKS)

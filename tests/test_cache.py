@@ -62,6 +62,7 @@ def options(seed: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @anew
 @pytest.mark.parametrize("door", ["minimize", "Minimizer"])
 @pytest.mark.parametrize("backend", BACKENDS)

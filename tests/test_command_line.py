@@ -123,6 +123,7 @@ def test_json_is_all_that_is_printed_and_has_no_nan(capsys, hopeless):
     assert all(math.isfinite(row["fun"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_json_rows_of_rosenbrock_time_the_naive_loop_honestly(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     assert main(["rosenbrock", "--repeats", "1", "--json", "--plot", "picture.svg"]) == 0
@@ -298,6 +299,7 @@ def test_a_file_finds_its_neighbors_and_its_args_need_no_tuple(capsys):
     assert all(row["fun"] < 1e-9 for row in json.loads(capsys.readouterr().out))
 
 
+@pytest.mark.slow
 def test_a_file_says_what_else_minimize_is_to_be_told(capsys, monkeypatch):
     """The settings that the example shows as comments, taken in."""
     aux = EXAMPLE.replace('x + params["offset"] - y) ** 2)', 'x + params["offset"] - y) ** 2), x')
@@ -370,6 +372,7 @@ def test_an_objective_that_cannot_be_minimized_is_told_with_its_line(capsys, old
     assert ("line 5 of fit.py" in printed) == ("ofset" in new)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     target = write(EXAMPLE)
     command = f"{sys.executable} -m scipy_jax_bridge compare {target} --backends scipy --repeats 1 --json | head -n 1"

@@ -87,6 +87,7 @@ def compiled_derivative(mode: Any) -> Any:
     return jax.jit(mode(solve_with(least_squares, jnp.zeros(2 * DENSE), "optax"), 1))
 
 
+@pytest.mark.slow
 @backends
 def test_softmax_with_a_free_intercept(backend: str) -> None:
     start = {"b": jnp.zeros(3), "w": jnp.zeros((2, 3))}
@@ -231,6 +232,7 @@ def follow(way: str, solve: Any, a: jax.Array) -> Any:
     return jax.eval_shape(jax.vmap(jax.grad(loss)), jnp.stack([a, a]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "way", "kind", "bounds"), STRICT)
 def test_strict_promotion(backend: str, way: str, kind: str, bounds: Any, request: pytest.FixtureRequest) -> None:
     if kind == "x32":
@@ -248,6 +250,7 @@ def test_strict_promotion(backend: str, way: str, kind: str, bounds: Any, reques
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "closed"),
     [("vmap", False), ("grad", True), ("batch", True)],

@@ -45,6 +45,7 @@ def same(one: sjb.Result, other: sjb.Result) -> None:
     np.testing.assert_allclose(one.params, other.params, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_debug_nans_and_infs_find_nothing_of_ours(name: str) -> None:
     """Both at once; infinite bounds were called an operation's infinity then."""
@@ -151,6 +152,7 @@ def test_counts_beyond_what_float32_holds(method: Any) -> None:
         np.testing.assert_array_equal(result.params, plain.params)
 
 
+@pytest.mark.slow
 def test_limits_beyond_the_counters_are_no_limits() -> None:
     whole = solve(START, options={})
     inside = jax.jit(lambda maxfun, maxiter: solve(START, options={"maxfun": maxfun, "maxiter": maxiter}))

@@ -113,6 +113,7 @@ def line(p: jax.Array, x: jax.Array, y: jax.Array, height: float) -> jax.Array:
 HEIGHTS = {"float32": (1e11, 1e17), "float64": (1e100, 1e150)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [None, (-5.0, 5.0), (-5.0, None)], ids=["free", "boxed", "lower"])
 @pytest.mark.parametrize("name", HEIGHTS)
 def test_a_gradient_whose_square_overflows(name: str, bounds: Any, request: pytest.FixtureRequest) -> None:
@@ -233,6 +234,7 @@ def bowl(x: jax.Array) -> jax.Array:
     return jnp.sum((x - CENTER) ** 2)
 
 
+@pytest.mark.slow
 @METHODS
 @pytest.mark.usefixtures("x32")
 def test_a_strict_jax_is_strict_about_the_objective_alone(method: Any) -> None:
@@ -250,6 +252,7 @@ def random_aux(x: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
     return jnp.sum((x - 1.0) ** 2), {"key": jax.random.split(jax.random.key(3), 2), "x": x}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [None, optax.adam(0.1)], ids=["engine", "adam"])
 def test_random_keys_in_the_auxiliary_output(method: Any) -> None:
     solve = sjb.Minimizer(random_aux, backend="optax", method=method, has_aux=True)

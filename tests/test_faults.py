@@ -138,6 +138,7 @@ def test_a_wall_in_single_precision_is_no_noise(backend: str) -> None:
     assert float(result.params[0]) <= 0.5 and float(result.fun) <= 0.26
 
 
+@pytest.mark.slow
 def test_a_start_that_is_not_finite_inside_a_batch_is_a_status() -> None:
     starts = jnp.array([[0.5, 0.5], [-1.0, 1.0]])
     solve = sjb.Minimizer(lambda x: jnp.sum(x - jnp.log(x)), backend="optax")

@@ -49,6 +49,7 @@ def test_folders_import_strictly_downward() -> None:
         assert not upward, f"{path.relative_to(PACKAGE_ROOT)} imports {upward}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blocked", "other"), [("_optax", "scipy"), ("_scipy", "optax")])
 def test_a_backend_works_without_the_other(blocked: str, other: str) -> None:
     program = (

@@ -38,6 +38,7 @@ class Estimator:
     __call__ = loss
 
 
+@pytest.mark.slow
 @backends
 def test_a_fit_whose_data_are_attributes_is_differentiable(backend: str) -> None:
     """https://github.com/google/jaxopt/issues/221: not the derivative of the fit before."""
@@ -107,6 +108,7 @@ def test_traced_values_are_found_wherever_they_hide(name: str) -> None:
     np.testing.assert_allclose(jax.grad(lambda y: jnp.sum(fit(y, "scipy")))(ys[0]), [1.0, 1.0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gtol", "ftol", "maxiter", "maxfun", "maxls"])
 def test_options_may_be_traced_alone(name: str) -> None:
     def fun(x: Any) -> Any:

@@ -81,6 +81,7 @@ def test_grad_of_fun_is_the_partial_derivative(backend: str, box: str) -> None:
     check(found, np.asarray(jax.grad(fit, argnums=1)(params, jnp.asarray(DATA))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", BOUNDS)
 def test_compiled_and_batched_gradients(box: str) -> None:
     solve = SOLVERS["optax", box]

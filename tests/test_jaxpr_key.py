@@ -340,6 +340,7 @@ def test_a_rule_that_closes_over_an_argument() -> None:
         jax.jit(jax.grad(solve, 1))(jnp.zeros(2), 1.0)
 
 
+@pytest.mark.slow
 def test_a_batch_needs_no_second_derivative() -> None:
     def fun(x: Any, y: Any) -> Any:
         @jax.custom_vjp
@@ -386,6 +387,7 @@ def test_equal_for_shard_map_and_policies() -> None:
         assert key_of(trace(make(0))) == key_of(trace(make(1)))
 
 
+@pytest.mark.slow
 def test_a_policy_is_not_kept_alive() -> None:
     """No program holds it."""
 

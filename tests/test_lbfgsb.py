@@ -75,6 +75,7 @@ def get(state: Any, name: str) -> Any:
     return np.asarray(optax.tree.get(state, name))[()]
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("bounds", [None, (-2.0, 0.5), (0.2, None)], ids=["free", "boxed", "half"])
 def test_the_plain_loop_takes_the_path_of_minimize(bounds: Any) -> None:
@@ -91,6 +92,7 @@ def test_the_plain_loop_takes_the_path_of_minimize(bounds: Any) -> None:
     assert abs(get(state, "value") - result.fun) <= 1e-6 * reduction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_every_trial_is_within_the_bounds(dtype: str) -> None:
     lower, upper = 0.1 + np.linspace(0, 1, 5), 1.3 + np.linspace(0, 1, 5)
@@ -210,6 +212,7 @@ def test_a_training_loop_does_not_stop_by_surprise() -> None:
     assert np.abs(np.asarray(params) - 1).max() < 1e-8
 
 
+@pytest.mark.slow
 def test_the_state_goes_through_vmap_and_while_loop() -> None:
     optimizer, starts = sjb.lbfgsb(gtol=1e-6), jnp.stack([START, 0.5 * START, START + 0.1])
     step = make_step(optimizer, rosenbrock)

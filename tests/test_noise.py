@@ -27,6 +27,7 @@ def fits() -> list[study.Fit]:
     return [study.make_process(rng) for _ in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gtol", [1e-5, 1e-7])
 def test_the_device_loop_reaches_the_last_digits(fits: list[study.Fit], gtol: float) -> None:
     ends = [study.solve(fit, "optax", gtol) for fit in fits]

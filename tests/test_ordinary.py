@@ -86,6 +86,7 @@ def solvers(make: Callable[[Any], optax.GradientTransformation]) -> tuple[Callab
     return solve, jax.jit(solve), jax.jit(jax.vmap(solve, in_axes=(0, None, None)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_solve_has_the_record_of_one_that_judges_every_turn(name: str) -> None:
     fun, make, rate, start = CASES[name]

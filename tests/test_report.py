@@ -20,6 +20,8 @@ import scipy_jax_bridge as sjb
 from scipy_jax_bridge._compare import provenance as _setting
 from scipy_jax_bridge._render import panels as _panels
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = (
     "--headless",
@@ -98,7 +100,6 @@ class Check(HTMLParser):
 # What is in it
 
 
-@pytest.mark.slow
 def test_the_page_is_whole_and_says_what_was_run(page, comparison):
     text = page.read_text(encoding="utf-8")
     check = Check()
@@ -196,7 +197,6 @@ def near(pixels: np.ndarray, color: str) -> int:
     return int((np.abs(pixels - wanted).max(axis=-1) < 0.02).sum())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 400)])  # colors do not depend on the width
 def test_screenshots_in_light_and_dark_narrow_and_wide(browser, page, tmp_path, width, theme):
     image = pytest.importorskip("matplotlib.image")

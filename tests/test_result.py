@@ -234,6 +234,7 @@ def solve_batch() -> sjb.Result:
     return jax.tree.map(lambda leaf: leaf[1], jax.vmap(solve)(jnp.stack([jnp.ones(4), jnp.linspace(-1.0, 1.0, 4)])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", [lambda: solve_inside(1000), solve_batch], ids=["jit", "vmap"])
 def test_one_result_of_a_compiled_program_reads_and_draws_like_any_other(one: Any) -> None:
     result = one()
@@ -257,6 +258,7 @@ def test_grad_norm_of_a_compiled_program_that_stopped_early() -> None:
             assert float(bounded.fun) not in np.asarray(bounded.trace.fun) and "grad_norm unknown" in str(bounded)
 
 
+@pytest.mark.slow
 def test_grad_norm_of_a_batch_is_an_error() -> None:
     batch = jax.vmap(sjb.Minimizer(wavy, backend="optax"))(jnp.ones((2, 4)))
     with pytest.raises(ValueError, match=r"pick one first: jax\.tree\.map"):
