@@ -274,6 +274,7 @@ def test_single_precision_leaves_stay_inside_bounds_they_cannot_hold(backend: st
 SINGLE = tuple(padded(named(name), 10) for name in ("rosenbrock 2", "log sum", "himmelblau", "hs5", "start on a bound"))
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("problem", SINGLE, ids=lambda problem: problem.name)
 @pytest.mark.usefixtures("x32")

@@ -272,6 +272,7 @@ def test_new_bounds_compile_nothing(backend: str) -> None:
     np.testing.assert_allclose(result.params, [1, 2, 3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_traced_bounds() -> None:
     def least(upper: Any) -> Any:
         return sjb.minimize(quadratic, jnp.zeros(2), bounds=(0.0, upper), backend="optax").fun

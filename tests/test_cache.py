@@ -141,6 +141,7 @@ def test_static_leaves_are_part_of_the_program(backend: str, before: Any, after:
     assert result.timing.compiles == 0
 
 
+@pytest.mark.slow
 @anew
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_args_that_are_not_arrays_are_static(backend: str) -> None:
@@ -336,6 +337,7 @@ def test_threads_share_one_compilation(backend: str) -> None:
         np.testing.assert_allclose(result.params, [1 + k, (1 + k) ** 2], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::scipy_jax_bridge.RecompilationWarning")  # on a busy machine tracing takes long
 @anew
 @pytest.mark.parametrize("backend", BACKENDS)

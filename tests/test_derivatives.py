@@ -56,6 +56,7 @@ def solve_with(fun: Any, start: Any, backend: str, **others: Any) -> Any:
     return lambda *args: sjb.minimize(fun, start, args, backend=backend, **{"options": TIGHT, **others}).params
 
 
+@pytest.mark.slow
 @backends
 @modes
 def test_flat_direction(backend: str, mode: Any) -> None:
@@ -65,6 +66,7 @@ def test_flat_direction(backend: str, mode: Any) -> None:
         np.testing.assert_allclose(jax.jit(jax.vmap(mode(solve)))(jnp.array([3.0, -1.0])), 0.5, rtol=1e-12)
 
 
+@pytest.mark.slow
 @backends
 @modes
 def test_overparametrised_least_squares(backend: str, mode: Any) -> None:
@@ -109,6 +111,7 @@ def pulled(x: jax.Array, matrix: jax.Array, y: jax.Array) -> jax.Array:
     return least_squares(x, matrix, y) - 5.0 * x[0]
 
 
+@pytest.mark.slow
 @modes
 @pytest.mark.parametrize(("backend", "size"), [("scipy", 6), ("optax", 2 * DENSE)])
 def test_active_bounds_and_a_singular_hessian(backend: str, mode: Any, size: int) -> None:
@@ -301,6 +304,7 @@ def random_bowl(x: jax.Array, a: jax.Array, key: jax.Array) -> jax.Array:
     return quadratic(x, a + jax.random.normal(key, (3,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "backend"), [("args", "scipy"), ("closure", "optax")])
 def test_random_keys(place: str, backend: str) -> None:
     key, a = jax.random.key(0), jnp.zeros(3)

@@ -71,6 +71,7 @@ def test_debugging_switches_inside_a_program() -> None:
     assert value == pytest.approx(1.01, rel=1e-3) and grad == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scipy", "optax"])
 def test_debug_infs_finds_nothing_of_ours_in_a_derivative(backend: str) -> None:
     """A bound that is none is infinity."""
@@ -103,6 +104,7 @@ def valley(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.logspace(0, 5, 40) * (x - jnp.sin(x[::-1])) ** 2) + 1e-3 * jnp.sum(x**4)
 
 
+@pytest.mark.slow
 def test_a_long_trace_inside_a_program_holds_iterates_alone() -> None:
     """Whatever the evaluation at which the solve ends, within a search or not."""
 

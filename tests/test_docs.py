@@ -208,6 +208,7 @@ def test_the_examples_of_the_reference_run(name: str) -> None:
         assert runner.run(test).failed == 0
 
 
+@pytest.mark.slow
 def test_the_value_of_the_last_microbatch_misleads_the_search() -> None:
     """What the page says of MultiSteps: with that value in place of the mean the search goes wrong or ends early."""
     space: dict[str, Any] = {}

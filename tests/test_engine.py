@@ -68,6 +68,7 @@ vectors = st.lists(numbers, min_size=BOX, max_size=BOX).map(np.array)
 sides = st.lists(st.sampled_from(["both", "lower", "upper", "none", "fixed"]), min_size=BOX, max_size=BOX)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(start=vectors, center=vectors, one=vectors, other=vectors, kinds=sides, stiff=st.integers(0, 3))
 def test_every_trial_is_inside_the_box(
@@ -130,6 +131,7 @@ def test_a_gradient_whose_square_overflows(name: str, bounds: Any, request: pyte
         assert float(result.fun) < 1e-8 * result.trace.fun[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [None, (1.0, None)], ids=["free", "lower"])
 @pytest.mark.usefixtures("x32")
 def test_a_unit_step_may_be_too_short_to_see(bounds: Any) -> None:
@@ -207,6 +209,7 @@ def test_a_batch_is_the_loop_over_single_solves(name: str, axes: tuple[int | Non
     assert np.all(batch.success) and np.all(batch.status == batch.code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIFTED)
 def test_jit_is_the_eager_solve(name: str) -> None:
     solve, start, center = SHIFTED[name], jnp.array([0.3, 0.7, -0.4]), jnp.array([0.2, -0.1, 0.4])

@@ -28,6 +28,7 @@ def pull(x: jax.Array, target: Any) -> jax.Array:
     return jnp.sum((x - target) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_what_a_solve_used_goes_with_its_result(name: str) -> None:
     """Monitor, signal handler and recorder referred to one another: vectors stayed until a collection."""

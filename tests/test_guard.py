@@ -97,6 +97,7 @@ def test_a_new_function_among_the_args_each_call() -> None:
     assert collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**4,))) == []
 
 
+@pytest.mark.slow
 def test_a_new_tree_each_call() -> None:
     def fun(params: dict[str, Any]) -> Any:
         return sum(jnp.sum(leaf**2) for leaf in params.values())

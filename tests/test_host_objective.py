@@ -53,6 +53,7 @@ SOLVES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("solve", SOLVES)
 def test_it_is_the_solve_of_a_jax_objective(solve: str) -> None:

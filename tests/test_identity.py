@@ -98,6 +98,7 @@ HIDDEN: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HIDDEN)
 def test_traced_values_are_found_wherever_they_hide(name: str) -> None:
     def fit(y: Any, backend: str) -> Any:
@@ -256,6 +257,7 @@ def jitted() -> tuple[Callable[..., Any], Holder]:
     return jax.jit(fun), holder
 
 
+@pytest.mark.slow
 @backends
 def test_nothing_of_the_users_is_kept_alive(backend: str) -> None:
     def solve(make: Callable[[], Any]) -> tuple[sjb.Result, Any, Any]:

@@ -57,6 +57,7 @@ def check(found: Any, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.max(np.abs(expected)))
 
 
+@pytest.mark.slow
 @cases
 @pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd], ids=["reverse", "forward"])
 def test_against_differences(backend: str, box: str, mode: Any) -> None:
@@ -109,6 +110,7 @@ def test_values_are_those_of_a_plain_call(backend: str) -> None:
     assert (int(result.nit), int(result.nfev), int(result.code)) == (plain.nit, plain.nfev, plain.code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "box"), [("scipy", "free"), ("optax", "active")])
 def test_traced_values_in_the_closure(backend: str, box: str) -> None:
     def loss(data: jax.Array) -> jax.Array:
@@ -166,6 +168,7 @@ def test_derivative_of_aux(backend: str) -> None:
     check(jax.grad(loss)(jnp.asarray(DATA)), 2 * DATA)
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("precision", ["x64", "x32"])
 def test_eager_gradients_compile_once(backend: str, precision: str, request: pytest.FixtureRequest) -> None:

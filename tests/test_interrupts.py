@@ -70,6 +70,7 @@ def keyboard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed_from", [1, 3])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_second_ctrl_c_does_not_wait_for_an_evaluation(backend: str, closed_from: int) -> None:

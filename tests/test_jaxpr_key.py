@@ -140,6 +140,7 @@ def test_equal_for_what_is_written_anew(make: Make) -> None:
 LOOPED = [least_squares, custom_vjp, scan, numpy_data, method_of_a_new_object]  # in the loop, too: the key is the same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "backend"),
     [(make, "scipy") for make in MAKES] + [(make, "optax") for make in LOOPED],

@@ -35,6 +35,7 @@ def test_the_device_loop_reaches_the_last_digits(fits: list[study.Fit], gtol: fl
     assert np.mean([end.nfev for end in ends]) < 40
 
 
+@pytest.mark.slow
 @backends
 def test_noise_is_no_wrong_gradient(fits: list[study.Fit], backend: str) -> None:
     """At a gtol that no fit reaches."""
@@ -47,6 +48,7 @@ def any_wrong(x: Any, case: Any, height: Any) -> Any:
     return jax.lax.switch(case, list(study.WRONG.values()), x) + height * study.rough(x)
 
 
+@pytest.mark.slow
 @backends
 def test_a_wrong_gradient_is_called_so(backend: str) -> None:
     solve = sjb.Minimizer(any_wrong, backend=backend, options={"gtol": 1e-8, "ftol": 0.0})

@@ -207,6 +207,7 @@ SOLVERS = {
 LONG = np.tile(START, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_chunks_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SOLVERS[name](LONG)
@@ -365,6 +366,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_step_changed_after_its_search_is_evaluated(name: str) -> None:
     fun, calls = counting(bowl)
@@ -376,6 +378,7 @@ def test_a_step_changed_after_its_search_is_evaluated(name: str) -> None:
     np.testing.assert_allclose(result.jac, jax.grad(bowl)(result.params), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::scipy_jax_bridge.RecompilationWarning")  # each host callback is another one
 @pytest.mark.parametrize("method", [optax.lbfgs(), searched], ids=["lbfgs", "backtracking"])
 def test_what_a_line_search_left_is_not_evaluated_again(method: Any) -> None:

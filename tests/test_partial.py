@@ -120,6 +120,7 @@ TRANSFORMATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [{"method": name} for name in WITHOUT_BOUNDS]

@@ -38,6 +38,7 @@ class Dataset:
 DATA = Dataset(np.ones((3, 2)), np.ones((3, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["scipy", "optax"])
 def test_a_class_that_checks_its_arrays_may_be_args_and_params(backend: str) -> None:
     fit = sjb.minimize(lambda w, d: jnp.mean((d.x @ w - d.y) ** 2), jnp.zeros((2, 1)), DATA, backend=backend)
@@ -53,6 +54,7 @@ def test_a_class_that_checks_its_arrays_may_be_args_and_params(backend: str) -> 
 ADAM = optax.adam(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [

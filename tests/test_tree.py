@@ -283,6 +283,7 @@ def test_random_keys_ride_along(backend: str) -> None:
     assert result.params["key"].dtype == key.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [">f4", ">f8"])
 def test_arrays_in_the_order_of_bytes_of_another_machine(dtype: str, backend: str) -> None:
