@@ -42,8 +42,12 @@ def has_gradient(method: Method) -> bool:
     return method.derivatives != "none"
 
 
-def by_hand(fun: Callable[[Any], Any]) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """The packed callable that an expert writes: one array in, one array out."""
+def by_hand(fun: Callable[[Any], Any], start: np.ndarray) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """The packed callable that an expert writes, one array in, one array out, in the bits of the adapter.
+
+    Two programs of one function may fuse, and so round, in different ways.
+    """
+    ours = sjb.adapt(fun, start).value_and_grad
 
     @jax.jit
     def packed(x: jax.Array) -> jax.Array:
@@ -51,8 +55,9 @@ def by_hand(fun: Callable[[Any], Any]) -> Callable[[np.ndarray], tuple[float, np
         return jnp.concatenate([value[None], grad])
 
     def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
-        out = np.asarray(packed(x))
-        return out[0], out[1:]
+        value, grad = ours(x)
+        np.testing.assert_allclose(np.append(value, grad), packed(x), rtol=1e-11, atol=1e-11)
+        return value, grad
 
     return evaluate
 
@@ -60,7 +65,7 @@ def by_hand(fun: Callable[[Any], Any]) -> Callable[[np.ndarray], tuple[float, np
 def same_as_by_hand(problem: Problem, **options: Any) -> None:
     bounds = scipy.optimize.Bounds(problem.lower, problem.upper) if problem.bounded else None
     theirs = scipy.optimize.minimize(
-        by_hand(problem.fun), problem.start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+        by_hand(problem.fun, problem.start), problem.start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
     box = (problem.lower, problem.upper) if problem.bounded else None
     ours = sjb.minimize(problem.fun, jnp.asarray(problem.start), bounds=box, options=options)
