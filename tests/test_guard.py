@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import re
 import time
 import warnings
 import weakref
@@ -93,7 +94,10 @@ def test_a_new_function_among_the_args_each_call() -> None:
         return jnp.sum(kernel(x))
 
     check = named("args[0]", "static value went from <function", "pass the same object")
-    check(collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**2 + number,))))
+    messages = collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**2 + number,)))
+    check(messages)
+    places = re.findall("at (0x[0-9a-f]+)", messages[0])
+    assert len(places) == len(set(places)), "two functions that look like one"
     assert collect(lambda number: sjb.minimize(fun, np.ones(2), (lambda x: x**4,))) == []
 
 
